@@ -1,0 +1,1 @@
+"""Offline: reads data, writes checkpoints. Never imports `app`."""

@@ -1,0 +1,41 @@
+"""`penwright-train`: one program, one command for each kind of training.
+
+Exit codes: 0 done, 1 something went wrong, 2 a flag is wrong. Errors are one line on stderr.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from model.errors import PenwrightError, UsageError
+from training.tasks import pretrain, tokenizer
+
+COMMANDS = {
+    "tokenizer": (tokenizer, "learn a byte-pair vocabulary from text"),
+    "pretrain": (pretrain, "train a base model on text"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser("penwright-train", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter)
+        module.add_arguments(command)
+        command.set_defaults(command_function=module.run)
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        args.command_function(args)
+    except PenwrightError as error:
+        print(f"penwright-train {args.command}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

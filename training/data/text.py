@@ -1,0 +1,211 @@
+"""Plain text to a memory-mapped file of tokens, and windows over it.
+
+Documents are the parts of a file between lines that hold only `<|endoftext|>`; a file without such
+a line is one document. Each document is followed by the end token. Tokens are written to disk once,
+two bytes each, and mapped from there: data may be larger than memory, and a window costs nothing
+until it is read.
+"""
+
+import hashlib
+import json
+import lzma
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from model.errors import DataError
+from model.tokenizer import END_OF_TEXT, Tokenizer
+
+Tokens = npt.NDArray[np.integer]
+
+_SPLIT_RULE = 1  # part of the cache key: raise it when documents are cut or split differently
+
+
+def read_text(path: Path) -> str:
+    """All text of a UTF-8 file, unpacked if its name ends in `.xz`.
+
+    Raises:
+        DataError: missing, unreadable, not UTF-8, or without text; names the file.
+    """
+    try:
+        raw = lzma.open(path).read() if path.suffix == ".xz" else path.read_bytes()
+        text = raw.decode("utf-8")
+    except (OSError, lzma.LZMAError, EOFError) as error:
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 text (byte {error.start} is {raw[error.start]:#04x})") from error
+    if not text.strip():
+        raise DataError(f"{path}: is empty")
+    return text
+
+
+def documents(text: str) -> Iterator[str]:
+    """The documents of a file, without the lines that separate them and without empty ones."""
+    for document in f"\n{text}\n".split(f"\n{END_OF_TEXT}\n"):
+        if document.strip():
+            yield document.strip("\n")
+
+
+def normalise(text: str) -> str:
+    """What two copies of the same text have in common: its words, whatever case and spacing."""
+    return " ".join(text.lower().split())
+
+
+def text_hash(text: str) -> str:
+    """Identifies a text up to case and spacing; splits are made by it."""
+    return hashlib.sha256(normalise(text).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def hash_fraction(text: str) -> float:
+    """A number in [0, 1) that depends on the normalised text alone: the same text always falls on
+    the same side of a split, in whichever file and order it comes."""
+    return int(text_hash(text)[:13], 16) / 16**13
+
+
+@dataclass(frozen=True)
+class TokenFiles:
+    """Tokenized text, split into a training and a validation part."""
+
+    train: Tokens
+    val: Tokens
+    sources: tuple[dict[str, object], ...]
+    """Name, SHA-256 and number of documents of each file."""
+    val_bytes: int
+    """UTF-8 bytes of the validation text, for bits per byte."""
+
+
+def tokenize_files(
+    paths: Sequence[Path], tokenizer: Tokenizer, directory: Path, val_fraction: float
+) -> TokenFiles:
+    """Tokenize `paths` into `directory`, or map what an earlier call with the same input left.
+
+    A document is in the validation part when the hash of its normalised text says so; of a single
+    document, the last `val_fraction` is. Repeated documents are kept once.
+
+    Raises:
+        DataError: a file cannot be used, or one of the two parts would be empty.
+    """
+    digests = [_file_sha256(path) for path in paths]
+    key = hashlib.sha256(
+        json.dumps([_SPLIT_RULE, digests, tokenizer.sha256, val_fraction]).encode()
+    ).hexdigest()
+    meta_file = directory / "meta.json"
+    if not (meta_file.exists() and json.loads(meta_file.read_text())["key"] == key):
+        directory.mkdir(parents=True, exist_ok=True)
+        meta_file.unlink(missing_ok=True)
+        meta = _write_tokens(paths, digests, tokenizer, directory, val_fraction)
+        temporary = meta_file.with_suffix(".tmp")
+        temporary.write_text(json.dumps({"key": key, **meta}))
+        os.replace(temporary, meta_file)
+    meta = json.loads(meta_file.read_text())
+    dtype = np.dtype(meta["dtype"])
+    return TokenFiles(
+        train=np.memmap(directory / "train.bin", dtype, mode="r"),
+        val=np.memmap(directory / "val.bin", dtype, mode="r"),
+        sources=tuple(meta["sources"]),
+        val_bytes=meta["val_bytes"],
+    )
+
+
+def _file_sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _write_tokens(
+    paths: Sequence[Path],
+    digests: Sequence[str],
+    tokenizer: Tokenizer,
+    directory: Path,
+    val_fraction: float,
+) -> dict[str, object]:
+    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
+    seen: set[str] = set()
+    sources = []
+    sizes = {"train": 0, "val": 0}
+    val_bytes = 0
+    with (directory / "train.bin").open("wb") as train, (directory / "val.bin").open("wb") as val:
+        files = {"train": train, "val": val}
+
+        def write(part: str, texts: list[str]) -> None:
+            for tokens in tokenizer.encode_batch(texts):
+                files[part].write(np.array([*tokens, tokenizer.end_token], dtype).tobytes())
+                sizes[part] += len(tokens) + 1
+
+        for path, digest in zip(paths, digests, strict=True):
+            parts: dict[str, list[str]] = {"train": [], "val": []}
+            found = list(documents(read_text(path)))
+            if len(found) == 1 and len(paths) == 1:
+                cut = int(len(found[0]) * (1 - val_fraction))
+                parts = {"train": [found[0][:cut]], "val": [found[0][cut:]]}
+            else:
+                for document in found:
+                    identity = text_hash(document)
+                    if identity not in seen:
+                        seen.add(identity)
+                        part = "val" if hash_fraction(document) < val_fraction else "train"
+                        parts[part].append(document)
+            for part, texts in parts.items():
+                for start in range(0, len(texts), 256):
+                    write(part, texts[start : start + 256])
+            val_bytes += sum(len(text.encode()) for text in parts["val"])
+            kept = len(parts["train"]) + len(parts["val"])
+            sources.append({"file": path.name, "sha256": digest, "documents": kept})
+    for part, size in sizes.items():
+        if not size:
+            raise DataError(
+                f"{', '.join(str(p) for p in paths)}: no document falls into the {part} part; "
+                "give more documents or another --val-fraction"
+            )
+    return {"dtype": dtype.name, "sources": sources, "val_bytes": val_bytes}
+
+
+class Windows:
+    """Windows of `length` tokens, `stride` apart, each with the same tokens one further as targets.
+
+    A window of tokens t[s : s + length] has the targets t[s + 1 : s + length + 1].
+    """
+
+    def __init__(self, tokens: Tokens, length: int, stride: int) -> None:
+        self.tokens = tokens
+        self.length = length
+        self.stride = stride
+
+    def __len__(self) -> int:
+        return max(0, (len(self.tokens) - 1 - self.length) // self.stride + 1)
+
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Inputs and targets, both (len(indices), length) int64."""
+        starts = [index * self.stride for index in indices]
+        rows = np.stack([self.tokens[s : s + self.length + 1] for s in starts]).astype(np.int64)
+        both = torch.from_numpy(rows)
+        return both[:, :-1], both[:, 1:]
+
+
+class ShuffledOrder:
+    """An endless order of `count` items, shuffled anew each epoch.
+
+    The item at a position depends on seed and position alone: where a run stopped, another goes on.
+    """
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count = count
+        self.seed = seed
+        self._epoch = -1
+        self._order: npt.NDArray[np.int64] = np.empty(0, np.int64)
+
+    def __getitem__(self, position: int) -> int:
+        epoch, index = divmod(position, self.count)
+        if epoch != self._epoch:
+            self._order = np.random.default_rng((self.seed, epoch)).permutation(self.count)
+            self._epoch = epoch
+        return int(self._order[index])

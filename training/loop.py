@@ -1,0 +1,338 @@
+"""The one training loop. A task supplies data, loss and metrics, and nothing else.
+
+A run works in a directory of its own, which is private to training:
+
+    metrics.jsonl     a line per logged step and per evaluation
+    loss.png          the same as a plot
+    state/last.pt     weights, optimizer, step and random state: `--resume` goes on from here
+    state/best.pt     the trained weights of the best evaluation
+
+What is published for serving is a checkpoint, which the task writes at the end.
+
+On a CPU, with the same versions and threads, a resumed run equals the uninterrupted one bit for
+bit: which examples a step sees depends on seed and step alone, evaluation leaves the random state
+as it was, and the state is saved whole.
+"""
+
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from model.errors import PenwrightError, UsageError
+from training.data.text import ShuffledOrder
+from training.memory import keep_freed_memory
+from training.optim import Optimizer
+from training.report import plot_loss
+from training.schedule import Schedule
+from training.settings import LoopSettings
+
+_LENGTH = ("steps", "epochs", "tokens")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples of one forward pass."""
+
+    inputs: Tensor
+    """Token ids, (batch, time)."""
+    targets: Tensor
+    """What is to be predicted: token ids, (batch, time), or labels, (batch,)."""
+    lengths: Tensor
+    """Real tokens of each row, (batch,); what follows them is padding."""
+    count: int
+    """How many items the loss is a mean over: target tokens, or rows."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed, for the rate."""
+        return self.inputs.numel()
+
+
+class Task(Protocol):
+    """What differs between trainings."""
+
+    name: str
+    trained: nn.Module
+    """Holds the parameters that learn (those with `requires_grad`)."""
+    examples: int
+    """Training examples in an epoch."""
+    tokens_per_example: int
+    """For `--tokens`: the usual length of an example."""
+    keep_best: bool
+    """Whether the weights of the best evaluation are published, or those of the last step."""
+
+    def batch(self, examples: Sequence[int]) -> Batch:
+        """The batch that holds the examples of these indices."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss summed over the batch's `count` items."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics on fixed batches of the validation part; has `val_loss`."""
+
+    def samples(self) -> list[str]:
+        """Text that shows what the network does so far."""
+
+
+@dataclass
+class Progress:
+    """Where a run is. All of it is saved and restored."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_loss: float = math.inf
+    bad_evaluations: int = 0
+    """Evaluations since the best one."""
+
+
+class Stopped(PenwrightError):
+    """The run was asked to stop; its state is saved."""
+
+
+class Run:
+    """One training of one task in one directory."""
+
+    def __init__(self, task: Task, settings: LoopSettings, directory: Path) -> None:
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        keep_freed_memory()
+        self.task = task
+        self.settings = settings
+        self.directory = directory
+        self.device = settings.torch_device
+        self.steps = settings.total_steps(task.examples, task.tokens_per_example)
+        self.schedule = Schedule(
+            self.steps, settings.warmup, settings.schedule, final=settings.final_lr
+        )
+        self.optimizer = Optimizer(
+            [task.trained],
+            kind=settings.optimizer,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+        )
+        self.order = ShuffledOrder(task.examples, settings.seed)
+        self.progress = Progress()
+        self.metrics_file = directory / "metrics.jsonl"
+
+    def train(self, *, resume: bool = False, describe: Mapping[str, Any] | None = None) -> Progress:
+        """Train to the end, or until patience runs out.
+
+        Args:
+            resume: go on from the saved state of this directory.
+            describe: further settings that a resumed run must share (data, preset, …).
+
+        Raises:
+            UsageError: nothing to resume, or it was trained with other settings.
+            Stopped: SIGINT or SIGTERM came; the state is saved.
+            PenwrightError: the loss is not finite; names the step.
+        """
+        identity = {**asdict(self.settings), **(describe or {})}
+        (self.directory / "state").mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(self.settings.seed)
+        if resume:
+            self._load(identity)
+        else:
+            self.metrics_file.write_text("")
+            self._evaluate()
+        self.task.trained.train()
+        with _stop_requests() as stop, self._progress_bar() as bar:
+            while self.progress.step < self.steps and not self._out_of_patience():
+                record = self._step()
+                bar.update(record["batch_tokens"])
+                bar.set_postfix_str(
+                    f"step {self.progress.step} loss {record['loss']:.3f}", refresh=False
+                )
+                last = self.progress.step == self.steps
+                self._log(record)
+                if last or self.progress.step % self.settings.eval_every == 0:
+                    self._evaluate(bar)
+                if stop.requested or last or self.progress.step % self.settings.save_every == 0:
+                    self._save(identity)
+                if stop.requested and not last:
+                    raise Stopped(
+                        f"stopped at step {self.progress.step} of {self.steps}; "
+                        "the same command with --resume goes on"
+                    )
+        if self.task.keep_best and (best := self.directory / "state" / "best.pt").exists():
+            self.task.trained.load_state_dict(torch.load(best, map_location=self.device))
+        plot_loss(self.metrics_file, self.directory / "loss.png")
+        self.task.trained.eval()
+        return self.progress
+
+    def _step(self) -> dict[str, Any]:
+        """One optimizer step, over `accumulate` batches."""
+        started = time.perf_counter()
+        settings, progress = self.settings, self.progress
+        first = progress.step * settings.batch_size * settings.accumulate
+        batches = [
+            self.task.batch(
+                [
+                    self.order[first + pass_ * settings.batch_size + row]
+                    for row in range(settings.batch_size)
+                ]
+            )
+            for pass_ in range(settings.accumulate)
+        ]
+        # The mean is over the items of the whole step, however they fall into its batches.
+        count = sum(batch.count for batch in batches)
+        if not count:
+            raise PenwrightError(f"step {progress.step}: no example of its batches has a target")
+        loss = 0.0
+        for batch in batches:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.autocast):
+                part = self.task.loss(batch) / count
+            part.backward()  # type: ignore[no-untyped-call]
+            loss += part.item()
+        if not math.isfinite(loss):
+            raise PenwrightError(
+                f"the loss is {loss} at step {progress.step}; the last good state is "
+                f"{self.directory / 'state' / 'last.pt'}: try a lower --lr or a longer --warmup"
+            )
+        norm = self.optimizer.clip(settings.clip or math.inf)
+        factor = self.schedule.factor(progress.step)
+        self.optimizer.step(factor)
+        tokens = sum(batch.tokens for batch in batches)
+        seconds = time.perf_counter() - started
+        progress.step += 1
+        progress.tokens += tokens
+        progress.seconds += seconds
+        return {
+            "step": progress.step,
+            "loss": loss,
+            "lr": settings.lr * factor,
+            "grad_norm": float(norm),
+            "tokens": progress.tokens,
+            "batch_tokens": tokens,
+            "tokens_per_second": round(tokens / seconds, 1),
+        }
+
+    def _evaluate(self, bar: "tqdm[Any] | None" = None) -> None:
+        """Measure, without a trace in the training's random state."""
+        with torch.random.fork_rng(), torch.no_grad():
+            self.task.trained.eval()
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.autocast):
+                metrics = self.task.evaluate()
+            every = self.settings.sample_every
+            samples = self.task.samples() if every and self.progress.step % every == 0 else []
+            self.task.trained.train()
+        self._log({"step": self.progress.step, "tokens": self.progress.tokens, **metrics})
+        plot_loss(self.metrics_file, self.directory / "loss.png")
+        line = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        print_above = bar.write if bar is not None else print
+        print_above(f"step {self.progress.step}: {line}")
+        for sample in samples:
+            print_above(f"  | {sample}")
+        if metrics["val_loss"] < self.progress.best_loss:
+            self.progress.best_loss = metrics["val_loss"]
+            self.progress.bad_evaluations = 0
+            if self.task.keep_best:
+                _save_file(self.task.trained.state_dict(), self.directory / "state" / "best.pt")
+        else:
+            self.progress.bad_evaluations += 1
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.settings.patience <= self.progress.bad_evaluations
+
+    def _log(self, record: dict[str, Any]) -> None:
+        with self.metrics_file.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def _progress_bar(self) -> "tqdm[Any]":
+        per_step = (
+            self.settings.batch_size * self.settings.accumulate * self.task.tokens_per_example
+        )
+        return tqdm(
+            total=self.steps * per_step,
+            initial=self.progress.tokens,
+            unit="tok",
+            unit_scale=True,
+            desc=self.task.name,
+            mininterval=0.2 if sys.stderr.isatty() else 30,
+        )
+
+    def _save(self, identity: Mapping[str, Any]) -> None:
+        state = {
+            "identity": dict(identity),
+            "progress": asdict(self.progress),
+            "trained": self.task.trained.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+        }
+        _save_file(state, self.directory / "state" / "last.pt")
+
+    def _load(self, identity: Mapping[str, Any]) -> None:
+        path = self.directory / "state" / "last.pt"
+        if not path.exists():
+            raise UsageError(f"--resume: {path} does not exist, so there is nothing to resume")
+        state = torch.load(path, map_location="cpu")
+        # A run that has not begun to decay may be made longer or shorter.
+        free = _LENGTH if self.schedule.steady_until() > state["progress"]["step"] else ()
+        for name, value in identity.items():
+            if name not in free and state["identity"].get(name) != value:
+                raise UsageError(
+                    f"--resume: --{name.replace('_', '-')} is {value}, but the saved run has "
+                    f"{state['identity'].get(name)}; resume with the same settings"
+                )
+        self.progress = Progress(**state["progress"])
+        self.task.trained.load_state_dict(state["trained"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        if state["cuda_random"]:
+            torch.cuda.set_rng_state_all(state["cuda_random"])
+        # Lines of steps after the saved one belong to work that is now done again.
+        lines = self.metrics_file.read_text().splitlines() if self.metrics_file.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= self.progress.step]
+        self.metrics_file.write_text("".join(line + "\n" for line in kept))
+
+
+def _save_file(state: Any, path: Path) -> None:
+    temporary = path.with_suffix(".tmp")
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise PenwrightError(
+            f"{path}: cannot be written: {error}; what was there before still is"
+        ) from error
+
+
+@dataclass
+class _StopRequest:
+    requested: bool = False
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[_StopRequest]:
+    """Take SIGINT and SIGTERM as a request to stop after the step; a second one kills."""
+    request = _StopRequest()
+    previous = {}
+
+    def handle(number: int, frame: object) -> None:
+        request.requested = True
+        signal.signal(number, previous[number] or signal.SIG_DFL)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            previous[number] = signal.signal(number, handle)
+    except ValueError:  # not the main thread: whoever owns that one stops us
+        previous.clear()
+    try:
+        yield request
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

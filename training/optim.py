@@ -1,0 +1,80 @@
+"""The optimizers: AdamW, or Muon on the matrices of the blocks with AdamW on all else.
+
+Decay applies to matrices only: not to biases, norms and embeddings. Muon (Jordan et al., 2024)
+orthogonalises each matrix's momentum; PyTorch's own is used, with the scaling of Liu et al. (2025)
+that lets it share AdamW's learning rate.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model.errors import UsageError
+
+OPTIMIZERS = ("adamw", "muon")
+
+
+class Optimizer:
+    """One or two torch optimizers that step together."""
+
+    def __init__(
+        self,
+        modules: Iterable[nn.Module],
+        *,
+        kind: str,
+        lr: float,
+        weight_decay: float,
+        betas: tuple[float, float] = (0.9, 0.95),
+    ) -> None:
+        if kind not in OPTIMIZERS:
+            raise UsageError(f"--optimizer is {kind!r}; it must be one of {', '.join(OPTIMIZERS)}")
+        self.lr = lr
+        named = [
+            (name, parameter)
+            for module in modules
+            for name, parameter in module.named_parameters()
+            if parameter.requires_grad
+        ]
+        self.parameters = [parameter for _, parameter in named]
+        matrices = [p for name, p in named if is_matrix(name, p)]
+        rest = [p for name, p in named if not is_matrix(name, p)]
+        groups: list[dict[str, Any]] = [{"params": rest, "weight_decay": 0.0}]
+        self.optimizers: list[torch.optim.Optimizer] = []
+        if kind == "adamw":
+            groups.append({"params": matrices, "weight_decay": weight_decay})
+        elif matrices:
+            self.optimizers.append(
+                torch.optim.Muon(
+                    matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+                )
+            )
+        groups = [group for group in groups if group["params"]]
+        if groups:
+            # Fused: one pass over the memory of all parameters.
+            self.optimizers.append(torch.optim.AdamW(groups, lr=lr, betas=betas, fused=True))
+
+    def step(self, factor: float) -> None:
+        """One step at `factor` times the peak learning rate; gradients are dropped."""
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def clip(self, norm: float) -> Tensor:
+        """Scale the gradients to a total norm of at most `norm`; returns the norm before."""
+        return nn.utils.clip_grad_norm_(self.parameters, norm)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        return [optimizer.state_dict() for optimizer in self.optimizers]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        for optimizer, state in zip(self.optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter is a weight matrix: neither bias nor norm nor embedding."""
+    return parameter.ndim == 2 and not name.startswith(("wte", "wpe"))

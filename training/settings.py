@@ -1,0 +1,122 @@
+"""Settings of the training loop, as a dataclass and as command-line flags."""
+
+import argparse
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from model.errors import UsageError
+from training.optim import OPTIMIZERS
+from training.schedule import SCHEDULES
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How a network is trained, whatever it is trained on.
+
+    Each field is a flag of the same name; 0 for steps, epochs or tokens means "not given".
+    """
+
+    steps: int = _option(0, "optimizer steps")
+    epochs: float = _option(0.0, "passes over the training data")
+    tokens: int = _option(0, "training tokens")
+    batch_size: int = _option(8, "sequences per forward pass")
+    accumulate: int = _option(1, "forward passes per optimizer step")
+    optimizer: str = _option("adamw", f"one of {', '.join(OPTIMIZERS)}")
+    lr: float = _option(4e-4, "peak learning rate")
+    schedule: str = _option("cosine", f"one of {', '.join(SCHEDULES)}")
+    warmup: int = _option(0, "steps of linear warm-up")
+    final_lr: float = _option(0.1, "learning rate at the end, as a share of the peak")
+    weight_decay: float = _option(0.1, "decay of weight matrices")
+    clip: float = _option(1.0, "largest norm of the gradient; 0 for none")
+    dropout: float = _option(0.0, "dropout while training")
+    eval_every: int = _option(100, "steps between evaluations")
+    eval_batches: int = _option(50, "batches of an evaluation; 0 for all of the validation part")
+    sample_every: int = _option(0, "steps between printed samples; 0 for none")
+    patience: int = _option(0, "stop after this many evaluations without improvement; 0: never")
+    save_every: int = _option(500, "steps between saved states, from which --resume goes on")
+    precision: str = _option("auto", "fp32, bf16 (autocast), or auto: bf16 where it is fast")
+    device: str = _option("auto", "cpu, cuda, or auto")
+    threads: int = _option(0, "CPU threads; 0 for as many as there are cores")
+    seed: int = _option(123, "of initial weights, order and dropout")
+
+    def __post_init__(self) -> None:
+        if sum(bool(x) for x in (self.steps, self.epochs, self.tokens)) != 1:
+            raise UsageError("give exactly one of --steps, --epochs and --tokens")
+        for name in ("batch_size", "accumulate", "eval_every", "save_every"):
+            self._check(name, getattr(self, name) >= 1, "at least 1")
+        for name in (
+            *("steps", "epochs", "tokens", "warmup", "weight_decay", "clip", "eval_batches"),
+            *("sample_every", "patience", "threads", "seed"),
+        ):
+            self._check(name, getattr(self, name) >= 0, "at least 0")
+        self._check("lr", self.lr > 0, "above 0")
+        self._check("dropout", 0 <= self.dropout < 1, "in [0, 1)")
+        self._check("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
+        self._check("precision", self.precision in ("auto", "fp32", "bf16"), "auto, fp32 or bf16")
+        self._check("device", self.device in ("auto", "cpu", "cuda"), "auto, cpu or cuda")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise UsageError("--device is cuda; this machine has no usable CUDA device")
+
+    def _check(self, name: str, good: bool, allowed: str) -> None:
+        if not good:
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} is {getattr(self, name)}; it must be {allowed}")
+
+    @property
+    def torch_device(self) -> torch.device:
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(self.device)
+
+    @property
+    def autocast(self) -> bool:
+        """Whether forward passes run under bf16 autocast."""
+        if self.precision != "auto":
+            return self.precision == "bf16"
+        if self.torch_device.type == "cuda":
+            return torch.cuda.is_bf16_supported()
+        return _cpu_has_bf16()
+
+    def total_steps(self, examples: int, tokens_per_example: int) -> int:
+        """Optimizer steps of the run, for `examples` per epoch."""
+        per_step = self.batch_size * self.accumulate
+        if self.steps:
+            return self.steps
+        if self.tokens:
+            return max(1, round(self.tokens / (per_step * tokens_per_example)))
+        return max(1, round(self.epochs * examples / per_step))
+
+    @classmethod
+    def add_arguments(cls, parser: argparse.ArgumentParser, **defaults: Any) -> None:
+        """Add a flag for each field; `defaults` are the task's own."""
+        group = parser.add_argument_group("training loop")
+        for option in dataclasses.fields(cls):
+            default = defaults.get(option.name, option.default)
+            group.add_argument(
+                "--" + option.name.replace("_", "-"),
+                type=type(option.default),
+                default=default,
+                metavar=type(option.default).__name__.upper(),
+                help=f"{option.metadata['help']} (default {default})",
+            )
+
+    @classmethod
+    def from_args(cls, args: argparse.Namespace) -> "LoopSettings":
+        values = {f.name: getattr(args, f.name) for f in dataclasses.fields(cls)}
+        # A default length gives way to the length that was asked for.
+        if values["steps"] or values["tokens"]:
+            values["epochs"] = 0.0
+        return cls(**values)
+
+
+def _cpu_has_bf16() -> bool:
+    """Whether the CPU multiplies bf16 itself; elsewhere autocast only costs."""
+    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return bool(check and check())
