@@ -30,7 +30,7 @@ class Attends(Protocol):
 class Adapts(Protocol):
     """Adapters of the rows of a batch; see `model.lora`."""
 
-    def apply(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
+    def adapt(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
         """`y`, the output of `layer` for `x`, with each row's adapter added."""
 
 
@@ -43,7 +43,7 @@ class Projection(nn.Linear):
 
     def forward(self, x: Tensor, adapters: Adapts | None = None) -> Tensor:
         y = super().forward(x)
-        return y if adapters is None else adapters.apply(self.path, x, y)
+        return y if adapters is None else adapters.adapt(self.path, x, y)
 
 
 class CausalSelfAttention(nn.Module):
@@ -177,7 +177,8 @@ class GPT(nn.Module):
     @property
     def output_weight(self) -> Tensor:
         """The output head, (vocab, n_embd)."""
-        return self.wte.weight if self.lm_head is None else self.lm_head.weight
+        head = self.wte if self.lm_head is None else self.lm_head
+        return head.weight
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, n_embd) -> (…, vocab)"""

@@ -93,7 +93,7 @@ class LoRA(nn.Module):
         x = F.dropout(x, self.settings.dropout, self.training)
         return F.linear(F.linear(x, self.a[key]), self.b[key]) * self.scale
 
-    def apply(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
+    def adapt(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
         """`y` with this adapter added in every row: an adapter by itself adapts a whole batch."""
         delta = self.delta(layer, x)
         return y if delta is None else y + delta
@@ -124,7 +124,7 @@ class AdapterRows:
     def __init__(self, groups: Sequence[tuple[LoRA, slice]]) -> None:
         self.groups = tuple(groups)
 
-    def apply(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
+    def adapt(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
         for lora, rows in self.groups:
             delta = lora.delta(layer, x[rows])
             if delta is not None:

@@ -22,9 +22,7 @@ from model.errors import CheckpointError, UsageError
 
 END_OF_TEXT = "<|endoftext|>"
 
-GPT2_PATTERN = (
-    r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""  # noqa: RUF100
-)
+GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""  # noqa: RUF100
 """How GPT-2 cuts text into the pieces within which pairs are merged."""
 
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -122,7 +120,9 @@ class Tokenizer:
                 f"({type(error).__name__}); set TIKTOKEN_CACHE_DIR or name a tokenizer file"
             ) from error
         return cls(
-            encoding._mergeable_ranks, GPT2_PATTERN, {END_OF_TEXT: encoding._special_tokens[END_OF_TEXT]}
+            encoding._mergeable_ranks,
+            GPT2_PATTERN,
+            {END_OF_TEXT: encoding._special_tokens[END_OF_TEXT]},
         )
 
 
@@ -143,3 +143,13 @@ class StreamDecoder:
 
     def flush(self) -> str:
         return self._decoder.decode(b"", final=True)
+
+
+def byte_of_character() -> dict[str, int]:
+    """The characters by which GPT-2's files, and `tokenizers` after them, write bytes: printable
+    Latin-1 stands for itself, the others follow from U+0100 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    table = {chr(byte): byte for byte in printable}
+    table.update({chr(256 + index): byte for index, byte in enumerate(others)})
+    return table

@@ -8,11 +8,14 @@ import sys
 from collections.abc import Sequence
 
 from model.errors import PenwrightError, UsageError
-from training.tasks import pretrain, tokenizer
+from training.tasks import classify, import_, instruct, pretrain, tokenizer
 
 COMMANDS = {
     "tokenizer": (tokenizer, "learn a byte-pair vocabulary from text"),
     "pretrain": (pretrain, "train a base model on text"),
+    "classify": (classify, "fine-tune a classifier of texts"),
+    "instruct": (instruct, "fine-tune a model that follows instructions"),
+    "import": (import_, "read GPT-2 weights from Hugging Face files"),
 }
 
 
@@ -20,8 +23,12 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("penwright-train", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, summary) in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=module.__doc__,
-            formatter_class=argparse.RawDescriptionHelpFormatter)
+        command = commands.add_parser(
+            name,
+            help=summary,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
         module.add_arguments(command)
         command.set_defaults(command_function=module.run)
     return top

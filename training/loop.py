@@ -64,14 +64,16 @@ class Task(Protocol):
     """What differs between trainings."""
 
     name: str
-    trained: nn.Module
-    """Holds the parameters that learn (those with `requires_grad`)."""
     examples: int
     """Training examples in an epoch."""
     tokens_per_example: int
     """For `--tokens`: the usual length of an example."""
     keep_best: bool
     """Whether the weights of the best evaluation are published, or those of the last step."""
+
+    @property
+    def trained(self) -> nn.Module:
+        """Holds the parameters that learn (those with `requires_grad`)."""
 
     def batch(self, examples: Sequence[int]) -> Batch:
         """The batch that holds the examples of these indices."""
@@ -98,7 +100,7 @@ class Progress:
     """Evaluations since the best one."""
 
 
-class Stopped(PenwrightError):
+class Stopped(PenwrightError):  # noqa: N818 - not a fault
     """The run was asked to stop; its state is saved."""
 
 
@@ -320,7 +322,7 @@ class _StopRequest:
 def _stop_requests() -> Iterator[_StopRequest]:
     """Take SIGINT and SIGTERM as a request to stop after the step; a second one kills."""
     request = _StopRequest()
-    previous = {}
+    previous: dict[int, Any] = {}
 
     def handle(number: int, frame: object) -> None:
         request.requested = True

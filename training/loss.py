@@ -15,9 +15,8 @@ _CHUNK = 1024
 def token_loss(model: GPT, hidden: Tensor, targets: Tensor) -> tuple[Tensor, int]:
     """Sum of the cross-entropy over the targets that count, and how many they are.
 
-    Positions whose target is `IGNORE` do not reach the output layer. The logits, the largest
-    tensor of a step, are made and dropped chunk by chunk: that halves their traffic and makes a
-    step on a CPU a fifth faster.
+    Positions whose target is `IGNORE` do not reach the output layer. The logits, by far the
+    largest tensor of a step, are computed in chunks that stay in the processor's cache.
 
     Args:
         hidden: (batch, time, n_embd)
@@ -29,7 +28,7 @@ def token_loss(model: GPT, hidden: Tensor, targets: Tensor) -> tuple[Tensor, int
     if count < len(targets):
         hidden, targets = hidden[counted], targets[counted]
     total = hidden.new_zeros((), dtype=torch.float32)
-    for part, goal in zip(hidden.split(_CHUNK), targets.split(_CHUNK), strict=True):
+    for part, goal in zip(torch.split(hidden, _CHUNK), torch.split(targets, _CHUNK), strict=True):
         total = total + _chunk_loss(model, part, goal)
     return total, count
 

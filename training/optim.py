@@ -77,4 +77,4 @@ class Optimizer:
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
     """Whether a parameter is a weight matrix: neither bias nor norm nor embedding."""
-    return parameter.ndim == 2 and not name.startswith(("wte", "wpe"))
+    return parameter.ndim == 2 and not {"wte", "wpe"} & set(name.split("."))

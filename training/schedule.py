@@ -31,7 +31,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.kind not in SCHEDULES:
-            raise UsageError(f"--schedule is {self.kind!r}; it must be one of {', '.join(SCHEDULES)}")
+            raise UsageError(
+                f"--schedule is {self.kind!r}; it must be one of {', '.join(SCHEDULES)}"
+            )
         if self.steps < 1:
             raise UsageError(f"the run has {self.steps} steps; it must have at least 1")
         if not 0 <= self.warmup < self.steps:

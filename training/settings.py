@@ -81,7 +81,7 @@ class LoopSettings:
         if self.precision != "auto":
             return self.precision == "bf16"
         if self.torch_device.type == "cuda":
-            return torch.cuda.is_bf16_supported()
+            return bool(torch.cuda.is_bf16_supported())
         return _cpu_has_bf16()
 
     def total_steps(self, examples: int, tokens_per_example: int) -> int:
@@ -119,4 +119,4 @@ class LoopSettings:
 def _cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bf16 itself; elsewhere autocast only costs."""
     check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(check and check())
+    return bool(check is not None and check())

@@ -24,7 +24,13 @@ from model.tokenizer import END_OF_TEXT, Tokenizer
 
 Tokens = npt.NDArray[np.integer]
 
-_SPLIT_RULE = 1  # part of the cache key: raise it when documents are cut or split differently
+SPLIT_RULE = (
+    "a document is validation when the SHA-256 of its lower-cased, space-normalised text, read as "
+    "a fraction, is below val_fraction; of a single document, its last val_fraction is"
+)
+"""For cards."""
+
+_VERSION = 1  # of the token files: raise it when documents are cut or split differently
 
 
 def read_text(path: Path) -> str:
@@ -34,12 +40,18 @@ def read_text(path: Path) -> str:
         DataError: missing, unreadable, not UTF-8, or without text; names the file.
     """
     try:
-        raw = lzma.open(path).read() if path.suffix == ".xz" else path.read_bytes()
+        raw = path.read_bytes()
+        if path.suffix == ".xz":
+            raw = lzma.decompress(raw)
         text = raw.decode("utf-8")
     except (OSError, lzma.LZMAError, EOFError) as error:
-        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise DataError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
+        ) from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text (byte {error.start} is {raw[error.start]:#04x})") from error
+        raise DataError(
+            f"{path}: not UTF-8 text (byte {error.start} is {raw[error.start]:#04x})"
+        ) from error
     if not text.strip():
         raise DataError(f"{path}: is empty")
     return text
@@ -76,8 +88,6 @@ class TokenFiles:
     val: Tokens
     sources: tuple[dict[str, object], ...]
     """Name, SHA-256 and number of documents of each file."""
-    val_bytes: int
-    """UTF-8 bytes of the validation text, for bits per byte."""
 
 
 def tokenize_files(
@@ -91,9 +101,9 @@ def tokenize_files(
     Raises:
         DataError: a file cannot be used, or one of the two parts would be empty.
     """
-    digests = [_file_sha256(path) for path in paths]
+    digests = [file_sha256(path) for path in paths]
     key = hashlib.sha256(
-        json.dumps([_SPLIT_RULE, digests, tokenizer.sha256, val_fraction]).encode()
+        json.dumps([_VERSION, digests, tokenizer.sha256, val_fraction]).encode()
     ).hexdigest()
     meta_file = directory / "meta.json"
     if not (meta_file.exists() and json.loads(meta_file.read_text())["key"] == key):
@@ -109,11 +119,10 @@ def tokenize_files(
         train=np.memmap(directory / "train.bin", dtype, mode="r"),
         val=np.memmap(directory / "val.bin", dtype, mode="r"),
         sources=tuple(meta["sources"]),
-        val_bytes=meta["val_bytes"],
     )
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -132,7 +141,6 @@ def _write_tokens(
     seen: set[str] = set()
     sources = []
     sizes = {"train": 0, "val": 0}
-    val_bytes = 0
     with (directory / "train.bin").open("wb") as train, (directory / "val.bin").open("wb") as val:
         files = {"train": train, "val": val}
 
@@ -157,7 +165,6 @@ def _write_tokens(
             for part, texts in parts.items():
                 for start in range(0, len(texts), 256):
                     write(part, texts[start : start + 256])
-            val_bytes += sum(len(text.encode()) for text in parts["val"])
             kept = len(parts["train"]) + len(parts["val"])
             sources.append({"file": path.name, "sha256": digest, "documents": kept})
     for part, size in sizes.items():
@@ -166,7 +173,7 @@ def _write_tokens(
                 f"{', '.join(str(p) for p in paths)}: no document falls into the {part} part; "
                 "give more documents or another --val-fraction"
             )
-    return {"dtype": dtype.name, "sources": sources, "val_bytes": val_bytes}
+    return {"dtype": dtype.name, "sources": sources}
 
 
 class Windows:

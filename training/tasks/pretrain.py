@@ -1,6 +1,6 @@
 """`penwright-train pretrain`: a base model from raw text.
 
-    penwright-train pretrain --data book.txt --tokenizer mine.tiktoken --preset tiny --epochs 10 --out mine
+    penwright-train pretrain --data book.txt --tokenizer mine.tiktoken --epochs 10 --out mine
 
 The loss is the mean cross-entropy of the next token over every position of every window.
 """
@@ -15,15 +15,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.checkpoint import save_base
 from model.config import GPTConfig, preset
 from model.errors import UsageError
 from model.gpt import GPT
 from model.tokenizer import Tokenizer
-from training.data.text import TokenFiles, Windows, tokenize_files
+from training.card import run_fields
+from training.data.text import SPLIT_RULE, TokenFiles, Windows, tokenize_files
+from training.finetune import round_as_saved
 from training.loop import Batch, Run
 from training.loss import token_loss
+from training.perplexity import text_metrics
+from training.report import print_metrics
+from training.samples import continuations
 from training.settings import LoopSettings
 from training.tasks.tokenizer import load_tokenizer
+
+_PROMPTS = ("Once upon a time", "The king looked at", "The city is located in")
+"""What samples continue."""
 
 
 class Pretraining:
@@ -33,7 +42,12 @@ class Pretraining:
     keep_best = False
 
     def __init__(
-        self, model: GPT, tokenizer: Tokenizer, files: TokenFiles, settings: LoopSettings, stride: int
+        self,
+        model: GPT,
+        tokenizer: Tokenizer,
+        files: TokenFiles,
+        settings: LoopSettings,
+        stride: int,
     ) -> None:
         self.trained = model
         self.tokenizer = tokenizer
@@ -82,7 +96,11 @@ class Pretraining:
         return {"val_loss": loss, "val_perplexity": math.exp(min(loss, 700.0))}
 
     def samples(self) -> list[str]:
-        return []
+        return continuations(self.trained, self.tokenizer, _PROMPTS)
+
+    def measure(self) -> dict[str, Any]:
+        """Loss per token, perplexity and bits per byte over the whole validation part."""
+        return {"validation": text_metrics(self.trained, self.files.val, self.tokenizer)}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +112,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stride", type=int, help="tokens between windows (default: context)")
     parser.add_argument("--tokenizer", default="gpt2", help="a tokenizer file, or gpt2 (default)")
     parser.add_argument("--val-fraction", type=float, default=0.1, help="validation part (0.1)")
+    parser.add_argument(
+        "--licence", action="append", default=[], help="source and licence of data, for the card"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the saved state")
     LoopSettings.add_arguments(parser, epochs=1.0)
 
@@ -112,7 +133,7 @@ def run(args: argparse.Namespace) -> None:
     files = tokenize_files(args.data, tokenizer, directory / "data", args.val_fraction)
     model = new_model(config, settings)
     task = Pretraining(model, tokenizer, files, settings, stride)
-    Run(task, settings, directory).train(
+    progress = Run(task, settings, directory).train(
         resume=args.resume,
         describe={
             "architecture": config.to_dict(),
@@ -121,6 +142,24 @@ def run(args: argparse.Namespace) -> None:
             "tokenizer": tokenizer.sha256,
         },
     )
+    round_as_saved(model)
+    metrics = task.measure()
+    card = {
+        "task": "generate",
+        **run_fields(args, settings, progress),
+        "parameters": model.parameter_count(),
+        "data": {
+            "files": list(files.sources),
+            "split": {"rule": SPLIT_RULE, "val_fraction": args.val_fraction},
+            "train_tokens": len(files.train),
+            "val_tokens": len(files.val),
+        },
+        "metrics": metrics,
+        "samples": continuations(model.to("cpu"), tokenizer, _PROMPTS),
+    }
+    base = save_base(args.out, model, tokenizer, card=card)
+    print_metrics(metrics)
+    print(f"{args.out}: base {base.id[:12]}, {model.parameter_count():,} parameters")
 
 
 def new_model(config: GPTConfig, settings: LoopSettings) -> GPT:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from model.atomic import write_file
 from model.errors import DataError, UsageError
-from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
+from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer, byte_of_character
 from training.data.text import documents, read_text
 
 
@@ -46,7 +46,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, pattern: str = PATTER
             show_progress=False,
         ),
     )
-    to_byte = _byte_of_character()
+    to_byte = byte_of_character()
     vocabulary = trainable.get_vocab()
     # Single bytes come first, then merges in the order in which they were learnt.
     tokens = [bytes([byte]) for byte in range(256)]
@@ -61,16 +61,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, pattern: str = PATTER
         )
     ranks = {token: rank for rank, token in enumerate(tokens)}
     return Tokenizer(ranks, pattern, {END_OF_TEXT: vocab_size - 1})
-
-
-def _byte_of_character() -> dict[str, int]:
-    """The characters by which `tokenizers`, after GPT-2, writes bytes: printable Latin-1 stands for
-    itself, the others follow from U+0100 on."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in printable]
-    table = {chr(byte): byte for byte in printable}
-    table.update({chr(256 + index): byte for index, byte in enumerate(others)})
-    return table
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:

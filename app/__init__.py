@@ -1,0 +1,1 @@
+"""The online side: loads checkpoints and answers HTTP requests. Never imports `training`."""

@@ -1,0 +1,180 @@
+"""Every error of the service as `application/problem+json` (RFC 9457).
+
+Raise a `Problem` anywhere in a request; whatever else goes wrong becomes one here.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+
+from model.engine.request import Failed
+from model.errors import ContextLengthError, PenwrightError, UsageError
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_SECONDS = "1"
+"""For `Retry-After`: places in the queue come free within steps, which take milliseconds."""
+
+
+class Problem(HTTPException):
+    """An error that a client gets to see.
+
+    Args:
+        status: of the answer.
+        name: identifies the kind of problem: the end of its `type`.
+        detail: what is wrong, with the value and what is allowed.
+        extra: further members of the problem.
+        headers: of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        name: str,
+        detail: str,
+        *,
+        extra: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, detail, dict(headers) if headers else None)
+        self.name = name
+        self.extra = dict(extra or {})
+
+    def body(self, scope: Mapping[str, Any]) -> dict[str, Any]:
+        """The members of the problem, for the request that `scope` is of."""
+        return {
+            "type": f"tag:penwright,2025:{self.name}" if self.name else "about:blank",
+            "title": HTTPStatus(self.status_code).phrase,
+            "status": self.status_code,
+            "detail": self.detail,
+            "instance": scope.get("path", ""),
+            "request_id": scope.get("state", {}).get("request_id"),
+            **self.extra,
+        }
+
+    def response(self, scope: Mapping[str, Any]) -> JSONResponse:
+        return JSONResponse(
+            self.body(scope), self.status_code, headers=self.headers, media_type=MEDIA_TYPE
+        )
+
+
+def invalid(field: str, message: str, value: Any = None) -> Problem:
+    """A 422 for one field, found after the schema was satisfied."""
+    return _invalid([{"field": field, "message": message, **_shown(value)}])
+
+
+def _invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
+    detail = "; ".join(f"{error['field']}: {error['message']}" for error in errors[:3])
+    if len(errors) > 3:
+        detail += f"; and {len(errors) - 3} more"
+    return Problem(422, "invalid-field", detail, extra={"errors": list(errors)})
+
+
+def unavailable(name: str, detail: str) -> Problem:
+    """A 503: loading, draining or broken."""
+    return Problem(503, name, detail, headers={"Retry-After": RETRY_SECONDS})
+
+
+def queue_full(detail: str) -> Problem:
+    return Problem(429, "queue-full", detail, headers={"Retry-After": RETRY_SECONDS})
+
+
+def late(detail: str) -> Problem:
+    return Problem(504, "deadline", detail)
+
+
+def internal() -> Problem:
+    """Says nothing of the inside; the log has the rest, under the request's id."""
+    return Problem(500, "internal", "something went wrong here; the log has it under request_id")
+
+
+def of_failure(failed: Failed) -> Problem:
+    """The problem of a request that the engine gave up."""
+    if failed.reason == "deadline":
+        return late(failed.message)
+    if failed.reason == "shutdown":
+        return unavailable("draining", failed.message)
+    return internal()
+
+
+def of_exception(error: PenwrightError) -> Problem:
+    if isinstance(error, ContextLengthError):
+        return Problem(400, "context-length", str(error))
+    if isinstance(error, UsageError):
+        return Problem(422, "invalid-field", str(error))
+    return internal()
+
+
+def install(app: FastAPI) -> None:
+    """Make `app` answer every error that reaches it with a problem.
+
+    What no handler here knows is caught further out, by `app.middleware`.
+    """
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        if not isinstance(error, Problem):
+            error = Problem(error.status_code, "", _detail(request, error), headers=error.headers)
+        return error.response(request.scope)
+
+    @app.exception_handler(RequestValidationError)
+    async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
+        return _of_validation(error).response(request.scope)
+
+    @app.exception_handler(PenwrightError)
+    async def _known(request: Request, error: PenwrightError) -> JSONResponse:
+        return of_exception(error).response(request.scope)
+
+
+def _detail(request: Request, error: HTTPException) -> str:
+    """What Starlette and FastAPI leave unsaid in their own errors."""
+    if error.status_code == 404:
+        return f"there is nothing at {request.scope['path']}; /docs lists what there is"
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return f"{request.scope['path']} does not answer {request.method}; it answers {allowed}"
+    return str(error.detail)
+
+
+def _of_validation(error: RequestValidationError) -> Problem:
+    entries = error.errors()
+    if entries and entries[0]["type"] == "json_invalid":
+        reason, place = entries[0]["ctx"]["error"], entries[0]["loc"][-1]
+        return Problem(400, "malformed-json", f"the body is not JSON: {reason} at {place}")
+    errors: dict[tuple[str, str], dict[str, Any]] = {}
+    for entry in entries:
+        field = _field(entry["loc"])
+        message = entry["msg"].removeprefix("Value error, ")
+        if field == "body" and isinstance(entry.get("input"), bytes):
+            message = "must be JSON, with the header Content-Type: application/json"
+        if field == "body" and entry["type"] == "missing":
+            message = "is missing; send a JSON object"
+        value = {} if entry["type"] == "missing" else _shown(entry.get("input"))
+        errors[field, message] = {"field": field, "message": message, **value}
+    return _invalid(list(errors.values()))
+
+
+def _field(location: Sequence[int | str]) -> str:
+    """`("body", "prompt", "list[str]", 2)` is the field `prompt[2]`."""
+    name = ""
+    for part in location[1:]:
+        if isinstance(part, int):
+            name += f"[{part}]"
+        elif not name:
+            name = part
+        # Other names are those of the members of a union, which say nothing to a client.
+    return name or "body"
+
+
+def _shown(value: Any) -> dict[str, Any]:
+    """The value of a field if it is a number; texts can be long and are not echoed."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"value": str(value)}
+    if isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 64):
+        return {"value": value}
+    return {}

@@ -1,0 +1,264 @@
+"""Generation over HTTP: from texts to engine requests, and from events to answers.
+
+/generate and /instruct differ in their prompts and in the shape of the answer, and share the rest.
+"""
+
+import asyncio
+import json
+import logging
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from app.dispatch import Job
+from app.errors import Problem, internal, invalid, of_exception
+from app.loading import ServedModel
+from app.schemas import GenerateRequest, InstructRequest, Timings, Usage
+from model.engine.request import Event, Finished, Generate, Request, Text, TokenLogprob
+from model.errors import PenwrightError
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_NEW_TOKENS = 128
+_LONG_TEXT = 20_000
+"""Characters from which encoding takes long enough (a few ms) to leave the event loop for it."""
+
+
+async def encode(model: ServedModel, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text.
+
+    Raises:
+        Problem: 422, a text that the tokenizer cannot cut up.
+    """
+    encode_one = model.base.tokenizer.encode
+    try:
+        if sum(map(len, texts)) > _LONG_TEXT:
+            return await asyncio.to_thread(lambda: [encode_one(text) for text in texts])
+        return [encode_one(text) for text in texts]
+    except BaseException as error:
+        # tiktoken's regular expressions overflow on runs of about a million spaces, and the panic
+        # that follows is no Exception.
+        if type(error).__name__ != "PanicException":
+            raise
+        raise invalid("text", "has a run of white space that is too long to tokenize") from None
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one HTTP request asks of the engine."""
+
+    id: str
+    model: ServedModel
+    requests: list[Request]
+    choices: int
+    """For each prompt: sequence p * choices + k is choice k of prompt p."""
+    logprobs: bool
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(len(request.tokens) for request in self.requests[:: self.choices])
+
+
+def plan(
+    model: ServedModel,
+    prompts: Sequence[Sequence[int]],
+    body: GenerateRequest | InstructRequest,
+    *,
+    timeout: float,
+    max_batch: int,
+) -> Generation:
+    """The engine requests for `prompts`.
+
+    Raises:
+        Problem: 400, a prompt does not fit the context; 422, too many sequences.
+    """
+    choices, logprobs = 1, None
+    if isinstance(body, GenerateRequest):
+        choices, logprobs = body.n, body.logprobs
+    if len(prompts) * choices > max_batch:
+        raise invalid(
+            "prompt", f"{len(prompts)} prompts x n = {choices}; at most {max_batch} together"
+        )
+    identity = uuid.uuid4().hex
+    deadline = time.monotonic() + timeout
+    requests: list[Request] = []
+    for number, tokens in enumerate(prompts):
+        tokens = tuple(tokens) or (model.base.tokenizer.end_token,)
+        new = _new_tokens(body.max_new_tokens, len(tokens), model.context_length, number)
+        for choice in range(choices):
+            want = Generate(
+                max_new_tokens=new,
+                sampling=body.sampling(body.temperature, choice),
+                stop=body.stops,
+                ignore_eos=body.ignore_eos,
+                logprobs=logprobs,
+            )
+            name = f"{identity}-{len(requests)}"
+            requests.append(Request(name, tokens, want, model.adapter_name, deadline))
+    return Generation(identity, model, requests, choices, logprobs is not None)
+
+
+def _new_tokens(wanted: int | None, length: int, context: int, number: int) -> int:
+    room = context - length
+    if room < 1:
+        message = f"prompt {number} has {length} tokens; the model's context of {context} has room "
+        message += f"for prompts of up to {context - 1}"
+    elif wanted is not None and wanted > room:
+        message = f"prompt {number} has {length} tokens and max_new_tokens is {wanted}: together "
+        message += f"{length + wanted}, more than the model's context of {context}"
+    else:
+        return min(DEFAULT_NEW_TOKENS, room) if wanted is None else wanted
+    numbers = {"prompt_tokens": length, "max_new_tokens": wanted, "context_length": context}
+    raise Problem(400, "context-length", message, extra=numbers)
+
+
+@dataclass
+class Completion:
+    """One sequence as it grows, and its end."""
+
+    pieces: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    end: Finished | None = None
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, Text):
+            self.pieces.append(event.text)
+            self.logprobs += event.logprobs
+        elif isinstance(event, Finished):
+            self.end = event
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
+    def finished(self) -> Finished:
+        assert self.end is not None, "the job ended without this sequence's end"
+        return self.end
+
+
+async def collect(generation: Generation) -> list[Completion]:
+    """Generate to the end: a completion for each sequence."""
+    completions = [Completion() for _ in generation.requests]
+    with generation.model.dispatcher.open(generation.requests) as job:
+        async for index, event in job:
+            completions[index].add(event)
+    return completions
+
+
+def usage(generation: Generation, ends: Sequence[Finished]) -> Usage:
+    completion = sum(end.completion_tokens for end in ends)
+    return Usage(
+        prompt_tokens=generation.prompt_tokens,
+        completion_tokens=completion,
+        total_tokens=generation.prompt_tokens + completion,
+        cached_tokens=sum(end.cached_tokens for end in ends[:: generation.choices]),
+    )
+
+
+def timings(ends: Sequence[Finished]) -> Timings:
+    return Timings(
+        queue=round(max(end.timings.queue for end in ends), 6),
+        prefill=round(max(end.timings.prefill for end in ends), 6),
+        decode=round(max(end.timings.decode for end in ends), 6),
+    )
+
+
+def logprobs_json(values: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    return [
+        {
+            "token": value.token,
+            "text": value.text,
+            "logprob": value.logprob,
+            "top": [
+                {"token": token, "text": text, "logprob": logprob}
+                for token, text, logprob in value.top
+            ],
+        }
+        for value in values
+    ]
+
+
+def encode_event(data: dict[str, Any], name: str | None = None) -> bytes:
+    """One server-sent event. JSON has no line breaks, so it is one `data` line."""
+    line = f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    return (f"event: {name}\n{line}" if name else line).encode()
+
+
+async def start_stream(generation: Generation) -> "EventStream":
+    """Begin to generate; the answer starts with the first event.
+
+    Until then, an error is still an answer of its own, with its status.
+    """
+    job = generation.model.dispatcher.open(generation.requests)
+    try:
+        first = await anext(job)
+    except BaseException:
+        job.close()
+        raise
+    return EventStream(generation, job, first)
+
+
+class EventStream(StreamingResponse):
+    """The events of a generation, as they come."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, generation: Generation, job: Job, first: tuple[int, Event]) -> None:
+        super().__init__(
+            self._events(generation, job, first),
+            # Proxies would otherwise collect the pieces before they pass them on.
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        )
+        self._job = job
+        self._scope: Scope = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._scope = scope
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._job.close()
+
+    async def _events(
+        self, generation: Generation, job: Job, first: tuple[int, Event]
+    ) -> AsyncIterator[bytes]:
+        ends: dict[int, Finished] = {}
+        try:
+            yield self._event(generation, *first, ends)
+            async for index, event in job:
+                yield self._event(generation, index, event, ends)
+            yield b"data: [DONE]\n\n"
+        except Exception as error:
+            # The status is sent: what remains is an event that says so.
+            if isinstance(error, PenwrightError):
+                error = of_exception(error)
+            problem = error if isinstance(error, Problem) else internal()
+            if problem.status_code == 500:
+                logger.exception("a stream failed", extra={"id": generation.id})
+            self._scope["state"]["stream_error"] = problem.status_code
+            yield encode_event(problem.body(self._scope), "error")
+
+    def _event(
+        self, generation: Generation, index: int, event: Event, ends: dict[int, Finished]
+    ) -> bytes:
+        data: dict[str, Any] = {"index": index, "text": ""}
+        if isinstance(event, Text):
+            data["text"] = event.text
+            if generation.logprobs:
+                data["logprobs"] = logprobs_json(event.logprobs)
+        elif isinstance(event, Finished):
+            data["finish_reason"] = event.reason
+            ends[index] = event
+            if len(ends) == len(generation.requests):
+                in_order = [ends[i] for i in range(len(ends))]
+                data["id"] = generation.id
+                data["model"] = generation.model.name
+                data["usage"] = usage(generation, in_order).model_dump()
+                data["timings"] = timings(in_order).model_dump()
+        return encode_event(data)

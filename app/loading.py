@@ -1,0 +1,177 @@
+"""From settings to models that are loaded, verified and in an engine each.
+
+Adapters of one base share its engine, and so its weights and its batch. A fully fine-tuned
+checkpoint has weights, and so an engine, of its own.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from app.dispatch import Dispatcher
+from app.settings import Settings, bundled_models, default_threads
+from model import golden
+from model.checkpoint import (
+    Adapter,
+    Base,
+    TaskName,
+    adapter_base_path,
+    is_adapter,
+    load_adapter,
+    load_base,
+)
+from model.classifier import ClassifierHead
+from model.errors import CheckpointError, UsageError
+from model.model_set import ModelSet, load_model_set
+
+logger = logging.getLogger(__name__)
+
+MakeDispatcher = Callable[[Base, Mapping[str, Adapter]], Dispatcher]
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model by the name that requests use."""
+
+    name: str
+    tasks: tuple[TaskName, ...]
+    base: Base
+    adapter: Adapter | None
+    dispatcher: Dispatcher
+
+    @property
+    def adapter_name(self) -> str | None:
+        """The name of the adapter within the engine; None is the base alone."""
+        return self.name if self.adapter is not None else None
+
+    @property
+    def head(self) -> ClassifierHead | None:
+        return self.base.head if self.adapter is None else self.adapter.head
+
+    @property
+    def context_length(self) -> int:
+        return self.base.config.context_length
+
+
+@dataclass(frozen=True)
+class LoadedModels:
+    """All that the service serves."""
+
+    models: dict[str, ServedModel]
+    defaults: dict[TaskName, str]
+    """The model of a task for requests that name none."""
+    dispatchers: tuple[Dispatcher, ...]
+
+
+def model_set(settings: Settings) -> ModelSet:
+    """The model set that `settings` name: a directory's, or one made of single checkpoints.
+
+    Raises:
+        UsageError: two different checkpoints have one name.
+        CheckpointError: `models.json` cannot be used.
+    """
+    if settings.base is None:
+        return load_model_set(settings.models or bundled_models())
+    tasks: dict[TaskName, str] = {}
+    paths: dict[str, Path] = {}
+    named: tuple[tuple[TaskName, Path | None], ...] = (
+        ("generate", settings.base),
+        ("classify", settings.classify),
+        ("instruct", settings.instruct),
+    )
+    for task, path in named:
+        if path is None:
+            continue
+        path = path.resolve()
+        if paths.setdefault(path.name, path) != path:
+            raise UsageError(
+                f"--{task} {path} has the same name as {paths[path.name]}; rename one of them"
+            )
+        tasks[task] = path.name
+    return ModelSet(tasks, paths)
+
+
+def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
+    """Load and verify all models. Blocks; for a thread other than the event loop's.
+
+    Raises:
+        CheckpointError: a checkpoint cannot be loaded, or answers other than its card says.
+        UsageError: a setting does not go with what is there.
+    """
+    chosen = model_set(settings)
+    threads = settings.threads or default_threads()
+    torch.set_num_threads(threads)
+    device, dtype = settings.torch_device(), settings.torch_dtype()
+    logger.info("loading models", extra={"device": str(device), "threads": threads})
+
+    base_paths: dict[str, Path] = {}
+    for name, path in chosen.paths.items():
+        if not path.is_dir():
+            raise CheckpointError(f"{path}: no such checkpoint directory")
+        if is_adapter(path):
+            # With --base, that is the base: load_adapter refuses it if it is another one.
+            base_paths[name] = (settings.base or adapter_base_path(path)).resolve()
+        else:
+            base_paths[name] = path.resolve()
+    bases = {path: _load_base(path, dtype, device) for path in dict.fromkeys(base_paths.values())}
+
+    adapters: dict[Path, dict[str, Adapter]] = {path: {} for path in bases}
+    for name, path in chosen.paths.items():
+        if is_adapter(path):
+            base = bases[base_paths[name]]
+            adapters[base_paths[name]][name] = _load_adapter(path, base)
+    dispatchers = {path: make_dispatcher(bases[path], adapters[path]) for path in bases}
+
+    models = {}
+    for name in chosen.paths:
+        path = base_paths[name]
+        tasks = tuple(task for task, of in chosen.tasks.items() if of == name)
+        model = ServedModel(name, tasks, bases[path], adapters[path].get(name), dispatchers[path])
+        _check_tasks(model)
+        models[name] = model
+    return LoadedModels(models, dict(chosen.tasks), tuple(dispatchers.values()))
+
+
+def _load_base(path: Path, dtype: torch.dtype, device: torch.device) -> Base:
+    started = time.monotonic()
+    base = load_base(path, dtype=dtype, device=device)
+    golden.verify(str(path), base.card.get("golden", []), base.model, base.tokenizer, base.head)
+    _log_loaded(path, base.id, started)
+    return base
+
+
+def _load_adapter(path: Path, base: Base) -> Adapter:
+    started = time.monotonic()
+    adapter = load_adapter(path, base)
+    golden.verify(
+        str(path),
+        adapter.card.get("golden", []),
+        base.model,
+        base.tokenizer,
+        adapter.head,
+        adapter.lora,
+    )
+    _log_loaded(path, adapter.id, started)
+    return adapter
+
+
+def _log_loaded(path: Path, checkpoint: str, started: float) -> None:
+    seconds = round(time.monotonic() - started, 3)
+    logger.info(
+        "checkpoint verified",
+        extra={"path": str(path), "checkpoint": checkpoint, "seconds": seconds},
+    )
+
+
+def _check_tasks(model: ServedModel) -> None:
+    """Refuse a checkpoint for a task that it was not made for."""
+    made_for = model.base.task if model.adapter is None else model.adapter.task
+    for task in model.tasks:
+        if task != made_for:
+            raise CheckpointError(f"{model.name}: is to answer {task}, but was made for {made_for}")
+    if "classify" in model.tasks and model.head is None:
+        raise CheckpointError(f"{model.name}: has no classification head")

@@ -1,0 +1,172 @@
+"""What surrounds every request, as plain ASGI: no route has to think of it, also none added later.
+
+From the outside in: `Observe` gives the request its id, its log line and its place in the metrics;
+`LimitBody` refuses bodies that are too large; `CancelWhenGone` stops the work for a client that has
+left, be the answer a stream or not.
+"""
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import Problem, internal
+from app.service import Service
+
+logger = logging.getLogger("app.access")
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+CLIENT_CLOSED_REQUEST = 499
+"""In logs and metrics: nobody was there to be answered. The number is nginx's."""
+
+
+class ClientGoneError(Exception):
+    """The client left before its answer was complete."""
+
+
+class Observe:
+    """Request id, log line, metrics; and a problem for what nobody else caught."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app = app
+        self.service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        # A copy: the server gives all requests one object.
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+        status = 0
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+            await send(message)
+
+        self.service.in_flight += 1
+        try:
+            await self.app(scope, receive, send_with_id)
+        except ClientGoneError:
+            status = CLIENT_CLOSED_REQUEST
+        except Exception:
+            logger.exception("unhandled", extra={"request_id": request_id})
+            if status == 0:
+                await internal().response(scope)(scope, receive, send_with_id)
+            # Else the answer has begun: the server sees that it is not complete, and cuts it.
+        finally:
+            self.service.in_flight -= 1
+            self._record(scope, status or CLIENT_CLOSED_REQUEST, time.perf_counter() - started)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", None) or "unmatched"
+        self.service.metrics.request(route, status, seconds)
+        state = scope["state"]
+        extra = {
+            "request_id": state["request_id"],
+            "method": scope["method"],
+            "path": scope["path"],
+            "status": status,
+            "seconds": round(seconds, 6),
+        }
+        if "stream_error" in state:
+            extra["stream_error"] = state["stream_error"]
+        logger.info("request", extra=extra)
+
+
+class LimitBody:
+    """Refuses a body that is larger than allowed, whether it says so in advance or not."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > self.limit:
+            await self._problem(declared).response(scope)(scope, receive, send)
+            return
+        read = 0
+
+        async def receive_limited() -> Message:
+            nonlocal read
+            message = await receive()
+            if message["type"] == "http.request":
+                read += len(message.get("body", b""))
+                if read > self.limit:
+                    raise self._problem("more")
+            return message
+
+        await self.app(scope, receive_limited, send)
+
+    def _problem(self, size: str) -> Problem:
+        return Problem(
+            413, "body-too-large", f"the body has {size} bytes; at most {self.limit} are allowed"
+        )
+
+
+class CancelWhenGone:
+    """Cancels the handler of a request when the client leaves before the answer is complete.
+
+    Starlette does so for streams only. Once the body is read, what can still be received is the
+    news that the client has gone: this waits for it beside the handler.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        handler = asyncio.current_task()
+        assert handler is not None
+        watcher: asyncio.Task[None] | None = None
+        complete = gone = False
+
+        async def watch() -> None:
+            nonlocal gone
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            if not complete:
+                gone = True
+                handler.cancel()
+
+        async def receive_watched() -> Message:
+            nonlocal watcher
+            if watcher is not None:
+                await asyncio.shield(watcher)
+                return {"type": "http.disconnect"}
+            message = await receive()
+            if message["type"] == "http.request" and not message.get("more_body", False):
+                watcher = asyncio.create_task(watch())
+            return message
+
+        async def send_watched(message: Message) -> None:
+            nonlocal complete
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                complete = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive_watched, send_watched)
+        except asyncio.CancelledError:
+            if not gone:
+                raise
+            handler.uncancel()
+            raise ClientGoneError from None
+        finally:
+            if watcher is not None:
+                watcher.cancel()

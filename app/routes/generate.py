@@ -1,0 +1,64 @@
+"""POST /generate: continue one or several texts."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body
+from starlette.responses import Response
+
+from app.generation import collect, encode, logprobs_json, plan, start_stream, timings, usage
+from app.routes.problems import WORK
+from app.schemas import (
+    GENERATE_EXAMPLES,
+    Choice,
+    GenerateRequest,
+    GenerateResponse,
+    TokenLogprobs,
+)
+from app.service import ServiceDependency
+
+router = APIRouter()
+
+
+@router.post("/generate", response_model=GenerateResponse, responses=WORK, tags=["models"])
+async def generate(
+    body: Annotated[GenerateRequest, Body(openapi_examples=GENERATE_EXAMPLES)],
+    service: ServiceDependency,
+) -> Response | GenerateResponse:
+    """Continue a text, or several, in one or several ways.
+
+    With `stream`, the answer is `text/event-stream`: events with `index` and `text`; for each
+    choice a last one with `finish_reason`, the very last with `usage`; then `data: [DONE]`. An
+    error after the first byte is an `event: error` with a problem as its data.
+    """
+    model = service.model("generate", body.model)
+    generation = plan(
+        model,
+        await encode(model, body.prompts),
+        body,
+        timeout=service.settings.request_timeout,
+        max_batch=service.settings.max_batch,
+    )
+    if body.stream:
+        return await start_stream(generation)
+    completions = await collect(generation)
+    ends = [completion.finished for completion in completions]
+    return GenerateResponse(
+        id=generation.id,
+        model=model.name,
+        choices=[
+            Choice(
+                index=index,
+                text=completion.text,
+                finish_reason=completion.finished.reason,
+                logprobs=[
+                    TokenLogprobs.model_validate(value)
+                    for value in logprobs_json(completion.logprobs)
+                ]
+                if generation.logprobs
+                else None,
+            )
+            for index, completion in enumerate(completions)
+        ],
+        usage=usage(generation, ends),
+        timings=timings(ends),
+    )

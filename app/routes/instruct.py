@@ -1,0 +1,42 @@
+"""POST /instruct: follow an instruction."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body
+from starlette.responses import Response
+
+from app.generation import collect, encode, plan, start_stream, timings, usage
+from app.routes.problems import WORK
+from app.schemas import INSTRUCT_EXAMPLES, InstructRequest, InstructResponse
+from app.service import ServiceDependency
+from model.prompts import instruction_prompt
+
+router = APIRouter()
+
+
+@router.post("/instruct", response_model=InstructResponse, responses=WORK, tags=["models"])
+async def instruct(
+    body: Annotated[InstructRequest, Body(openapi_examples=INSTRUCT_EXAMPLES)],
+    service: ServiceDependency,
+) -> Response | InstructResponse:
+    """Follow an instruction, with an input if it needs one. Streams as /generate does."""
+    model = service.model("instruct", body.model)
+    prompt = instruction_prompt(body.instruction, body.input)
+    generation = plan(
+        model,
+        await encode(model, [prompt]),
+        body,
+        timeout=service.settings.request_timeout,
+        max_batch=service.settings.max_batch,
+    )
+    if body.stream:
+        return await start_stream(generation)
+    [completion] = await collect(generation)
+    return InstructResponse(
+        id=generation.id,
+        model=model.name,
+        response=completion.text,
+        finish_reason=completion.finished.reason,
+        usage=usage(generation, [completion.finished]),
+        timings=timings([completion.finished]),
+    )

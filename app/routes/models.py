@@ -1,0 +1,43 @@
+"""GET /models: what is served, and how good it is."""
+
+from fastapi import APIRouter
+
+from app.loading import ServedModel
+from app.routes.problems import problems
+from app.schemas import ModelCard, ModelsResponse
+from app.service import ServiceDependency
+
+router = APIRouter()
+
+
+@router.get("/models", responses=problems(503), tags=["service"])
+async def models(service: ServiceDependency) -> ModelsResponse:
+    """Each model with its checkpoint, size and measured quality."""
+    loaded = service.require_loaded()
+    return ModelsResponse(models=[_card(model) for model in loaded.models.values()])
+
+
+def _card(model: ServedModel) -> ModelCard:
+    base, adapter = model.base, model.adapter
+    checkpoint = base if adapter is None else adapter
+    labels = model.head.labels if model.head is not None else None
+    head = sum(p.numel() for p in model.head.parameters()) if model.head is not None else 0
+    own = None
+    if adapter is not None:
+        own = head + sum(p.numel() for p in adapter.lora.parameters())
+    weights = "model.safetensors" if adapter is None else "adapter.safetensors"
+    return ModelCard(
+        name=model.name,
+        tasks=list(model.tasks),
+        checkpoint=checkpoint.id,
+        sha256=checkpoint.card["files"][weights],
+        base=None if adapter is None else base.id,
+        parameters=base.model.parameter_count() + (head if own is None else own),
+        adapter_parameters=own,
+        context_length=model.context_length,
+        vocab_size=base.tokenizer.vocab_size,
+        labels=list(labels.names) if labels else None,
+        positive=labels.positive if labels else None,
+        threshold=labels.threshold if labels and labels.positive else None,
+        metrics=checkpoint.card.get("metrics", {}),
+    )

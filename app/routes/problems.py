@@ -1,0 +1,30 @@
+"""The errors of the routes, for the API's description."""
+
+from typing import Any
+
+from app.errors import MEDIA_TYPE
+from app.schemas import ProblemBody
+
+_WHEN = {
+    400: "Longer than the model's context, or no JSON",
+    404: "No such model, or none for this task",
+    413: "The body is too large",
+    422: "A field is invalid",
+    429: "The queue is full; Retry-After says when to come back",
+    500: "Something went wrong inside",
+    503: "Loading, draining or failed",
+    504: "Past the request's deadline",
+}
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route that can answer with these errors."""
+    schema = ProblemBody.model_json_schema()
+    return {
+        status: {"description": _WHEN[status], "content": {MEDIA_TYPE: {"schema": schema}}}
+        for status in statuses
+    }
+
+
+WORK = problems(400, 404, 413, 422, 429, 500, 503, 504)
+"""Of routes that run a model."""

@@ -1,0 +1,53 @@
+"""POST /tokenize and /detokenize: what the models read in place of text."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body
+
+from app.errors import invalid
+from app.generation import encode
+from app.routes.problems import problems
+from app.schemas import (
+    DETOKENIZE_EXAMPLES,
+    TOKENIZE_EXAMPLES,
+    DetokenizeRequest,
+    DetokenizeResponse,
+    TokenizeRequest,
+    TokenizeResponse,
+)
+from app.service import ServiceDependency
+
+router = APIRouter(tags=["tokens"], responses=problems(400, 404, 413, 422, 503))
+
+
+@router.post("/tokenize")
+async def tokenize(
+    body: Annotated[TokenizeRequest, Body(openapi_examples=TOKENIZE_EXAMPLES)],
+    service: ServiceDependency,
+) -> TokenizeResponse:
+    """The token ids of a text, as the model reads it."""
+    model = service.any_model(body.model)
+    [tokens] = await encode(model, [body.text])
+    return TokenizeResponse(model=model.name, tokens=tokens)
+
+
+@router.post("/detokenize")
+async def detokenize(
+    body: Annotated[DetokenizeRequest, Body(openapi_examples=DETOKENIZE_EXAMPLES)],
+    service: ServiceDependency,
+) -> DetokenizeResponse:
+    """The text of token ids; bytes that are no whole character become U+FFFD."""
+    model = service.any_model(body.model)
+    tokenizer = model.base.tokenizer
+    for place, token in enumerate(body.tokens):
+        if token >= tokenizer.vocab_size:
+            raise invalid(
+                f"tokens[{place}]",
+                f"is no token; the vocabulary ends at {tokenizer.vocab_size - 1}",
+                token,
+            )
+    try:
+        text = tokenizer.decode(body.tokens)
+    except KeyError:
+        raise invalid("tokens", "has an id that is no token of the vocabulary") from None
+    return DetokenizeResponse(model=model.name, text=text)

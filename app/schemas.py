@@ -1,0 +1,386 @@
+"""Bodies of requests and answers.
+
+Unknown fields are refused, so that a misspelt one cannot be ignored in silence; so are numbers
+given as text, and NaN. What depends on the model (its context, its labels) is checked by the
+routes.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from model.engine.request import FinishReason
+from model.sampling import SamplingSettings
+
+
+def _unicode(text: str) -> str:
+    """JSON can hold halves of surrogate pairs, which are no characters and have no bytes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"has half a surrogate pair at {error.start}; it is no text") from None
+    return text
+
+
+def _one_or_many(value: Any) -> str:
+    return "list" if isinstance(value, list) else "text"
+
+
+Str = Annotated[str, AfterValidator(_unicode)]
+NonEmpty = Annotated[str, Field(min_length=1), AfterValidator(_unicode)]
+StopString = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_unicode)]
+
+# The discriminator decides by the kind of the value, so that an error is told once and not for
+# each member of the union.
+Prompts = Annotated[
+    Annotated[Str, Tag("text")] | Annotated[list[Str], Field(min_length=1), Tag("list")],
+    Discriminator(_one_or_many),
+]
+Texts = Annotated[
+    Annotated[NonEmpty, Tag("text")] | Annotated[list[NonEmpty], Field(min_length=1), Tag("list")],
+    Discriminator(_one_or_many),
+]
+Stops = Annotated[
+    Annotated[StopString, Tag("text")]
+    | Annotated[list[StopString], Field(max_length=8), Tag("list")],
+    Discriminator(_one_or_many),
+]
+
+
+class _Body(BaseModel):
+    """A request body."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+    model: Str | None = Field(
+        None,
+        description="Name of a model, as /models lists them; by default the one of the model set.",
+    )
+
+
+class _Sampling(_Body):
+    """How a text is generated."""
+
+    max_new_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Most tokens to generate. If given, the prompt and as many tokens must fit "
+        "the model's context; if not, it is 128 or what the context has room for.",
+    )
+    top_k: int | None = Field(
+        None, ge=1, description="Draw from the k most probable tokens only; null is all."
+    )
+    top_p: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Draw from the smallest set of most probable tokens that has this "
+        "probability together.",
+    )
+    min_p: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Draw only tokens at least this share as probable as the most probable one.",
+    )
+    repetition_penalty: float = Field(
+        1.0,
+        gt=0,
+        le=10,
+        description="Above 1, makes tokens of the prompt and of the text so far less likely.",
+    )
+    presence_penalty: float = Field(
+        0.0,
+        ge=-2,
+        le=2,
+        description="Taken from the logits of tokens that were generated before.",
+    )
+    frequency_penalty: float = Field(
+        0.0, ge=-2, le=2, description="The same for each time that a token was generated."
+    )
+    stop: Stops | None = Field(
+        None,
+        description="Up to 8 strings; the first that appears ends the text and is no part of it.",
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        le=2**63 - 1,
+        description="The same request with the same seed gets the same text. With `n`, choice "
+        "k of a prompt draws with seed + k. Null draws anew each time.",
+    )
+    ignore_eos: bool = Field(
+        False, description="Go on after the end token, up to `max_new_tokens`."
+    )
+    stream: bool = Field(False, description="Send the text piece by piece, as `text/event-stream`.")
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    def sampling(self, temperature: float, choice: int = 0) -> SamplingSettings:
+        """The settings of one of the choices of a prompt."""
+        return SamplingSettings(
+            temperature=temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            seed=None if self.seed is None else self.seed + choice,
+        )
+
+
+class GenerateRequest(_Sampling):
+    """Continue a text, or several."""
+
+    prompt: Prompts = Field(
+        description="A text to continue, or a list of them. An empty one starts a new document: "
+        "the model is then given its end token, which stands between documents."
+    )
+    temperature: float = Field(
+        0.8,
+        ge=0,
+        le=100,
+        description="0 always takes the most probable token; higher is more varied.",
+    )
+    n: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Choices for each prompt; choice k of prompt p has the index p * n + k.",
+    )
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=20,
+        description="Report the log-probability of each token and those of this many of the most "
+        "probable ones; null reports none. They are the model's own, before temperature.",
+    )
+
+    @property
+    def prompts(self) -> list[str]:
+        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
+
+
+class InstructRequest(_Sampling):
+    """Follow an instruction."""
+
+    instruction: NonEmpty = Field(description="What to do.")
+    input: Str = Field("", description="The text to do it with, if the instruction needs one.")
+    temperature: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="0 always takes the most probable token; higher is more varied.",
+    )
+
+
+class ClassifyRequest(_Body):
+    """Label a text, or several."""
+
+    text: Texts = Field(description="A text, or a list of them; none may be empty.")
+    truncate: bool = Field(
+        False,
+        description="Read only the beginning of a text that is longer than the model's context; "
+        "otherwise such a text is an error.",
+    )
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Probability from which a text gets the positive label, in place of the "
+        "trained one. Only for a model with a positive label.",
+    )
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.text] if isinstance(self.text, str) else self.text
+
+
+class TokenizeRequest(_Body):
+    """Turn a text into token ids."""
+
+    text: Str = Field(description="The text; all of it is taken as ordinary text.")
+
+
+class DetokenizeRequest(_Body):
+    """Turn token ids into a text."""
+
+    tokens: list[Annotated[int, Field(ge=0)]] = Field(description="Token ids of the vocabulary.")
+
+
+class Alternative(BaseModel):
+    """A token that could have come at this place."""
+
+    token: int
+    text: str
+    logprob: float
+
+
+class TokenLogprobs(Alternative):
+    """A generated token."""
+
+    top: list[Alternative] = Field(description="The most probable tokens here, the best first.")
+
+
+class Usage(BaseModel):
+    """Numbers of tokens."""
+
+    prompt_tokens: int = Field(description="Of the prompts; each counts once, whatever `n` is.")
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int = Field(description="Prompt tokens that did not have to be computed.")
+
+
+class Timings(BaseModel):
+    """Seconds; with several choices, the longest of each."""
+
+    queue: float = Field(description="Until the engine took the request up.")
+    prefill: float = Field(description="From there to the first token.")
+    decode: float = Field(description="From there to the last.")
+
+
+class Choice(BaseModel):
+    index: int
+    text: str
+    finish_reason: FinishReason
+    logprobs: list[TokenLogprobs] | None
+
+
+class GenerateResponse(BaseModel):
+    id: str
+    model: str
+    choices: list[Choice]
+    usage: Usage
+    timings: Timings
+
+
+class InstructResponse(BaseModel):
+    id: str
+    model: str
+    response: str
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+class Classification(BaseModel):
+    label: str
+    score: float = Field(description="Probability of `label`.")
+    probabilities: dict[str, float]
+    tokens: int = Field(description="Number of tokens that were read.")
+    truncated: bool = Field(description="Whether the text was longer than that.")
+
+
+class ClassifyResponse(BaseModel):
+    model: str
+    results: list[Classification] = Field(description="One for each text, in order.")
+    usage: Usage
+
+
+class TokenizeResponse(BaseModel):
+    model: str
+    tokens: list[int]
+
+
+class DetokenizeResponse(BaseModel):
+    model: str
+    text: str
+
+
+class ModelCard(BaseModel):
+    """One of the models that are served."""
+
+    name: str = Field(description="What `model` is in a request.")
+    tasks: list[Literal["generate", "classify", "instruct"]]
+    checkpoint: str = Field(description="The checkpoint's id: SHA-256 of its card.")
+    sha256: str = Field(description="SHA-256 of its file of weights.")
+    base: str | None = Field(description="Of an adapter: the id of the base that it belongs to.")
+    parameters: int = Field(description="Of the whole network, the adapter included.")
+    adapter_parameters: int | None = Field(description="Of an adapter: how many are its own.")
+    context_length: int
+    vocab_size: int
+    labels: list[str] | None
+    positive: str | None = Field(description="The label that must reach the threshold.")
+    threshold: float | None
+    metrics: dict[str, Any] = Field(description="As its card has them.")
+
+
+class ModelsResponse(BaseModel):
+    models: list[ModelCard]
+
+
+class ProblemBody(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    request_id: str | None
+    errors: list[dict[str, Any]] | None = Field(None, description="With 422: one for each field.")
+
+
+Example = dict[str, Any]
+
+GENERATE_EXAMPLES: dict[str, Example] = {
+    "continue": {
+        "summary": "Continue a text",
+        "value": {"prompt": "Once upon a time", "max_new_tokens": 40, "seed": 1},
+    },
+    "choices": {
+        "summary": "Two choices for each of two prompts",
+        "value": {
+            "prompt": ["The old man", "The sea"],
+            "n": 2,
+            "max_new_tokens": 20,
+            "temperature": 0.7,
+            "top_p": 0.95,
+            "stop": ["\n"],
+            "seed": 7,
+        },
+    },
+    "stream": {
+        "summary": "Stream",
+        "value": {"prompt": "In the morning", "max_new_tokens": 40, "stream": True},
+    },
+}
+INSTRUCT_EXAMPLES: dict[str, Example] = {
+    "instruction": {
+        "summary": "An instruction with an input",
+        "value": {
+            "instruction": "Rewrite the sentence in the past tense.",
+            "input": "She walks to school.",
+        },
+    },
+    "stream": {
+        "summary": "Stream",
+        "value": {"instruction": "Name a synonym of 'happy'.", "stream": True},
+    },
+}
+CLASSIFY_EXAMPLES: dict[str, Example] = {
+    "text": {
+        "summary": "One text",
+        "value": {"text": "You have WON a free prize! Text WIN to 80086 to claim it now."},
+    },
+    "texts": {
+        "summary": "Several texts",
+        "value": {
+            "text": ["Are we still meeting for lunch?", "FREE entry! Call 09061701461 now!"],
+            "truncate": True,
+        },
+    },
+}
+TOKENIZE_EXAMPLES: dict[str, Example] = {
+    "text": {"summary": "A text", "value": {"text": "Hello, world!"}}
+}
+DETOKENIZE_EXAMPLES: dict[str, Example] = {
+    "tokens": {"summary": "Some tokens", "value": {"tokens": [72, 101, 108, 108, 111]}}
+}

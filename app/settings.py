@@ -1,0 +1,207 @@
+"""All settings of the service: environment variables `PENWRIGHT_…`, or flags of `penwright-serve`.
+
+Each field is both: `max_waiting` is `PENWRIGHT_MAX_WAITING` and `--max-waiting`; a flag overrides
+its variable.
+"""
+
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from model.engine.engine import EngineSettings
+from model.errors import UsageError
+
+
+class Settings(BaseSettings):
+    """Settings of one service process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PENWRIGHT_",
+        env_ignore_empty=True,
+        extra="forbid",
+        frozen=True,
+        # `models` is a field here, not a part of pydantic's own namespace.
+        protected_namespaces=(),
+    )
+
+    models: Path | None = Field(
+        None, description="directory of a model set, with models.json; by default the bundled one"
+    )
+    base: Path | None = Field(
+        None, description="one checkpoint to serve in place of a model set; answers /generate"
+    )
+    classify: Path | None = Field(
+        None, description="with --base: an adapter or a whole checkpoint that answers /classify"
+    )
+    instruct: Path | None = Field(
+        None, description="with --base: an adapter or a whole checkpoint that answers /instruct"
+    )
+    host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where the models run; auto takes the GPU if there is one"
+    )
+    dtype: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="precision of the weights; auto is bf16 on a GPU and fp32 on a CPU"
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="CPU threads; 0 takes the container's CPU quota, else all"
+    )
+    slots: int = Field(16, ge=1, le=4096, description="sequences that run at once")
+    max_waiting: int = Field(
+        256, ge=1, le=1_000_000, description="sequences that may wait; beyond that answers are 429"
+    )
+    step_tokens: int = Field(
+        512, ge=1, le=1_000_000, description="most tokens computed in one step; at least slots"
+    )
+    request_timeout: float = Field(
+        120.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="seconds after which a request is given up and answered 504",
+    )
+    max_body_bytes: int = Field(
+        1 << 20, ge=1024, le=1 << 30, description="largest request body, in bytes"
+    )
+    max_batch: int = Field(
+        64, ge=1, le=4096, description="most sequences of one request: prompts x n, or texts"
+    )
+    drain_timeout: float = Field(
+        30.0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="seconds that running requests get to finish when the service is stopped",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least important level that is logged"
+    )
+    log_format: Literal["json", "text"] = Field("json", description="form of the log lines")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        if self.base is not None and self.models is not None:
+            raise ValueError("--base and --models exclude each other: give one of them")
+        for name in ("classify", "instruct"):
+            if getattr(self, name) is not None and self.base is None:
+                raise ValueError(f"--{name} needs --base: the checkpoint that it belongs to")
+        for name in ("models", "base", "classify", "instruct"):
+            path: Path | None = getattr(self, name)
+            if path is not None and not path.is_dir():
+                raise ValueError(f"--{name} is {str(path)!r}: there is no such directory")
+        if self.step_tokens < self.slots:
+            raise ValueError(
+                f"--step-tokens is {self.step_tokens}; it must be at least --slots ({self.slots})"
+            )
+        if self.max_batch > self.max_waiting:
+            raise ValueError(
+                f"--max-batch is {self.max_batch}; "
+                f"it must be at most --max-waiting ({self.max_waiting})"
+            )
+        return self
+
+    @property
+    def engine(self) -> EngineSettings:
+        return EngineSettings(self.slots, self.max_waiting, self.step_tokens)
+
+    def torch_device(self) -> torch.device:
+        """Where the models run.
+
+        Raises:
+            UsageError: a GPU is asked for and there is none that torch can use.
+        """
+        available = torch.cuda.is_available()
+        if self.device == "cuda" and not available:
+            raise UsageError("--device is 'cuda', but torch finds no usable GPU; give cpu or auto")
+        return torch.device("cuda" if available and self.device != "cpu" else "cpu")
+
+    def torch_dtype(self) -> torch.dtype:
+        if self.dtype == "auto":
+            return torch.bfloat16 if self.torch_device().type == "cuda" else torch.float32
+        return torch.bfloat16 if self.dtype == "bf16" else torch.float32
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment, with `overrides` (flags, possibly as text) in front.
+
+    A flag that names models displaces the variables that name other models, with which it would
+    not go together.
+
+    Raises:
+        UsageError: names every setting that is wrong, its value and what is allowed.
+    """
+    if "models" in overrides:
+        overrides = {"base": None, "classify": None, "instruct": None, **overrides}
+    elif "base" in overrides:
+        overrides = {"models": None, **overrides}
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        raise UsageError("; ".join(_explain(entry) for entry in error.errors())) from None
+
+
+def _explain(entry: Any) -> str:
+    if not entry["loc"]:
+        return str(entry["ctx"]["error"])
+    name = str(entry["loc"][0])
+    message = entry["msg"][0].lower() + entry["msg"][1:]
+    flag = name.replace("_", "-")
+    return f"--{flag} (PENWRIGHT_{name.upper()}) is {str(entry['input'])!r}: {message}"
+
+
+def bundled_models() -> Path:
+    """The model set that comes with Penwright: beside the source, or where the wheel puts it.
+
+    Raises:
+        UsageError: there is none.
+    """
+    places = (
+        Path(__file__).resolve().parent.parent / "checkpoints" / "default",
+        Path(sys.prefix) / "share" / "penwright" / "checkpoints" / "default",
+    )
+    for place in places:
+        if (place / "models.json").is_file():
+            return place
+    raise UsageError("there are no bundled models here; name some with --models or --base")
+
+
+def default_threads(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """CPU threads to use: the container's CPU quota, rounded up, else the cores one may run on.
+
+    A container sees all of the host's cores; as many threads on a smaller quota would be stopped
+    for most of every period.
+
+    Args:
+        root: where the control groups are mounted.
+    """
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    quota = _cpu_quota(root)
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))
+
+
+def _cpu_quota(root: Path) -> float | None:
+    """CPUs that the control group allows (version 2, else version 1); None if it sets no limit."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    try:
+        # Version 2 writes "max" and version 1 writes -1 for no limit.
+        cpus = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return cpus if cpus > 0 else None

@@ -1,0 +1,387 @@
+"""The checkpoint directory: what training publishes and the service loads.
+
+    base/      config.json  model.safetensors  tokenizer.tiktoken  card.json
+    adapter/   adapter.json  adapter.safetensors  card.json
+
+`card.json` holds the SHA-256 of every other file, and its own hash is the checkpoint's id. Loading
+checks all of them: an altered file is refused by its name. There is no pickle, and nothing is
+downloaded. Publishing replaces the directory whole (`model.atomic`).
+
+A directory of the first kind may also hold a classification head (`score.*`): that is a fully
+fine-tuned classifier.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from model import golden, prompts
+from model.atomic import new_directory
+from model.classifier import ClassifierHead, Labels
+from model.config import GPTConfig
+from model.errors import CheckpointError, UsageError
+from model.gpt import GPT
+from model.lora import LoRA, LoRASettings
+from model.tokenizer import Tokenizer
+
+FORMAT_VERSION = 1
+TaskName = Literal["generate", "classify", "instruct"]
+TASKS: tuple[TaskName, ...] = ("generate", "classify", "instruct")
+
+_CARD, _CONFIG, _ADAPTER = "card.json", "config.json", "adapter.json"
+_MODEL, _TOKENIZER, _ADAPTER_WEIGHTS = (
+    "model.safetensors",
+    "tokenizer.tiktoken",
+    "adapter.safetensors",
+)
+_PEFT_PREFIX = "base_model.model.transformer."
+
+
+@dataclass(frozen=True)
+class Base:
+    """A loaded network with its tokenizer, in evaluation mode."""
+
+    path: Path
+    id: str
+    """SHA-256 of its card."""
+    task: TaskName
+    config: GPTConfig
+    model: GPT
+    tokenizer: Tokenizer
+    stop_tokens: tuple[int, ...]
+    head: ClassifierHead | None
+    card: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A loaded adapter of a base."""
+
+    path: Path
+    id: str
+    task: TaskName
+    lora: LoRA
+    head: ClassifierHead | None
+    card: dict[str, Any]
+
+
+def is_adapter(path: Path) -> bool:
+    """Whether `path` is an adapter rather than a checkpoint with weights of its own."""
+    return (path / _ADAPTER).is_file()
+
+
+def save_base(
+    out: Path,
+    model: GPT,
+    tokenizer: Tokenizer,
+    *,
+    card: Mapping[str, Any],
+    dtype: torch.dtype = torch.bfloat16,
+    head: ClassifierHead | None = None,
+    task: TaskName = "generate",
+) -> Base:
+    """Publish a network at `out`, and return it as the written files give it, in fp32.
+
+    Args:
+        dtype: of the stored weights; they are rounded to it.
+        card: what is known of the checkpoint; hashes and golden outputs are added.
+
+    Raises:
+        PenwrightError: it cannot be written; what was at `out` before still is.
+    """
+    weights = dict(model.state_dict())
+    if head is not None:
+        weights.update(head.state_dict())
+    config = {
+        "format_version": FORMAT_VERSION,
+        "task": task,
+        "architecture": model.config.to_dict(),
+        "dtype": _dtype_name(dtype),
+        "tokenizer": tokenizer.settings(),
+        "template": {"name": prompts.TEMPLATE, "version": prompts.TEMPLATE_VERSION},
+        "stop_tokens": [tokenizer.end_token],
+        "classifier": None if head is None else asdict(head.labels),
+    }
+    with new_directory(out) as directory:
+        _write_json(directory / _CONFIG, config)
+        (directory / _TOKENIZER).write_bytes(tokenizer.file_content())
+        _write_weights(directory / _MODEL, weights, dtype)
+        saved = _read_base(directory, {}, torch.float32, torch.device("cpu"))
+        outputs = golden.compute(saved.model, saved.tokenizer, saved.head, None, task)
+        _write_card(directory, card, outputs)
+    return load_base(out)
+
+
+def load_base(
+    path: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Base:
+    """Load and verify the checkpoint at `path`.
+
+    Args:
+        dtype: in which the weights are held, whatever they were stored in.
+
+    Raises:
+        CheckpointError: a file is missing, altered, of another version or shape; names it.
+    """
+    card = _read_card(path, (_CONFIG, _MODEL, _TOKENIZER))
+    return _read_base(path, card, dtype, torch.device(device))
+
+
+def save_adapter(
+    out: Path,
+    base: Base,
+    *,
+    task: TaskName,
+    lora: LoRA,
+    head: ClassifierHead | None,
+    card: Mapping[str, Any],
+    dtype: torch.dtype = torch.bfloat16,
+) -> Adapter:
+    """Publish an adapter of `base` at `out`, and return it as the written files give it, in fp32.
+
+    `base` must be loaded in fp32 on the CPU: the golden outputs are computed with it.
+
+    Raises:
+        PenwrightError: it cannot be written; what was at `out` before still is.
+    """
+    weights = dict(head.state_dict()) if head is not None else {}
+    for path in lora.paths():
+        weights[f"{_PEFT_PREFIX}{path}.lora_A.weight"] = lora.a[path.replace(".", "/")]
+        weights[f"{_PEFT_PREFIX}{path}.lora_B.weight"] = lora.b[path.replace(".", "/")]
+    labels = head.labels if head is not None else None
+    settings = {
+        "format_version": FORMAT_VERSION,
+        "task": task,
+        "base": {
+            "path": os.path.relpath(base.path.resolve(), out.resolve()),
+            "sha256": base.id,
+        },
+        "dtype": _dtype_name(dtype),
+        "rank": lora.settings.rank,
+        "alpha": lora.settings.alpha,
+        "targets": list(lora.settings.targets),
+        "template": {"name": prompts.TEMPLATE, "version": prompts.TEMPLATE_VERSION},
+        "labels": list(labels.names) if labels else None,
+        "positive": labels.positive if labels else None,
+        "threshold": labels.threshold if labels else None,
+        "temperature": labels.temperature if labels else None,
+    }
+    with new_directory(out) as directory:
+        _write_json(directory / _ADAPTER, settings)
+        _write_weights(directory / _ADAPTER_WEIGHTS, weights, dtype)
+        saved = _read_adapter(directory, base, {})
+        outputs = golden.compute(base.model, base.tokenizer, saved.head, saved.lora, task)
+        _write_card(directory, card, outputs)
+    return load_adapter(out, base)
+
+
+def load_adapter(path: Path, base: Base) -> Adapter:
+    """Load and verify the adapter at `path`, in the dtype and on the device of `base`.
+
+    Raises:
+        CheckpointError: a file is missing, altered or of another version, or the adapter was
+            trained on another base.
+    """
+    return _read_adapter(path, base, _read_card(path, (_ADAPTER, _ADAPTER_WEIGHTS)))
+
+
+def adapter_base_path(path: Path) -> Path:
+    """The directory of the base that the adapter at `path` names."""
+    reference = _read_json(path / _ADAPTER).get("base")
+    if not isinstance(reference, dict) or not isinstance(reference.get("path"), str):
+        raise CheckpointError(f"{path / _ADAPTER}: names no base path")
+    return (path / reference["path"]).resolve()
+
+
+def _read_base(path: Path, card: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Base:
+    source = path / _CONFIG
+    config = _read_versioned(
+        source,
+        {"task", "architecture", "dtype", "tokenizer", "template", "stop_tokens", "classifier"},
+    )
+    architecture = GPTConfig.from_dict(config["architecture"], str(source))
+    tokenizer = Tokenizer.from_file(path / _TOKENIZER, config["tokenizer"])
+    if tokenizer.vocab_size > architecture.vocab_size:
+        raise CheckpointError(
+            f"{source}: the tokenizer has {tokenizer.vocab_size} tokens, "
+            f"the network only {architecture.vocab_size}"
+        )
+    with torch.device("meta"):
+        model = GPT(architecture)
+        head = None
+        if config["classifier"] is not None:
+            labels = _labels(config["classifier"], source)
+            head = ClassifierHead(architecture.n_embd, labels)
+    modules: list[nn.Module] = [model] if head is None else [model, head]
+    _assign(modules, _read_weights(path / _MODEL, dtype, device), path / _MODEL)
+    return Base(
+        path=path,
+        id=_sha256(path / _CARD) if card else "",
+        task=config["task"],
+        config=architecture,
+        model=model.eval(),
+        tokenizer=tokenizer,
+        stop_tokens=tuple(config["stop_tokens"]),
+        head=head.eval() if head is not None else None,
+        card=card,
+    )
+
+
+def _read_adapter(path: Path, base: Base, card: dict[str, Any]) -> Adapter:
+    source = path / _ADAPTER
+    settings = _read_versioned(
+        source,
+        {"task", "base", "dtype", "rank", "alpha", "targets", "template"}
+        | {"labels", "positive", "threshold", "temperature"},
+    )
+    wanted = settings["base"]["sha256"]
+    if wanted != base.id:
+        raise CheckpointError(
+            f"{source}: was trained on the base {wanted[:12]}…, but {base.path} is {base.id[:12]}…"
+        )
+    try:
+        shape = LoRASettings(settings["rank"], settings["alpha"], tuple(settings["targets"]))
+    except (UsageError, TypeError) as error:
+        raise CheckpointError(f"{source}: {error}") from error
+    weight = base.model.wte.weight
+    with torch.device("meta"):
+        lora = LoRA(base.config, shape)
+        head = None
+        if settings["labels"] is not None:
+            fields = {k: settings[k] for k in ("positive", "threshold", "temperature")}
+            head = ClassifierHead(
+                base.config.n_embd, _labels({"names": settings["labels"], **fields}, source)
+            )
+    weights = {}
+    for name, tensor in _read_weights(path / _ADAPTER_WEIGHTS, weight.dtype, weight.device).items():
+        if name.startswith(_PEFT_PREFIX):
+            layer, part, _ = name.removeprefix(_PEFT_PREFIX).rsplit(".", 2)
+            name = f"{'a' if part == 'lora_A' else 'b'}.{layer.replace('.', '/')}"
+        weights[name] = tensor
+    modules: list[nn.Module] = [lora] if head is None else [lora, head]
+    _assign(modules, weights, path / _ADAPTER_WEIGHTS)
+    return Adapter(
+        path=path,
+        id=_sha256(path / _CARD) if card else "",
+        task=settings["task"],
+        lora=lora.eval(),
+        head=head.eval() if head is not None else None,
+        card=card,
+    )
+
+
+def _assign(modules: list[nn.Module], weights: dict[str, Tensor], source: Path) -> None:
+    """Give the modules, still without memory, their weights; every name and shape must fit."""
+    for module in modules:
+        expected = module.state_dict()
+        mine = {name: weights.pop(name) for name in expected if name in weights}
+        for name, tensor in expected.items():
+            if name not in mine:
+                raise CheckpointError(f"{source}: has no tensor {name}")
+            if mine[name].shape != tensor.shape:
+                raise CheckpointError(
+                    f"{source}: {name} has the shape {tuple(mine[name].shape)} "
+                    f"in place of {tuple(tensor.shape)}"
+                )
+        module.load_state_dict(mine, assign=True)
+    if weights:
+        raise CheckpointError(f"{source}: has unknown tensors: {', '.join(sorted(weights))}")
+
+
+def _labels(values: Mapping[str, Any], source: Path) -> Labels:
+    try:
+        return Labels(**{**values, "names": tuple(values["names"])})
+    except (UsageError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{source}: {error}") from error
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _write_weights(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    tensors = {
+        name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()
+    }
+    path.write_bytes(safetensors.torch.save(tensors))
+
+
+def _write_card(directory: Path, card: Mapping[str, Any], outputs: list[dict[str, Any]]) -> None:
+    files = {file.name: _sha256(file) for file in sorted(directory.iterdir())}
+    _write_json(directory / _CARD, {**card, "golden": outputs, "files": files})
+
+
+def _read_card(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
+    """The card, after the hash of every file that it names was found right."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such checkpoint directory")
+    card = _read_json(path / _CARD)
+    files = card.get("files")
+    if not isinstance(files, dict):
+        raise CheckpointError(f"{path / _CARD}: has no hashes of files")
+    for name in {*needed, *files}:
+        if not (path / name).is_file():
+            raise CheckpointError(f"{path / name}: is missing")
+        if files.get(name) != _sha256(path / name):
+            raise CheckpointError(
+                f"{path / name}: its SHA-256 is not the one in {_CARD}; it was altered or cut short"
+            )
+    return card
+
+
+def _read_versioned(path: Path, fields: set[str]) -> dict[str, Any]:
+    values = _read_json(path)
+    version = values.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format version {version!r}; this Penwright reads version {FORMAT_VERSION}"
+        )
+    if set(values) != fields:
+        raise CheckpointError(
+            f"{path}: unknown fields {sorted(set(values) - fields)}, "
+            f"missing fields {sorted(fields - set(values))}"
+        )
+    if values["task"] not in TASKS:
+        raise CheckpointError(f"{path}: task {values['task']!r} is none of {', '.join(TASKS)}")
+    template = {"name": prompts.TEMPLATE, "version": prompts.TEMPLATE_VERSION}
+    if values["template"] != template:
+        raise CheckpointError(f"{path}: template {values['template']} is not {template}")
+    return values
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: must hold a JSON object")
+    return value
+
+
+def _read_weights(path: Path, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    try:
+        weights = safetensors.torch.load_file(path, device=str(device))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a usable safetensors file: {error}") from error
+    return {name: tensor.to(dtype) for name, tensor in weights.items()}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,87 @@
+"""The classification head: from the hidden state of the last real token to label probabilities.
+
+The last real token is the only one that has seen the whole text; pooling the last position of a
+padded row would read padding instead.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from model.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What the outputs of a head mean, and how probabilities become a decision."""
+
+    names: tuple[str, ...]
+    """The labels, in the order of the head's outputs."""
+    positive: str | None = None
+    """With two labels, the one that must reach `threshold`; else None."""
+    threshold: float = 0.5
+    """Probability from which a text is given the positive label."""
+    temperature: float = 1.0
+    """Divides the logits (Guo et al., "On Calibration of Modern Neural Networks", 2017)."""
+
+    def __post_init__(self) -> None:
+        if len(self.names) < 2 or len(set(self.names)) != len(self.names):
+            raise UsageError(f"labels are {list(self.names)}; there must be two or more, distinct")
+        if self.positive is not None and (len(self.names) != 2 or self.positive not in self.names):
+            raise UsageError(f"positive label {self.positive!r} must be one of two labels")
+        if not 0 < self.threshold < 1:
+            raise UsageError(f"threshold is {self.threshold}; it must be between 0 and 1")
+        if not self.temperature > 0:
+            raise UsageError(f"temperature is {self.temperature}; it must be above 0")
+
+    def decide(self, probabilities: Sequence[float], threshold: float | None = None) -> str:
+        """The label of one text.
+
+        Args:
+            probabilities: one for each label.
+            threshold: used in place of the trained one. Without a positive label, the most
+                probable label is the answer and a threshold has no meaning.
+        """
+        if self.positive is None:
+            return self.names[max(range(len(self.names)), key=lambda i: probabilities[i])]
+        index = self.names.index(self.positive)
+        limit = self.threshold if threshold is None else threshold
+        return self.names[index if probabilities[index] >= limit else 1 - index]
+
+
+class ClassifierHead(nn.Module):
+    """A linear layer on the pooled hidden state, trained in full beside whatever else is."""
+
+    def __init__(self, n_embd: int, labels: Labels) -> None:
+        super().__init__()
+        self.labels = labels
+        self.score = nn.Linear(n_embd, len(labels.names))
+
+    def init_weights(self, generator: torch.Generator) -> None:
+        nn.init.normal_(self.score.weight, 0.0, 0.02, generator=generator)
+        nn.init.zeros_(self.score.bias)
+
+    def forward(self, pooled: Tensor) -> Tensor:
+        """(rows, n_embd) -> (rows, labels), logits before calibration"""
+        out: Tensor = self.score(pooled)
+        return out
+
+    def probabilities(self, pooled: Tensor) -> Tensor:
+        """(rows, n_embd) -> (rows, labels), calibrated; rows sum to 1"""
+        return torch.softmax(self(pooled).float() / self.labels.temperature, dim=-1)
+
+
+def last_token(hidden: Tensor, lengths: Tensor) -> Tensor:
+    """The hidden state of each row's last real token.
+
+    Args:
+        hidden: (batch, time, n_embd)
+        lengths: (batch,), at least 1
+
+    Returns:
+        (batch, n_embd)
+    """
+    rows = torch.arange(len(hidden), device=hidden.device)
+    return hidden[rows, lengths.to(hidden.device) - 1]

@@ -1,0 +1,422 @@
+"""Continuous batching: requests join and leave between the steps of one shared batch.
+
+The engine owns one base, its adapters and their cache, and turns them in a thread of its own.
+Callers hand in plain `Request`s from any thread and get plain events back through `deliver`, once
+a step at most.
+
+    engine = Engine(base, {"spam": adapter}, EngineSettings(), deliver)
+    engine.start()
+    engine.submit(Request("1", tokens, Generate(max_new_tokens=20)))
+
+Training uses the same engine without the thread: `engine.run(requests)`.
+"""
+
+import logging
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import Adapter, Base
+from model.engine.request import (
+    Classified,
+    Classify,
+    EngineStats,
+    Event,
+    Failed,
+    FailureReason,
+    Finished,
+    FinishReason,
+    Generate,
+    Request,
+    Text,
+    TokenLogprob,
+)
+from model.engine.runner import Runner
+from model.engine.scheduler import Chunk, Scheduler, Sequence
+from model.engine.text_stream import TextStream
+from model.errors import ContextLengthError, PenwrightError, UsageError
+from model.kv_cache import KVCache
+from model.sampling import penalise, sample
+
+logger = logging.getLogger(__name__)
+
+Deliver = Callable[[list[tuple[str, Event]]], None]
+
+
+class QueueFull(PenwrightError):
+    """As many requests wait as may."""
+
+
+class ShuttingDown(PenwrightError):
+    """The engine takes no more requests."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Bounds of an engine."""
+
+    slots: int = 16
+    """Sequences that run at once; each has a cache slot of a full context."""
+    max_waiting: int = 256
+    """Requests that may wait for a slot."""
+    step_tokens: int = 512
+    """Largest number of tokens computed in one step; at least `slots`."""
+
+    def __post_init__(self) -> None:
+        if self.slots < 1:
+            raise UsageError(f"slots is {self.slots}; it must be at least 1")
+        if self.max_waiting < 0:
+            raise UsageError(f"max_waiting is {self.max_waiting}; it must be at least 0")
+        if self.step_tokens < self.slots:
+            raise UsageError(
+                f"step_tokens is {self.step_tokens}; it must be at least slots ({self.slots})"
+            )
+
+
+class Engine:
+    """One base and its adapters, serving many requests at once.
+
+    Args:
+        base: the network; on the device and in the dtype in which it is to run.
+        adapters: of this base, by the name that requests use.
+        deliver: takes (request id, event) pairs; called from the engine's thread, must not block.
+    """
+
+    def __init__(
+        self,
+        base: Base,
+        adapters: Mapping[str, Adapter],
+        settings: EngineSettings,
+        deliver: Deliver,
+    ) -> None:
+        weight = base.model.wte.weight
+        cache = KVCache(base.config, settings.slots, dtype=weight.dtype, device=weight.device)
+        self.base = base
+        self.settings = settings
+        self._cache = cache
+        self._runner = Runner(base, adapters, cache)
+        self._scheduler = Scheduler(cache, settings.step_tokens)
+        self._deliver = deliver
+        self._sequences: dict[str, Sequence] = {}
+        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._queued = 0  # requests admitted and not yet given a slot; under the lock
+        self._accepting = True  # under the lock
+        self._steps = 0
+        self._thread: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._stop_at = float("inf")
+
+    # ---- from any thread ----
+
+    def start(self) -> None:
+        """Turn in a thread of its own from now on."""
+        assert self._thread is None, "the engine was started before"
+        self._thread = threading.Thread(target=self._turn, name="engine", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout: float) -> None:
+        """Take no more requests, finish those admitted, and end the thread.
+
+        What is not finished after `timeout` seconds fails with `shutdown`.
+        """
+        with self._lock:
+            self._accepting = False
+        self._stop_at = time.monotonic() + timeout
+        self._stopping.set()
+        self._inbox.put(_nothing)
+        if self._thread is not None:
+            self._thread.join(timeout + 10)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread turns."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def submit(self, request: Request, *, probe: bool = False) -> None:
+        """Hand in a request. Its events come through `deliver`.
+
+        Args:
+            probe: go to the head of the line, whatever waits: for health checks.
+
+        Raises:
+            QueueFull: too many wait already.
+            ShuttingDown: the engine stops, or is dead.
+            ContextLengthError: the tokens, with those to come, exceed the context.
+            UsageError: an adapter that is not there, or cannot do what is wanted; no tokens.
+        """
+        self._check(request)
+        with self._lock:
+            if not self._accepting:
+                raise ShuttingDown("the engine is shutting down")
+            limit = self.settings.max_waiting + self._cache.free_slots
+            if self._queued >= limit and not probe:
+                raise QueueFull(f"{self._queued} requests are waiting already")
+            self._queued += 1
+            submitted = time.monotonic()
+            self._inbox.put(lambda: self._enter(request, submitted, first=probe))
+
+    def cancel(self, request_id: str) -> None:
+        """Drop a request wherever it is, before the next step. Nothing more is delivered for it."""
+        self._inbox.put(lambda: self._leave(request_id))
+
+    def stats(self) -> EngineStats:
+        """Figures of this moment."""
+        running = len(self._scheduler.running)
+        return EngineStats(
+            running=running,
+            waiting=max(0, len(self._sequences) - running) + self._inbox.qsize(),
+            steps=self._steps,
+            slots=self._cache.slots,
+            free_slots=self._cache.free_slots,
+            cache_bytes=self._cache.keys.nbytes + self._cache.values.nbytes,
+        )
+
+    def run(self, requests: Iterable[Request]) -> list[list[Event]]:
+        """Answer all of `requests` in the calling thread, without `start`.
+
+        Returns:
+            the events of each request, in order
+        """
+        assert self._thread is None, "the engine turns in its thread"
+        requests = list(requests)
+        for request in requests:
+            self._check(request)
+            self._queued += 1
+            self._enter(request, time.monotonic(), first=False)
+        events: dict[str, list[Event]] = defaultdict(list)
+        while self._sequences:
+            for request_id, event in self._step():
+                events[request_id].append(event)
+        return [events[request.id] for request in requests]
+
+    # ---- in the engine's thread ----
+
+    def _turn(self) -> None:
+        """The thread: step while there is work, and leave nobody waiting when it ends."""
+        try:
+            self._turn_until_stopped()
+        finally:
+            with self._lock:
+                self._accepting = False
+            self._take_inbox(wait=False)
+            self._deliver(self._fail_all("shutdown", "the service is shutting down"))
+
+    def _turn_until_stopped(self) -> None:
+        while True:
+            self._take_inbox(wait=not self._sequences)
+            if self._stopping.is_set() and (
+                not self._sequences or time.monotonic() >= self._stop_at
+            ):
+                return
+            events = self._step()
+            if events:
+                self._deliver(events)
+
+    def _take_inbox(self, *, wait: bool) -> None:
+        """Do what other threads asked for; `wait` for it if there is nothing else to do."""
+        try:
+            self._inbox.get(block=wait)()
+            while True:
+                self._inbox.get_nowait()()
+        except queue.Empty:
+            pass
+
+    def _step(self) -> list[tuple[str, Event]]:
+        """Expire, schedule, compute and sample once."""
+        events = self._expire()
+        chunks = self._scheduler.schedule()
+        with self._lock:
+            self._queued = len(self._scheduler.waiting) + self._inbox.qsize()
+        if not chunks:
+            return events
+        try:
+            output = self._runner.run(chunks)
+            events += self._classify(output.classified)
+            if output.generating:
+                events += self._sample(output.generating, output.logits)
+        except Exception as error:
+            logger.exception("a step failed")
+            for chunk in chunks:
+                if chunk.sequence.request.id in self._sequences:
+                    message = f"the step failed: {type(error).__name__}"
+                    events.append(self._fail(chunk.sequence, "internal", message))
+        self._steps += 1
+        return events
+
+    def _classify(
+        self, classified: list[tuple[Chunk, tuple[float, ...]]]
+    ) -> list[tuple[str, Event]]:
+        events: list[tuple[str, Event]] = []
+        now = time.monotonic()
+        for chunk, probabilities in classified:
+            sequence = chunk.sequence
+            sequence.first_result = now
+            self._remove(sequence)
+            event = Classified(probabilities, sequence.prompt_length, sequence.timings(now))
+            events.append((sequence.request.id, event))
+        return events
+
+    def _sample(self, chunks: list[Chunk], logits: Tensor) -> list[tuple[str, Event]]:
+        """Draw the next token of each sequence and turn it into events."""
+        sequences = [chunk.sequence for chunk in chunks]
+        wants = [_generate(sequence) for sequence in sequences]
+        logprobs = self._logprobs(wants, logits)
+        for row, sequence in enumerate(sequences):
+            if sequence.processors:
+                prompt = sequence.tokens[: sequence.prompt_length]
+                generated = sequence.tokens[sequence.prompt_length :]
+                for process in sequence.processors:
+                    logits[row] = process(logits[row], prompt, generated)
+        settings = [want.sampling for want in wants]
+        uniforms = [
+            0.0 if want.sampling.temperature == 0 else _random(sequence)
+            for sequence, want in zip(sequences, wants, strict=True)
+        ]
+        tokens = sample(logits, settings, uniforms)
+        now = time.monotonic()
+        events: list[tuple[str, Event]] = []
+        for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
+            sequence.first_result = sequence.first_result or now
+            sequence.tokens.append(token)
+            if row in logprobs:
+                sequence.logprobs.append(self._token_logprob(token, *logprobs[row]))
+            events += self._advance(sequence, token, now)
+        return events
+
+    def _advance(self, sequence: Sequence, token: int, now: float) -> list[tuple[str, Event]]:
+        """The events of a new token: its text, and the end if this is it."""
+        want, text = _generate(sequence), sequence.text
+        assert text is not None
+        reason: FinishReason | None = None
+        piece = ""
+        if token in self.base.stop_tokens:
+            # The end token has no text, also where it does not end the sequence.
+            reason = None if want.ignore_eos else "eos"
+        else:
+            piece = text.push(token)
+            reason = "stop" if text.stopped else None
+        if reason is None and sequence.generated >= want.max_new_tokens:
+            reason = "length"
+        if reason is not None:
+            piece += text.flush()
+            if text.stopped:
+                reason = "stop"
+        events: list[tuple[str, Event]] = []
+        if piece or (reason is not None and sequence.logprobs):
+            events.append((sequence.request.id, Text(piece, tuple(sequence.logprobs))))
+            sequence.logprobs.clear()
+        if reason is not None:
+            self._remove(sequence)
+            finished = Finished(
+                reason,
+                prompt_tokens=sequence.prompt_length,
+                cached_tokens=0,
+                completion_tokens=sequence.generated,
+                timings=sequence.timings(now),
+            )
+            events.append((sequence.request.id, finished))
+        return events
+
+    def _logprobs(self, wants: list[Generate], logits: Tensor) -> dict[int, tuple[Tensor, int]]:
+        """Log-probabilities, (vocab,), and the number of alternatives, of rows that ask."""
+        rows = [row for row, want in enumerate(wants) if want.logprobs is not None]
+        if not rows:
+            return {}
+        values = torch.log_softmax(logits[rows].float(), dim=-1)
+        return {row: (values[i], wants[row].logprobs or 0) for i, row in enumerate(rows)}
+
+    def _token_logprob(self, token: int, values: Tensor, count: int) -> TokenLogprob:
+        top = values.topk(min(count, len(values)))
+        alternatives = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+        return TokenLogprob(
+            token,
+            self._token_text(token),
+            float(values[token]),
+            tuple((other, self._token_text(other), value) for other, value in alternatives),
+        )
+
+    def _token_text(self, token: int) -> str:
+        try:
+            return self.base.tokenizer.decode([token])
+        except KeyError:  # a row of the embedding that is no token
+            return ""
+
+    # ---- entering and leaving ----
+
+    def _check(self, request: Request) -> None:
+        adapters, want = self._runner.adapters, request.want
+        if request.adapter is not None and request.adapter not in adapters:
+            raise UsageError(f"no adapter {request.adapter!r}; there are {sorted(adapters)}")
+        if not request.tokens:
+            raise UsageError("a request needs at least one token")
+        if isinstance(want, Classify):
+            head = adapters[request.adapter].head if request.adapter else self.base.head
+            if head is None:
+                raise UsageError(f"{request.adapter or 'the base'} has no classification head")
+            new = 0
+        else:
+            if want.max_new_tokens < 1:
+                raise UsageError(f"max_new_tokens is {want.max_new_tokens}; it must be at least 1")
+            new = want.max_new_tokens
+        if len(request.tokens) + new > self.base.config.context_length:
+            raise ContextLengthError(len(request.tokens) + new, self.base.config.context_length)
+
+    def _enter(self, request: Request, submitted: float, *, first: bool) -> None:
+        assert request.id not in self._sequences, f"request id {request.id} is in use"
+        sequence = Sequence(request, list(request.tokens), submitted)
+        if isinstance(request.want, Generate):
+            sampling = request.want.sampling
+            sequence.text = TextStream(self.base.tokenizer, request.want.stop)
+            sequence.draws = sampling.generator()
+            if sampling.penalises:
+                sequence.processors.append(
+                    lambda logits, prompt, new: penalise(logits, sampling, prompt, new)
+                )
+        self._sequences[request.id] = sequence
+        self._scheduler.add(sequence, first=first)
+
+    def _leave(self, request_id: str) -> None:
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:  # else it has ended meanwhile
+            self._remove(sequence)
+
+    def _remove(self, sequence: Sequence) -> None:
+        del self._sequences[sequence.request.id]
+        self._scheduler.finish(sequence)
+
+    def _expire(self) -> list[tuple[str, Event]]:
+        now = time.monotonic()
+        return [
+            self._fail(sequence, "deadline", "the request's time is over")
+            for sequence in list(self._sequences.values())
+            if sequence.request.deadline is not None and now >= sequence.request.deadline
+        ]
+
+    def _fail(self, sequence: Sequence, reason: FailureReason, message: str) -> tuple[str, Event]:
+        self._remove(sequence)
+        return sequence.request.id, Failed(reason, message)
+
+    def _fail_all(self, reason: FailureReason, message: str) -> list[tuple[str, Event]]:
+        return [self._fail(s, reason, message) for s in list(self._sequences.values())]
+
+
+def _generate(sequence: Sequence) -> Generate:
+    want = sequence.request.want
+    assert isinstance(want, Generate)
+    return want
+
+
+def _random(sequence: Sequence) -> float:
+    assert sequence.draws is not None
+    return sequence.draws.random()
+
+
+def _nothing() -> None:
+    """Wakes the thread."""

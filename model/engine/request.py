@@ -1,0 +1,125 @@
+"""What goes into the engine and what comes out of it: plain data, no tensor, module or lock.
+
+A `Request` goes in. Events come out, in order: any number of `Text`, then one `Finished`; or one
+`Classified`; or at any point one `Failed`, after which nothing follows.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from model.sampling import SamplingSettings
+
+FinishReason = Literal["stop", "length", "eos"]
+"""A stop string appeared, `max_new_tokens` or the context was reached, the end token was drawn."""
+
+FailureReason = Literal["deadline", "cancelled", "shutdown", "internal"]
+
+
+@dataclass(frozen=True)
+class Generate:
+    """Continue the tokens."""
+
+    max_new_tokens: int
+    sampling: SamplingSettings = field(default_factory=SamplingSettings)
+    stop: tuple[str, ...] = ()
+    """Strings that end the text; they are not part of it."""
+    ignore_eos: bool = False
+    """Go on after the end token, up to `max_new_tokens`."""
+    logprobs: int | None = None
+    """Report each token's log-probability and those of this many most probable tokens."""
+
+
+@dataclass(frozen=True)
+class Classify:
+    """Say which label the tokens have."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One sequence and what is wanted of it."""
+
+    id: str
+    """Chosen by the caller; unique among the requests in the engine."""
+    tokens: tuple[int, ...]
+    """At least one; with `max_new_tokens` at most the context length."""
+    want: Generate | Classify
+    adapter: str | None = None
+    """Name of an adapter that the engine was given; None is the base alone."""
+    deadline: float | None = None
+    """On the clock of `time.monotonic`; past it the request fails with `deadline`."""
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A generated token under the model's own distribution (before penalties and temperature)."""
+
+    token: int
+    text: str
+    """The token's bytes as text; U+FFFD for a part of a character."""
+    logprob: float
+    top: tuple[tuple[int, str, float], ...]
+    """The most probable tokens at this place: id, text, log-probability."""
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds spent, from submission on."""
+
+    queue: float
+    """Until the request was admitted to a step."""
+    prefill: float
+    """From there to the first token, or to the label."""
+    decode: float
+    """From there to the end."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """The next piece of text: whole characters only, possibly of several tokens."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The end of a generation."""
+
+    reason: FinishReason
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Classified:
+    """The label probabilities of a classification, in the order of the adapter's labels."""
+
+    probabilities: tuple[float, ...]
+    prompt_tokens: int
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The request ended without a result."""
+
+    reason: FailureReason
+    message: str
+
+
+Event = Text | Finished | Classified | Failed
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Figures of an engine at one moment."""
+
+    running: int
+    waiting: int
+    steps: int
+    """Steps since the start: it grows while the engine turns."""
+    slots: int
+    free_slots: int
+    cache_bytes: int

@@ -1,0 +1,89 @@
+"""One step on the device: a flat batch of chunks through the network.
+
+All tokens of a step stand in one dimension, sorted by adapter, so that each adapter is applied to
+one run of neighbouring rows and no padding is computed. Logits and labels are computed only for
+sequences whose last token is in the step.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor
+
+from model.checkpoint import Adapter, Base
+from model.engine.request import Classify
+from model.engine.scheduler import Chunk
+from model.kv_cache import CacheStep, KVCache, Segment
+from model.lora import AdapterRows, LoRA
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What a step computed for the chunks that complete their sequences."""
+
+    generating: list[Chunk]
+    logits: Tensor
+    """(len(generating), vocab)"""
+    classified: list[tuple[Chunk, tuple[float, ...]]]
+    """Label probabilities of each."""
+
+
+class Runner:
+    """The network, its adapters and its cache, on one device."""
+
+    def __init__(self, base: Base, adapters: Mapping[str, Adapter], cache: KVCache) -> None:
+        self.base = base
+        self.adapters = dict(adapters)
+        self.cache = cache
+        self.device = base.model.wte.weight.device
+
+    @torch.inference_mode()
+    def run(self, chunks: Sequence[Chunk]) -> StepOutput:
+        """Compute `chunks`, and count their tokens as cached."""
+        chunks = sorted(chunks, key=lambda chunk: chunk.sequence.request.adapter or "")
+        tokens = [token for chunk in chunks for token in chunk.tokens]
+        positions = [
+            chunk.sequence.cached + offset for chunk in chunks for offset in range(chunk.length)
+        ]
+        segments = [Segment(c.sequence.slot, c.sequence.cached, c.length) for c in chunks]
+        hidden = self.base.model(
+            torch.tensor(tokens, device=self.device),
+            positions=torch.tensor(positions, device=self.device),
+            cache=CacheStep(self.cache, segments),
+            adapters=self._adapter_rows(chunks),
+        )
+        ends: list[tuple[Chunk, int]] = []
+        row = -1
+        for chunk in chunks:
+            row += chunk.length
+            if chunk.completes:
+                ends.append((chunk, row))
+        for chunk in chunks:
+            chunk.sequence.cached += chunk.length
+        return self._outputs(hidden, ends)
+
+    def _outputs(self, hidden: Tensor, ends: list[tuple[Chunk, int]]) -> StepOutput:
+        generating, rows, classified = [], [], []
+        for chunk, row in ends:
+            request = chunk.sequence.request
+            if isinstance(request.want, Classify):
+                head = self.adapters[request.adapter].head if request.adapter else self.base.head
+                assert head is not None, "the engine admits no such request"
+                probabilities = head.probabilities(hidden[row : row + 1])[0]
+                classified.append((chunk, tuple(probabilities.tolist())))
+            else:
+                generating.append(chunk)
+                rows.append(row)
+        return StepOutput(generating, self.base.model.logits(hidden[rows]), classified)
+
+    def _adapter_rows(self, chunks: Sequence[Chunk]) -> AdapterRows | None:
+        groups: list[tuple[LoRA, slice]] = []
+        start = 0
+        for name, group in groupby(chunks, key=lambda chunk: chunk.sequence.request.adapter):
+            end = start + sum(chunk.length for chunk in group)
+            if name is not None:
+                groups.append((self.adapters[name].lora, slice(start, end)))
+            start = end
+        return AdapterRows(groups) if groups else None

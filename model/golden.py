@@ -1,0 +1,124 @@
+"""Golden outputs: what a checkpoint must answer, written on its card when it was saved.
+
+For a few fixed inputs the card holds the five most probable next tokens with their
+log-probabilities, or the label probabilities, as the saved files give them in fp32. Whoever loads
+the checkpoint computes them again, on his machine and in his precision, and is not ready if they
+differ by more than that precision explains: wrong weights, a broken kernel or another tokenizer
+show here, before the first request does.
+"""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from model.classifier import ClassifierHead
+from model.errors import CheckpointError
+from model.gpt import GPT
+from model.lora import LoRA
+from model.prompts import instruction_prompt
+from model.tokenizer import Tokenizer
+
+_TEXTS = (
+    "Once upon a time there was a little",
+    "The capital of the country is",
+    "Free entry! Text WIN to 80086 now to claim your £1000 prize.",
+    "Ok, see you at home for dinner then",
+)
+_INSTRUCTIONS = (
+    ("Rewrite the sentence in the past tense.", "She walks to school."),
+    ("Name a synonym of 'happy'.", ""),
+)
+_TOP = 5
+
+BOUNDS = {torch.float32: 2e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
+"""Largest difference of a log-probability or probability that a precision explains."""
+
+
+@torch.inference_mode()
+def compute(
+    model: GPT,
+    tokenizer: Tokenizer,
+    head: ClassifierHead | None,
+    lora: LoRA | None,
+    task: Literal["generate", "classify", "instruct"],
+) -> list[dict[str, Any]]:
+    """The golden outputs of a network, for its card."""
+    if task == "instruct":
+        texts = [instruction_prompt(*pair) for pair in _INSTRUCTIONS]
+    else:
+        texts = list(_TEXTS)
+    outputs = []
+    for text in texts:
+        hidden = _last_hidden(model, tokenizer, lora, text)
+        if head is not None:
+            values = head.probabilities(hidden)[0]
+            outputs.append({"input": text, "probabilities": _rounded(values)})
+        else:
+            top = _log_probabilities(model, hidden).topk(min(_TOP, model.config.vocab_size))
+            outputs.append(
+                {"input": text, "tokens": top.indices.tolist(), "logprobs": _rounded(top.values)}
+            )
+    return outputs
+
+
+@torch.inference_mode()
+def verify(
+    name: str,
+    expected: list[dict[str, Any]],
+    model: GPT,
+    tokenizer: Tokenizer,
+    head: ClassifierHead | None = None,
+    lora: LoRA | None = None,
+    bound: float | None = None,
+) -> float:
+    """Compute the golden outputs again, in the precision in which the network is held.
+
+    Args:
+        name: of the checkpoint, for the error.
+        expected: what its card holds.
+        bound: largest allowed difference; by default that of the network's dtype.
+
+    Returns:
+        the largest difference
+
+    Raises:
+        CheckpointError: an output differs by more than the bound, or there is none.
+    """
+    if not expected:
+        raise CheckpointError(f"{name}: its card has no golden outputs")
+    limit = BOUNDS[model.wte.weight.dtype] if bound is None else bound
+    worst = 0.0
+    for entry in expected:
+        hidden = _last_hidden(model, tokenizer, lora, entry["input"])
+        if head is not None:
+            values, goal = head.probabilities(hidden)[0], entry["probabilities"]
+        else:
+            values = _log_probabilities(model, hidden)[entry["tokens"]]
+            goal = entry["logprobs"]
+        difference = float((values.cpu() - torch.tensor(goal)).abs().max())
+        # Not a number compares as false: it must not pass.
+        if not difference <= limit:
+            raise CheckpointError(
+                f"{name}: its answer to {entry['input'][:40]!r} differs from its card's by "
+                f"{difference:.4g}; at most {limit:g} is allowed"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def _last_hidden(model: GPT, tokenizer: Tokenizer, lora: LoRA | None, text: str) -> Tensor:
+    """(1, n_embd)"""
+    tokens = tokenizer.encode(text)[-model.config.context_length :]
+    batch = torch.tensor([tokens], device=model.wte.weight.device)
+    hidden: Tensor = model(batch, adapters=lora)[:, -1]
+    return hidden
+
+
+def _log_probabilities(model: GPT, hidden: Tensor) -> Tensor:
+    """(vocab,) fp32"""
+    return torch.log_softmax(model.logits(hidden)[0].float(), dim=-1)
+
+
+def _rounded(values: Tensor) -> list[float]:
+    return [round(value, 6) for value in values.tolist()]

@@ -1,0 +1,238 @@
+"""What all fine-tuning shares: which weights learn, and how the result is published.
+
+lora         adapters on every projection, with the head if there is one; the base stays
+head         the head alone; published as an adapter of rank 0
+last-block   the last block, the last norm and the head; a checkpoint of its own
+full         every weight; a checkpoint of its own
+"""
+
+import argparse
+import copy
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from model.checkpoint import Adapter, Base, is_adapter, load_base, save_adapter, save_base
+from model.classifier import ClassifierHead, Labels
+from model.errors import UsageError
+from model.gpt import GPT
+from model.lora import TARGETS, LoRA, LoRASettings
+from training.loop import Progress
+from training.settings import LoopSettings
+
+SAVED_DTYPE = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class Network:
+    """A base with an adapter and a head on it, or without; what fine-tunings and evaluation run."""
+
+    model: GPT
+    lora: LoRA | None = None
+    head: ClassifierHead | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.wte.weight.device
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """(batch, time) -> (batch, time, n_embd)"""
+        out: Tensor = self.model(tokens, adapters=self.lora)
+        return out
+
+    def to(self, device: torch.device | str) -> "Network":
+        """The same on `device`; what is there already is not copied."""
+        if torch.device(device) == self.device:
+            return self
+        parts = (self.model, self.lora, self.head)
+        model, lora, head = (copy.deepcopy(part).to(device) if part else None for part in parts)
+        assert isinstance(model, GPT)
+        return Network(model, lora, head)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A network in training."""
+
+    base: Base
+    """As it was loaded: fp32, on the CPU."""
+    method: str
+    network: Network
+    trained: nn.ModuleDict
+    """What `training.loop` trains and saves; frozen parameters in it have no gradient."""
+
+
+def start_tuning(
+    base: Base, method: str, lora: LoRASettings, labels: Labels | None, settings: LoopSettings
+) -> Tuning:
+    """Freeze what the method leaves alone, and make the rest, drawn from the seed on the CPU.
+
+    A head is fresh and always learns. `settings.dropout` acts on the input of the adapters, or on
+    the network where the network itself learns.
+    """
+    generator = torch.Generator().manual_seed(settings.seed)
+    device = settings.torch_device
+    head = None
+    if labels is not None:
+        head = ClassifierHead(base.config.n_embd, labels)
+        head.init_weights(generator)
+        head.to(device)
+    trained: dict[str, nn.Module] = {} if head is None else {"head": head}
+    if method in ("lora", "head"):
+        model = Network(base.model).to(device).model.requires_grad_(False)
+        adapter = LoRA(base.config, lora if method == "lora" else LoRASettings(rank=0))
+        adapter.init_weights(generator)
+        trained["lora"] = adapter.to(device)
+        return Tuning(base, method, Network(model, adapter, head), nn.ModuleDict(trained))
+    model = GPT(base.config, settings.dropout)
+    model.load_state_dict(base.model.state_dict())
+    model.to(device).requires_grad_(method == "full")
+    if method == "last-block":
+        model.h[-1].requires_grad_(True)
+        model.ln_f.requires_grad_(True)
+    trained["model"] = model
+    return Tuning(base, method, Network(model, None, head), nn.ModuleDict(trained))
+
+
+def round_as_saved(module: nn.Module) -> None:
+    """Round all weights to what a checkpoint holds, so that what is measured is what is saved."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(parameter.to(SAVED_DTYPE))
+
+
+def publish(
+    out: Path, tuning: Tuning, task: Literal["classify", "instruct"], card: dict[str, Any]
+) -> Base | Adapter:
+    """Write the checkpoint: an adapter, or a base of its own."""
+    network = tuning.network.to("cpu")
+    if network.lora is not None:
+        return save_adapter(
+            out,
+            tuning.base,
+            task=task,
+            lora=network.lora,
+            head=network.head,
+            card=card,
+            dtype=SAVED_DTYPE,
+        )
+    return save_base(
+        out,
+        network.model,
+        tuning.base.tokenizer,
+        card=card,
+        dtype=SAVED_DTYPE,
+        head=network.head,
+        task=task,
+    )
+
+
+def add_arguments(parser: argparse.ArgumentParser, methods: Sequence[str]) -> None:
+    """The flags that all fine-tunings share, those of the loop aside."""
+    parser.add_argument("--base", type=Path, required=True, help="checkpoint to start from")
+    parser.add_argument("--data", nargs="+", type=Path, required=True, help="data files")
+    parser.add_argument("--out", type=Path, required=True, help="checkpoint directory to publish")
+    parser.add_argument("--run", type=Path, help="directory of the run (default: OUT.run)")
+    parser.add_argument("--method", default="lora", help=f"one of {', '.join(methods)} (lora)")
+    parser.add_argument("--resume", action="store_true", help="go on from the saved state")
+    parser.add_argument("--lora-rank", type=int, default=16, help="rank of the adapters (16)")
+    parser.add_argument("--lora-alpha", type=float, help="their scale times rank (2 × rank)")
+    parser.add_argument(
+        "--lora-targets",
+        nargs="+",
+        default=list(TARGETS),
+        metavar="LAYER",
+        help=f"among {', '.join(TARGETS)} (all)",
+    )
+    parser.add_argument(
+        "--licence", action="append", default=[], help="source and licence of data, for the card"
+    )
+
+
+def lora_settings(args: argparse.Namespace, settings: LoopSettings) -> LoRASettings:
+    """The adapters' shape that the flags ask for.
+
+    Raises:
+        UsageError: a flag has a value that is not allowed.
+    """
+    if args.method == "lora" and args.lora_rank < 1:
+        raise UsageError(f"--lora-rank is {args.lora_rank}; with --method lora it must be above 0")
+    alpha = 2.0 * args.lora_rank if args.lora_alpha is None else args.lora_alpha
+    return LoRASettings(args.lora_rank, alpha, tuple(args.lora_targets), settings.dropout)
+
+
+def check_method(args: argparse.Namespace, methods: Sequence[str], settings: LoopSettings) -> None:
+    """Raises:
+    UsageError: there is no such method, or it has no use for a flag.
+    """
+    if args.method not in methods:
+        raise UsageError(f"--method is {args.method!r}; it must be one of {', '.join(methods)}")
+    if args.method == "head" and settings.dropout:
+        raise UsageError(f"--dropout is {settings.dropout}; with --method head nothing has dropout")
+
+
+def load_tunable(path: Path) -> Base:
+    """The base of `--base`, in fp32 as it was saved.
+
+    Raises:
+        UsageError: it is an adapter.
+        CheckpointError: it cannot be loaded.
+    """
+    if is_adapter(path):
+        raise UsageError(f"--base {path} is an adapter; give the base that it belongs to")
+    return load_base(path)
+
+
+def run_directory(args: argparse.Namespace) -> Path:
+    directory: Path = args.run or args.out.with_name(args.out.name + ".run")
+    return directory
+
+
+def identity(args: argparse.Namespace, tuning: Tuning, sources: Sequence[Any]) -> dict[str, Any]:
+    """What a resumed run must share with the first, beside the loop's settings."""
+    lora = tuning.network.lora
+    return {
+        "base": tuning.base.id,
+        "data": list(sources),
+        "method": args.method,
+        "lora": None if lora is None else {**asdict(lora.settings), "targets": lora.paths()},
+    }
+
+
+def card_fields(
+    args: argparse.Namespace, tuning: Tuning, settings: LoopSettings, progress: Progress
+) -> dict[str, Any]:
+    """What every fine-tuned checkpoint's card says of how it was made."""
+    network = tuning.network
+    return {
+        "command": shlex.join(["penwright-train", *sys.argv[1:]]),
+        "base": {"name": tuning.base.path.resolve().name, "sha256": tuning.base.id},
+        "method": args.method,
+        "trained_parameters": sum(
+            p.numel() for p in tuning.trained.parameters() if p.requires_grad
+        ),
+        "lora": None if network.lora is None else asdict(network.lora.settings),
+        "settings": asdict(settings),
+        "seed": settings.seed,
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "seconds": round(progress.seconds, 1),
+        "licences": list(args.licence),
+    }
+
+
+def pad_rows(
+    rows: Sequence[Sequence[int]], value: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Rows of different lengths as (rows, longest), filled up on the right, and their lengths."""
+    lengths = torch.tensor([len(row) for row in rows])
+    padded = torch.full((len(rows), int(lengths.max())), value, dtype=torch.int64)
+    for index, row in enumerate(rows):
+        padded[index, : len(row)] = torch.tensor(row)
+    return padded.to(device), lengths.to(device)

@@ -1,0 +1,46 @@
+"""Text from a network in training, through the engine that also serves."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from model.checkpoint import Adapter, Base
+from model.engine.engine import Engine, EngineSettings
+from model.engine.request import Failed, Generate, Request, Text
+from model.errors import PenwrightError
+from model.gpt import GPT
+from model.sampling import SamplingSettings
+from model.tokenizer import Tokenizer
+
+
+def generate(base: Base, adapters: Mapping[str, Adapter], requests: Iterable[Request]) -> list[str]:
+    """The text that each request gets.
+
+    Raises:
+        PenwrightError: a step of the engine failed.
+    """
+    engine = Engine(base, adapters, EngineSettings(), deliver=lambda events: None)
+    texts = []
+    for events in engine.run(requests):
+        for event in events:
+            if isinstance(event, Failed):
+                raise PenwrightError(f"generating text failed: {event.message}")
+        texts.append("".join(event.text for event in events if isinstance(event, Text)))
+    return texts
+
+
+def continuations(
+    model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int = 48
+) -> list[str]:
+    """Each prompt with what the network makes of it, drawn with a fixed seed."""
+    base = Base(
+        Path(), "", "generate", model.config, model, tokenizer, (tokenizer.end_token,), None, {}
+    )
+    context = model.config.context_length
+    sampling = SamplingSettings(temperature=0.7, top_p=0.95, seed=1)
+    requests = []
+    for number, prompt in enumerate(prompts):
+        tokens = tuple(tokenizer.encode(prompt)[: context - 1])
+        want = Generate(min(max_new_tokens, context - len(tokens)), sampling)
+        requests.append(Request(str(number), tokens, want))
+    pairs = zip(prompts, generate(base, {}, requests), strict=True)
+    return [prompt + text for prompt, text in pairs]

@@ -1,0 +1,241 @@
+"""`penwright-train instruct`: a base model that follows instructions.
+
+    penwright-train instruct --base base --data instruction-data.json --out instruct
+
+A pair is the prompt of `model.prompts`, which ends where the response begins, then the response and
+the end token. The loss is the mean cross-entropy over the tokens of responses, their end tokens
+included. Which those are is known from lengths: the padding is the end token too.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from model.atomic import write_file
+from model.checkpoint import Base
+from model.errors import DataError
+from model.prompts import TEMPLATE, TEMPLATE_VERSION, instruction_prompt
+from model.tokenizer import Tokenizer
+from training import finetune
+from training.data.instructions import (
+    SPLIT_RULE,
+    Instruction,
+    InstructionData,
+    load_instructions,
+)
+from training.finetune import Network, Tuning, pad_rows
+from training.loop import Batch, Run
+from training.loss import IGNORE, token_loss
+from training.report import print_metrics
+from training.responses import Response, exact_match, respond, responses_file
+from training.settings import LoopSettings
+
+METHODS = ("lora", "full")
+
+_ROWS = 16  # of a forward pass when measuring: fixed, so that a measurement can be repeated
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Prompt and response as tokens, the end token last."""
+
+    tokens: tuple[int, ...]
+    prompt_length: int
+
+    @property
+    def targets(self) -> int:
+        """How many tokens are learnt."""
+        return len(self.tokens) - self.prompt_length
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Encoded instructions."""
+
+    pairs: tuple[Pair, ...]
+    rows: tuple[Instruction, ...]
+    """What the pairs are made of."""
+    too_long: int
+    """Rows left out because they do not fit the context."""
+
+
+def encode(rows: Sequence[Instruction], tokenizer: Tokenizer, context: int) -> Pairs:
+    """Tokens of each row. A row that does not fit the context is left out: cut, it would teach a
+    response without its end."""
+    prompts = tokenizer.encode_batch([instruction_prompt(r.instruction, r.input) for r in rows])
+    outputs = tokenizer.encode_batch([row.output for row in rows])
+    kept, fitting = [], []
+    for row, prompt, output in zip(rows, prompts, outputs, strict=True):
+        tokens = (*prompt, *output, tokenizer.end_token)
+        if len(tokens) <= context:
+            kept.append(Pair(tokens, len(prompt)))
+            fitting.append(row)
+    return Pairs(tuple(kept), tuple(fitting), too_long=len(rows) - len(kept))
+
+
+def pair_batch(pairs: Sequence[Pair], padding: int, device: torch.device) -> Batch:
+    """Inputs, and as targets the next token wherever it belongs to a response."""
+    inputs, lengths = pad_rows([pair.tokens[:-1] for pair in pairs], padding, device)
+    targets = torch.full_like(inputs, IGNORE)
+    for row, pair in enumerate(pairs):
+        response = torch.tensor(pair.tokens[pair.prompt_length :], device=device)
+        targets[row, pair.prompt_length - 1 : len(pair.tokens) - 1] = response
+    return Batch(inputs, targets, lengths, count=sum(pair.targets for pair in pairs))
+
+
+class InstructionTuning:
+    """Responses to instructions. A `training.loop.Task`."""
+
+    name = "instruct"
+    keep_best = True
+
+    def __init__(self, tuning: Tuning, train: Pairs, val: Pairs, settings: LoopSettings) -> None:
+        self.trained = tuning.trained
+        self.network = tuning.network
+        self.train, self.val = train.pairs, val.pairs
+        self.settings = settings
+        self.padding = tuning.base.tokenizer.end_token
+        self.device = settings.torch_device
+        self.examples = len(self.train)
+        self.tokens_per_example = sum(len(p.tokens) for p in self.train) // len(self.train)
+
+    def batch(self, examples: Sequence[int]) -> Batch:
+        return pair_batch([self.train[i] for i in examples], self.padding, self.device)
+
+    def loss(self, batch: Batch) -> Tensor:
+        hidden = self.network.hidden(batch.inputs)
+        total, _ = token_loss(self.network.model, hidden, batch.targets)
+        return total
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss per response token on pairs spread evenly over the validation part."""
+        size = self.settings.batch_size
+        wanted = min(len(self.val), (self.settings.eval_batches or len(self.val)) * size)
+        chosen = [self.val[index * len(self.val) // wanted] for index in range(wanted)]
+        total, count = 0.0, 0
+        for start in range(0, wanted, size):
+            batch = pair_batch(chosen[start : start + size], self.padding, self.device)
+            total += self.loss(batch).item()
+            count += batch.count
+        return {"val_loss": total / count, "val_perplexity": math.exp(min(total / count, 700.0))}
+
+    def samples(self) -> list[str]:
+        return []
+
+
+@torch.no_grad()
+def mean_loss(network: Network, pairs: Sequence[Pair], padding: int) -> float:
+    """Mean cross-entropy over the response tokens of all pairs, in nats."""
+    by_length = sorted(pairs, key=lambda pair: len(pair.tokens))
+    total, count = 0.0, 0
+    for start in range(0, len(by_length), _ROWS):
+        batch = pair_batch(by_length[start : start + _ROWS], padding, network.device)
+        part, _ = token_loss(network.model, network.hidden(batch.inputs), batch.targets)
+        total += part.item()
+        count += batch.count
+    return total / count
+
+
+def measure(
+    base: Base, network: Network, test: Pairs, untuned: Network | None
+) -> tuple[dict[str, Any], list[Response]]:
+    """The metrics of the test part, and its responses.
+
+    Args:
+        base: its tokenizer and stop tokens are used.
+        untuned: the base as it was, whose loss is reported beside the network's.
+    """
+    padding = base.tokenizer.end_token
+    responses = respond(replace(base, model=network.model), network.lora, test.rows)
+    test_metrics: dict[str, Any] = {
+        "n": len(test.pairs),
+        "tokens": sum(pair.targets for pair in test.pairs),
+        "loss": mean_loss(network, test.pairs, padding),
+    }
+    if untuned is not None:
+        test_metrics["base_loss"] = mean_loss(untuned, test.pairs, padding)
+    test_metrics["exact_match"] = exact_match(responses)
+    return {"test": test_metrics}, responses
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    finetune.add_arguments(parser, METHODS)
+    LoopSettings.add_arguments(
+        parser, epochs=4.0, lr=1e-3, warmup=20, eval_batches=0, weight_decay=0.01
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    settings = LoopSettings.from_args(args)
+    finetune.check_method(args, METHODS, settings)
+    lora = finetune.lora_settings(args, settings)
+    data = load_instructions(args.data)
+    base = finetune.load_tunable(args.base)
+    parts = encode_parts(data, base, args.data)
+    tuning = finetune.start_tuning(base, args.method, lora, None, settings)
+    task = InstructionTuning(tuning, parts["train"], parts["val"], settings)
+    directory = finetune.run_directory(args)
+    progress = Run(task, settings, directory).train(
+        resume=args.resume, describe=finetune.identity(args, tuning, data.sources)
+    )
+    finetune.round_as_saved(tuning.trained)
+    untuned = Network(base.model).to(tuning.network.device)
+    metrics, responses = measure(base, tuning.network, parts["test"], untuned)
+    write_file(directory / "responses.json", responses_file(responses))
+    card = {
+        "task": "instruct",
+        **finetune.card_fields(args, tuning, settings, progress),
+        "template": {"name": TEMPLATE, "version": TEMPLATE_VERSION},
+        "data": {
+            "files": list(data.sources),
+            "rows": data.rows,
+            "duplicates": data.duplicates,
+            "split": {
+                "rule": SPLIT_RULE,
+                "counts": {name: len(part.pairs) for name, part in parts.items()},
+            },
+            "too_long": {name: part.too_long for name, part in parts.items()},
+        },
+        "metrics": {"validation": {"loss": progress.best_loss}, **metrics},
+    }
+    checkpoint = finetune.publish(args.out, tuning, "instruct", card)
+    print_metrics(card["metrics"])
+    print(f"{args.out}: {args.method} instruction follower {checkpoint.id[:12]}")
+
+
+def encode_parts(data: InstructionData, base: Base, paths: Sequence[Path]) -> dict[str, Pairs]:
+    """The three parts as tokens; says on stderr what does not fit.
+
+    Raises:
+        DataError: nothing of a part fits the context.
+    """
+    context = base.config.context_length
+    parts = {
+        name: encode(rows, base.tokenizer, context)
+        for name, rows in (("train", data.train), ("val", data.val), ("test", data.test))
+    }
+    too_long = sum(part.too_long for part in parts.values())
+    if too_long:
+        print(
+            f"{too_long} rows are left out: with prompt and response they are longer than the "
+            f"context of {context} tokens",
+            file=sys.stderr,
+        )
+    for name, part in parts.items():
+        if not part.pairs:
+            raise DataError(
+                f"{', '.join(str(path) for path in paths)}: no row of the {name} part fits the "
+                f"context of {context} tokens"
+            )
+    print(
+        f"{data.rows} rows, {data.duplicates} repeated and dropped; "
+        + ", ".join(f"{len(part.pairs)} {name}" for name, part in parts.items())
+    )
+    return parts
