@@ -70,11 +70,14 @@ class Dispatcher:
     def open(self, requests: Sequence[Request], *, probe: bool = False) -> "Job":
         """Admit `requests`, all of them or none.
 
+        Args:
+            probe: jump the queue and its bound, and stay out of the metrics.
+
         Raises:
             Problem: 429 the queue is full; 503 the engine stops or is dead.
             ContextLengthError, UsageError: a request is not possible.
         """
-        job = Job(self, requests)
+        job = Job(self, requests, counted=not probe)
         try:
             for request in requests:
                 self._jobs[request.id] = job
@@ -155,8 +158,11 @@ class Job:
     that takes what is left of it out of the engine.
     """
 
-    def __init__(self, dispatcher: Dispatcher, requests: Sequence[Request]) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, requests: Sequence[Request], *, counted: bool = True
+    ) -> None:
         self._dispatcher = dispatcher
+        self._counted = counted
         self._indices = {request.id: index for index, request in enumerate(requests)}
         self._unfinished = set(self._indices)
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
@@ -173,6 +179,14 @@ class Job:
 
     def put(self, request_id: str, event: Event) -> None:
         """An event of the engine."""
+        if self._counted:
+            self._count(event)
+        if not isinstance(event, Text):
+            self._unfinished.discard(request_id)
+            self._dispatcher.forget(request_id, cancel=False)
+        self._events.put_nowait((self._indices[request_id], event))
+
+    def _count(self, event: Event) -> None:
         metrics = self._dispatcher.metrics
         if not self._answered and isinstance(event, Text | Classified):
             self._answered = True
@@ -181,10 +195,6 @@ class Job:
             metrics.tokens(event.prompt_tokens, event.completion_tokens)
         elif isinstance(event, Classified):
             metrics.tokens(event.prompt_tokens, 0)
-        if not isinstance(event, Text):
-            self._unfinished.discard(request_id)
-            self._dispatcher.forget(request_id, cancel=False)
-        self._events.put_nowait((self._indices[request_id], event))
 
     def fail(self, failed: Failed) -> None:
         """End the job for a reason from outside the engine."""

@@ -20,6 +20,11 @@ Processor = Callable[[Tensor, Sequence[int], Sequence[int]], Tensor]
 """Changes the logits of one row: (logits (vocab,), prompt tokens, generated tokens) -> (vocab,)."""
 
 
+_MOST = 1e6
+"""Bound of the settings that have no other: logits stay far from what fp32 cannot hold, where a
+row would become not-a-number."""
+
+
 @dataclass(frozen=True)
 class SamplingSettings:
     """How one request draws its tokens. The defaults draw from the model's own distribution."""
@@ -44,11 +49,13 @@ class SamplingSettings:
 
     def __post_init__(self) -> None:
         for name, good, allowed in (
-            ("temperature", self.temperature >= 0, "at least 0"),
+            ("temperature", 0 <= self.temperature <= _MOST, "in [0, 1e6]"),
             ("top_k", self.top_k is None or self.top_k >= 1, "at least 1"),
             ("top_p", 0 < self.top_p <= 1, "above 0 and at most 1"),
             ("min_p", 0 <= self.min_p <= 1, "in [0, 1]"),
-            ("repetition_penalty", self.repetition_penalty > 0, "above 0"),
+            ("repetition_penalty", 1 / _MOST <= self.repetition_penalty <= _MOST, "in [1e-6, 1e6]"),
+            ("presence_penalty", abs(self.presence_penalty) <= _MOST, "in [-1e6, 1e6]"),
+            ("frequency_penalty", abs(self.frequency_penalty) <= _MOST, "in [-1e6, 1e6]"),
         ):
             if not good:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be {allowed}")
@@ -111,7 +118,8 @@ def probabilities(logits: Tensor, settings: Sequence[SamplingSettings]) -> Tenso
         return torch.tensor(values, device=device, dtype=torch.float32)[:, None]
 
     greedy = column([s.temperature == 0 for s in settings]).bool()
-    scaled = logits.float() / column([s.temperature or 1.0 for s in settings])
+    # A temperature too small for fp32 would divide by zero.
+    scaled = logits.float() / column([max(s.temperature or 1.0, 1e-20) for s in settings])
     result = torch.softmax(scaled, dim=-1)
     if any(s.top_k or s.top_p < 1 for s in settings):
         ordered, order = result.sort(dim=-1, descending=True, stable=True)

@@ -8,13 +8,15 @@ import sys
 from collections.abc import Sequence
 
 from model.errors import PenwrightError, UsageError
-from training.tasks import classify, import_, instruct, pretrain, tokenizer
+from training.tasks import classify, data, evaluate, import_, instruct, pretrain, tokenizer
 
 COMMANDS = {
     "tokenizer": (tokenizer, "learn a byte-pair vocabulary from text"),
     "pretrain": (pretrain, "train a base model on text"),
     "classify": (classify, "fine-tune a classifier of texts"),
     "instruct": (instruct, "fine-tune a model that follows instructions"),
+    "evaluate": (evaluate, "measure a checkpoint"),
+    "data": (data, "get training data that has a public home"),
     "import": (import_, "read GPT-2 weights from Hugging Face files"),
 }
 

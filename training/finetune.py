@@ -8,8 +8,6 @@ full         every weight; a checkpoint of its own
 
 import argparse
 import copy
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from model.classifier import ClassifierHead, Labels
 from model.errors import UsageError
 from model.gpt import GPT
 from model.lora import TARGETS, LoRA, LoRASettings
+from training.card import run_fields
 from training.loop import Progress
 from training.settings import LoopSettings
 
@@ -210,21 +209,21 @@ def card_fields(
 ) -> dict[str, Any]:
     """What every fine-tuned checkpoint's card says of how it was made."""
     network = tuning.network
+    learnt = sum(p.numel() for p in tuning.trained.parameters() if p.requires_grad)
     return {
-        "command": shlex.join(["penwright-train", *sys.argv[1:]]),
+        **run_fields(args, settings, progress),
         "base": {"name": tuning.base.path.resolve().name, "sha256": tuning.base.id},
         "method": args.method,
-        "trained_parameters": sum(
-            p.numel() for p in tuning.trained.parameters() if p.requires_grad
-        ),
+        "trained_parameters": learnt,
         "lora": None if network.lora is None else asdict(network.lora.settings),
-        "settings": asdict(settings),
-        "seed": settings.seed,
-        "steps": progress.step,
-        "tokens": progress.tokens,
-        "seconds": round(progress.seconds, 1),
-        "licences": list(args.licence),
     }
+
+
+def padded_length(lengths: Sequence[int], batch_size: int) -> int:
+    """Tokens that a row takes on average when each batch is as long as its longest row."""
+    starts = range(0, len(lengths), batch_size)
+    longest = [max(lengths[start : start + batch_size]) for start in starts]
+    return max(1, sum(longest) // len(longest))
 
 
 def pad_rows(

@@ -6,15 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from model.checkpoint import Adapter, Base
-from model.engine.engine import Engine, EngineSettings
-from model.engine.request import Failed, Generate, Request, Text
-from model.errors import PenwrightError
+from model.engine.request import Generate, Request
 from model.lora import LoRA
 from model.prompts import instruction_prompt
 from model.sampling import SamplingSettings
 from training.data.instructions import Instruction
 from training.data.text import normalise
 from training.metrics import proportion
+from training.samples import generate
 
 MAX_NEW_TOKENS = 128
 
@@ -54,15 +53,11 @@ def respond(
         room = base.config.context_length - len(tokens)
         want = Generate(min(max_new_tokens, room), SamplingSettings(temperature=0))
         requests.append(Request(str(number), tokens, want, "tuned" if adapters else None))
-    engine = Engine(base, adapters, EngineSettings(), deliver=lambda events: None)
-    responses = []
-    for row, events in zip(rows, engine.run(requests), strict=True):
-        for event in events:
-            if isinstance(event, Failed):
-                raise PenwrightError(f"a response failed: {event.message}")
-        text = "".join(event.text for event in events if isinstance(event, Text))
-        responses.append(Response(row.instruction, row.input, row.output, text.strip()))
-    return responses
+    texts = generate(base, adapters, requests)
+    return [
+        Response(row.instruction, row.input, row.output, text.strip())
+        for row, text in zip(rows, texts, strict=True)
+    ]
 
 
 def exact_match(responses: Sequence[Response]) -> dict[str, Any]:

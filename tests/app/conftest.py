@@ -13,6 +13,7 @@ import httpx
 import pytest
 import torch
 import uvicorn
+
 from app.cli import Server
 from app.main import create_app
 from app.service import Service

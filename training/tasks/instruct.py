@@ -11,7 +11,7 @@ import argparse
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from training.data.instructions import (
     InstructionData,
     load_instructions,
 )
-from training.finetune import Network, Tuning, pad_rows
+from training.finetune import Network, Tuning, pad_rows, padded_length
 from training.loop import Batch, Run
 from training.loss import IGNORE, token_loss
 from training.report import print_metrics
@@ -104,7 +104,8 @@ class InstructionTuning:
         self.padding = tuning.base.tokenizer.end_token
         self.device = settings.torch_device
         self.examples = len(self.train)
-        self.tokens_per_example = sum(len(p.tokens) for p in self.train) // len(self.train)
+        lengths = [len(pair.tokens) - 1 for pair in self.train]
+        self.tokens_per_example = padded_length(lengths, settings.batch_size)
 
     def batch(self, examples: Sequence[int]) -> Batch:
         return pair_batch([self.train[i] for i in examples], self.padding, self.device)

@@ -1,0 +1,41 @@
+# `make serve` and `make test` are all that a new user needs; both install what they need first.
+
+PYTHON ?= python3
+PORT ?= 8000
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# Extra arguments for pip when torch is installed, e.g. an index with the build for your machine.
+TORCH_PIP_ARGS ?=
+
+.PHONY: help setup serve test check format models
+
+help: ## Show the targets.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+
+setup: $(INSTALLED) ## Install everything into .venv.
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt $(TORCH_PIP_ARGS) torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev]'
+	touch $@
+
+serve: setup ## Serve the bundled models on PORT (8000).
+	$(BIN)/penwright-serve --port $(PORT)
+
+test: setup ## Run all tests. PENWRIGHT_DATA=DIR adds those that need real data.
+	$(BIN)/pytest
+
+check: setup ## Lint, formatting and types, as CI runs them.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## Format and fix what can be fixed.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Trains the bundled models again from PENWRIGHT_DATA; takes hours on a CPU.
+models: setup ## Train checkpoints/default anew.
+	BIN=$(BIN) bash training/recipes/default.sh

@@ -1,0 +1,246 @@
+"""What each endpoint answers."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from .conftest import CONTEXT, serve
+
+
+def test_generate_answers_in_the_documented_shape(client: httpx.Client) -> None:
+    answer = client.post("/generate", json={"prompt": "The old man", "max_new_tokens": 6})
+    assert answer.status_code == 200
+    body = answer.json()
+    assert set(body) == {"id", "model", "choices", "usage", "timings"}
+    assert body["model"] == "base"
+    [choice] = body["choices"]
+    assert set(choice) == {"index", "text", "finish_reason", "logprobs"}
+    assert choice["index"] == 0
+    assert choice["logprobs"] is None
+    assert choice["finish_reason"] in ("length", "eos")
+    usage = body["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+    assert usage["cached_tokens"] == 0
+    tokens = client.post("/tokenize", json={"text": "The old man"}).json()["tokens"]
+    assert usage["prompt_tokens"] == len(tokens)
+    assert set(body["timings"]) == {"queue", "prefill", "decode"}
+    assert all(seconds >= 0 for seconds in body["timings"].values())
+
+
+def test_the_same_seed_gives_the_same_text(client: httpx.Client) -> None:
+    def texts(seed: int | None) -> list[str]:
+        body = {"prompt": "The sea", "max_new_tokens": 12, "ignore_eos": True, "seed": seed}
+        return [c["text"] for c in client.post("/generate", json=body).json()["choices"]]
+
+    assert texts(5) == texts(5)
+    assert texts(5) != texts(6)
+    assert texts(None) != texts(None)
+
+
+def test_choices_are_numbered_by_prompt_and_drawn_with_seeds_of_their_own(
+    client: httpx.Client,
+) -> None:
+    settings = {"max_new_tokens": 8, "ignore_eos": True}
+    body = {"prompt": ["The old man", "the sea"], "n": 3, "seed": 10, **settings}
+    answer = client.post("/generate", json=body).json()
+    choices = answer["choices"]
+    assert [choice["index"] for choice in choices] == list(range(6))
+    for index, choice in enumerate(choices):
+        alone = {"prompt": body["prompt"][index // 3], "seed": 10 + index % 3, **settings}
+        assert client.post("/generate", json=alone).json()["choices"][0]["text"] == choice["text"]
+    assert len({choice["text"] for choice in choices}) == 6
+    lengths = [
+        len(client.post("/tokenize", json={"text": text}).json()["tokens"])
+        for text in body["prompt"]
+    ]
+    assert answer["usage"]["prompt_tokens"] == sum(lengths)
+    assert answer["usage"]["completion_tokens"] == 6 * 8
+
+
+def test_an_empty_prompt_starts_a_document(client: httpx.Client) -> None:
+    answer = client.post("/generate", json={"prompt": "", "max_new_tokens": 3, "seed": 1})
+    assert answer.status_code == 200
+    assert answer.json()["usage"]["prompt_tokens"] == 1
+
+
+def test_the_end_token_in_a_text_is_ordinary_text(client: httpx.Client) -> None:
+    answer = client.post("/tokenize", json={"text": "<|endoftext|>"})
+    tokens = answer.json()["tokens"]
+    assert len(tokens) > 1
+    assert max(tokens) < 299
+    assert client.post(
+        "/generate", json={"prompt": "<|endoftext|>", "max_new_tokens": 1}
+    ).is_success
+
+
+def test_max_new_tokens_left_out_is_what_there_is_room_for(client: httpx.Client) -> None:
+    def answer(length: int) -> dict[str, Any]:
+        body = {"prompt": "a" * length, "ignore_eos": True}
+        result: dict[str, Any] = client.post("/generate", json=body).json()
+        return result
+
+    assert answer(1)["usage"]["completion_tokens"] == 128
+    full = answer(CONTEXT - 3)
+    assert full["usage"]["prompt_tokens"] == CONTEXT - 3
+    assert full["usage"]["completion_tokens"] == 3
+
+
+def test_a_stop_string_ends_the_text_and_is_no_part_of_it(client: httpx.Client) -> None:
+    body = {"prompt": "The sea", "max_new_tokens": 40, "seed": 3, "ignore_eos": True}
+    text = client.post("/generate", json=body).json()["choices"][0]["text"]
+    stop = next(a + b for a, b in zip(text[5:], text[6:], strict=False) if (a + b).isascii())
+    for given in (stop, ["never there", stop]):
+        [choice] = client.post("/generate", json={**body, "stop": given}).json()["choices"]
+        assert choice["finish_reason"] == "stop"
+        assert choice["text"] == text[: text.index(stop)]
+
+
+@pytest.mark.parametrize("count", [0, 3])
+def test_logprobs_report_the_models_own_distribution(client: httpx.Client, count: int) -> None:
+    body = {"prompt": "The", "max_new_tokens": 4, "temperature": 0, "ignore_eos": True}
+    answer = client.post("/generate", json={**body, "logprobs": count}).json()
+    logprobs = answer["choices"][0]["logprobs"]
+    assert len(logprobs) == 4
+    for entry in logprobs:
+        assert set(entry) == {"token", "text", "logprob", "top"}
+        assert entry["logprob"] < 0
+        assert len(entry["top"]) == count
+        if count:
+            # Greedy: the drawn token is the best one.
+            assert entry["top"][0]["token"] == entry["token"]
+            values = [other["logprob"] for other in entry["top"]]
+            assert values == sorted(values, reverse=True)
+    assert "logprobs" not in body
+
+
+def test_instruct_answers_in_the_documented_shape(client: httpx.Client) -> None:
+    body = {"instruction": "Say the opposite.", "input": "old", "max_new_tokens": 5}
+    answer = client.post("/instruct", json=body)
+    assert answer.status_code == 200
+    assert set(answer.json()) == {"id", "model", "response", "finish_reason", "usage", "timings"}
+    assert answer.json()["model"] == "instruct"
+    # Greedy unless something else is asked for.
+    assert client.post("/instruct", json=body).json()["response"] == answer.json()["response"]
+    other = client.post("/instruct", json={**body, "input": ""}).json()
+    assert other["usage"]["prompt_tokens"] < answer.json()["usage"]["prompt_tokens"]
+
+
+def test_instruct_runs_the_adapter_on_the_template(client: httpx.Client) -> None:
+    from model.prompts import instruction_prompt
+
+    settings = {"max_new_tokens": 16, "temperature": 0, "ignore_eos": True}
+    prompt = instruction_prompt("Say it.", "sea")
+    base = client.post("/generate", json={"prompt": prompt, **settings}).json()
+    tuned = client.post(
+        "/instruct", json={"instruction": "Say it.", "input": "sea", **settings}
+    ).json()
+    assert tuned["usage"]["prompt_tokens"] == base["usage"]["prompt_tokens"]
+    assert tuned["response"] != base["choices"][0]["text"]
+
+
+def test_classify_answers_in_the_documented_shape(client: httpx.Client) -> None:
+    texts = ["free prize", "see you", "the old man and the sea"]
+    answer = client.post("/classify", json={"text": texts})
+    assert answer.status_code == 200
+    body = answer.json()
+    assert set(body) == {"model", "results", "usage"}
+    assert body["model"] == "spam"
+    assert len(body["results"]) == 3
+    for result in body["results"]:
+        assert set(result) == {"label", "score", "probabilities", "tokens", "truncated"}
+        assert set(result["probabilities"]) == {"ham", "spam"}
+        assert math.isclose(sum(result["probabilities"].values()), 1, abs_tol=1e-5)
+        assert result["score"] == result["probabilities"][result["label"]]
+        assert result["truncated"] is False
+    assert body["usage"]["prompt_tokens"] == sum(result["tokens"] for result in body["results"])
+    # In the order of the texts, and each as if it were alone.
+    for text, result in zip(texts, body["results"], strict=True):
+        [alone] = client.post("/classify", json={"text": text}).json()["results"]
+        assert alone["label"] == result["label"]
+        assert math.isclose(alone["score"], result["score"], abs_tol=1e-5)
+
+
+def test_the_threshold_decides_between_two_labels(client: httpx.Client) -> None:
+    [result] = client.post("/classify", json={"text": "sea"}).json()["results"]
+    spam = result["probabilities"]["spam"]
+    for threshold, label in ((spam - 0.01, "spam"), (spam + 0.01, "ham")):
+        body = {"text": "sea", "threshold": threshold}
+        [decided] = client.post("/classify", json=body).json()["results"]
+        assert decided["label"] == label
+        assert decided["score"] == decided["probabilities"][label]
+
+
+def test_a_long_text_is_read_in_part_only_when_asked(client: httpx.Client) -> None:
+    long = "a" * (CONTEXT + 10)
+    refused = client.post("/classify", json={"text": ["short", long]})
+    assert refused.status_code == 400
+    assert "text 1 has 4106 tokens" in refused.json()["detail"]
+    body = client.post("/classify", json={"text": ["short", long], "truncate": True}).json()
+    assert [result["truncated"] for result in body["results"]] == [False, True]
+    assert body["results"][1]["tokens"] == CONTEXT
+    [cut] = client.post("/classify", json={"text": "a" * CONTEXT}).json()["results"]
+    assert math.isclose(cut["score"], body["results"][1]["score"], abs_tol=1e-5)
+
+
+def test_tokens_and_text_are_each_others_inverse(client: httpx.Client) -> None:
+    text = "Once upon a time – “né!” 🙂"
+    tokens = client.post("/tokenize", json={"text": text}).json()["tokens"]
+    assert client.post("/detokenize", json={"tokens": tokens}).json()["text"] == text
+    assert client.post("/tokenize", json={"text": ""}).json()["tokens"] == []
+
+
+def test_models_are_described(client: httpx.Client, checkpoints: Path) -> None:
+    models = {model["name"]: model for model in client.get("/models").json()["models"]}
+    assert set(models) == {"base", "spam", "instruct"}
+    base, spam = models["base"], models["spam"]
+    assert base["tasks"] == ["generate"]
+    assert base["base"] is None
+    assert base["metrics"] == {"perplexity": {"value": 300.0, "n": 1000}}
+    assert base["context_length"] == CONTEXT
+    assert spam["base"] == base["checkpoint"]
+    assert spam["labels"] == ["ham", "spam"]
+    assert spam["positive"] == "spam"
+    assert spam["threshold"] == 0.5
+    assert spam["parameters"] == base["parameters"] + spam["adapter_parameters"]
+    from model.checkpoint import load_base
+
+    loaded = load_base(checkpoints / "base")
+    assert base["checkpoint"] == loaded.id
+    assert base["sha256"] == loaded.card["files"]["model.safetensors"]
+    assert base["parameters"] == loaded.model.parameter_count()
+
+
+def test_adapters_share_one_engine(live: Any) -> None:
+    assert len(live.service._dispatchers()) == 1
+
+
+def test_a_base_alone_serves_generate_and_says_what_it_does_not(checkpoints: Path) -> None:
+    with serve(base=checkpoints / "base") as live:
+        assert live.client.post("/generate", json={"prompt": "a", "max_new_tokens": 1}).is_success
+        answer = live.client.post("/classify", json={"text": "a"})
+        assert answer.status_code == 404
+        assert answer.json()["detail"] == "no model here answers /classify; served are: generate"
+
+
+def test_adapters_and_whole_checkpoints_go_with_a_base(checkpoints: Path) -> None:
+    with serve(base=checkpoints / "base", classify=checkpoints / "topic") as live:
+        [result] = live.client.post("/classify", json={"text": "sea"}).json()["results"]
+        best = max(result["probabilities"], key=result["probabilities"].__getitem__)
+        assert result["label"] == best
+        refused = live.client.post("/classify", json={"text": "sea", "threshold": 0.5})
+        assert refused.status_code == 422
+        assert refused.json()["errors"][0]["field"] == "threshold"
+        assert len(live.service._dispatchers()) == 1
+    with serve(
+        base=checkpoints / "base",
+        classify=checkpoints / "whole",
+        instruct=checkpoints / "instruct",
+    ) as live:
+        [result] = live.client.post("/classify", json={"text": "sea"}).json()["results"]
+        assert set(result["probabilities"]) == {"no", "yes"}
+        assert live.client.post("/instruct", json={"instruction": "a", "max_new_tokens": 1})
+        assert len(live.service._dispatchers()) == 2
+        assert live.client.get("/readyz").status_code == 200

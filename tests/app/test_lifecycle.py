@@ -1,0 +1,231 @@
+"""From start to end: loading, ready, failing, draining; and the program around it."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app import loading
+
+from .conftest import CONTEXT, serve
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+LONG = {"prompt": "a", "max_new_tokens": CONTEXT - 1, "ignore_eos": True}
+
+
+def test_while_loading_it_lives_but_is_not_ready(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    original = loading.load_base
+
+    def slow(*args: Any, **settings: Any) -> Any:
+        go.wait(10)
+        return original(*args, **settings)
+
+    monkeypatch.setattr(loading, "load_base", slow)
+    with serve(models=checkpoints, ready=False) as live:
+        assert live.client.get("/healthz").status_code == 200
+        for answer in (
+            live.client.get("/readyz"),
+            live.client.get("/models"),
+            live.client.post("/generate", json={"prompt": "a"}),
+            live.client.post("/tokenize", json={"text": "a"}),
+        ):
+            assert answer.status_code == 503
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.json()["type"].endswith(":loading")
+            assert "retry-after" in answer.headers
+        go.set()
+        live.wait(lambda: live.client.get("/readyz").status_code == 200)
+        assert live.client.get("/readyz").json()["models"] == ["base", "spam", "instruct"]
+
+
+def test_a_checkpoint_that_answers_otherwise_than_its_card_is_not_served(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    altered = tmp_path / "models"
+    shutil.copytree(checkpoints, altered)
+    card = json.loads((altered / "base" / "card.json").read_text())
+    card["golden"][0]["logprobs"][0] -= 0.5
+    (altered / "base" / "card.json").write_text(json.dumps(card))
+    with serve(models=altered, ready=False) as live:
+        live.wait(lambda: live.service.state == "failed")
+        answer = live.client.get("/readyz")
+        assert answer.status_code == 503
+        assert "differs from its card's" in answer.json()["detail"]
+        assert live.client.get("/healthz").status_code == 200
+        assert live.client.post("/generate", json={"prompt": "a"}).status_code == 503
+
+
+def test_a_dead_engine_is_not_ready(checkpoints: Path) -> None:
+    with serve(models=checkpoints) as live:
+        assert live.client.get("/readyz").status_code == 200
+        [dispatcher] = live.service._dispatchers()
+
+        def die() -> None:
+            raise SystemExit  # ends a thread without a word
+
+        dispatcher.engine._inbox.put(die)
+        live.wait(lambda: not dispatcher.engine.alive)
+        answer = live.client.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["type"].endswith(":engine-dead")
+        assert live.client.get("/healthz").status_code == 200
+        assert live.client.post("/generate", json={"prompt": "a"}).status_code == 503
+
+
+def test_a_stuck_engine_is_not_ready(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.service.PROBE_SECONDS", 0.2)
+    with serve(models=checkpoints) as live:
+        [dispatcher] = live.service._dispatchers()
+        go = threading.Event()
+        dispatcher.engine._inbox.put(lambda: go.wait(10) and None)
+        answer = live.client.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["type"].endswith(":engine-stuck")
+        go.set()
+        live.wait(lambda: live.client.get("/readyz").status_code == 200)
+
+
+def test_a_busy_engine_is_ready(checkpoints: Path) -> None:
+    with serve(models=checkpoints, slots=1) as live:
+        with live.client.stream("POST", "/generate", json={**LONG, "stream": True}):
+            live.wait(lambda: live.running() == 1)
+            assert httpx.get(f"{live.url}/readyz").status_code == 200
+            assert live.running() == 1
+
+
+# ---- the program ----
+
+
+def environment(**settings: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if "PENWRIGHT" not in name}
+    return {**kept, "PYTHONPATH": str(ROOT), **settings}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def process(*flags: str, **settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    port = free_port()
+    command = [sys.executable, "-m", "app.cli", "--port", str(port), "--threads", "1", *flags]
+    started = subprocess.Popen(
+        command, env=environment(**settings), stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield started, f"http://127.0.0.1:{port}"
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def until_ready(started: subprocess.Popen[str], url: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert started.poll() is None, started.communicate()[1]
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError("not ready in time")
+
+
+def test_on_sigterm_running_requests_finish_and_new_ones_get_503(checkpoints: Path) -> None:
+    with process("--models", str(checkpoints), "--log-level", "warning") as (started, url):
+        until_ready(started, url)
+        body = {**LONG, "max_new_tokens": 2500, "stream": True, "seed": 1}
+        with httpx.stream("POST", f"{url}/generate", json=body, timeout=60) as running:
+            assert running.status_code == 200
+            started.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+            refused = httpx.post(f"{url}/generate", json={"prompt": "a"})
+            assert refused.status_code == 503
+            assert refused.json()["type"].endswith(":draining")
+            assert httpx.get(f"{url}/readyz").status_code == 503
+            assert httpx.get(f"{url}/healthz").status_code == 200
+            text = running.read().decode()
+        assert text.endswith("data: [DONE]\n\n")
+        assert '"completion_tokens":2500' in text
+        assert started.wait(10) == 0
+
+
+def test_what_does_not_finish_in_time_ends_with_an_error_event(checkpoints: Path) -> None:
+    flags = ("--models", str(checkpoints), "--drain-timeout", "0.3", "--log-level", "warning")
+    with process(*flags) as (started, url):
+        until_ready(started, url)
+        body = {**LONG, "stream": True}
+        with httpx.stream("POST", f"{url}/generate", json=body, timeout=60) as running:
+            assert running.status_code == 200
+            started.send_signal(signal.SIGTERM)
+            text = running.read().decode()
+        assert "event: error" in text
+        assert '"status":503' in text
+        assert started.wait(10) == 0
+
+
+def test_a_load_failure_ends_the_process_with_1_and_one_line(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "models"
+    shutil.copytree(checkpoints, broken)
+    weights = broken / "base" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    with process("--models", str(broken), "--log-level", "error") as (started, _):
+        assert started.wait(60) == 1
+        assert started.stderr is not None
+        lines = started.stderr.read().splitlines()
+    assert lines[-1].startswith("penwright-serve: ")
+    assert "model.safetensors" in lines[-1]
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_a_port_in_use_ends_the_process_with_1(checkpoints: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with process("--models", str(checkpoints), "--port", port) as (started, _):
+            assert started.wait(60) == 1
+            assert started.stderr is not None
+            text = started.stderr.read()
+    assert f"--port {port}: cannot listen" in text.splitlines()[-1]
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "part"),
+    [
+        (["--port", "99999"], "--port (PENWRIGHT_PORT) is '99999'"),
+        (["--device", "tpu"], "--device (PENWRIGHT_DEVICE) is 'tpu'"),
+        (["--models", "nowhere"], "--models is 'nowhere': there is no such directory"),
+        (["--base", ".", "--models", "."], "exclude each other"),
+        (["--classify", "."], "--classify needs --base"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+    ],
+)
+def test_wrong_flags_end_the_process_with_2_and_a_line(flags: list[str], part: str) -> None:
+    command = [sys.executable, "-m", "app.cli", *flags]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert part in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,237 @@
+"""Sampling against plain references that do one row at a time."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, reject, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model.errors import UsageError
+from model.sampling import SamplingSettings, penalise, probabilities, sample
+
+ROWS = st.lists(
+    # Quarters: equal logits are common, so ties are met.
+    st.lists(st.integers(-24, 24).map(lambda n: n / 4), min_size=12, max_size=12),
+    min_size=1,
+    max_size=4,
+)
+SETTINGS = st.builds(
+    SamplingSettings,
+    temperature=st.sampled_from([0.0, 0.3, 0.7, 1.0, 2.5]),
+    top_k=st.sampled_from([None, 1, 2, 5, 12, 1000]),
+    top_p=st.one_of(st.just(1.0), st.floats(0.01, 0.99)),
+    min_p=st.one_of(st.just(0.0), st.floats(0.01, 0.99), st.just(1.0)),
+)
+THOROUGH = settings(derandomize=True, max_examples=150, deadline=None)
+
+
+class Undecided(Exception):
+    """Rounding alone decides whether a token stays."""
+
+
+def reference(logits: Sequence[float], wanted: SamplingSettings) -> list[float]:
+    """The distribution of one row, by the definitions, in Python's floats."""
+    if wanted.temperature == 0:
+        best = max(range(len(logits)), key=lambda i: (logits[i], -i))
+        return [float(i == best) for i in range(len(logits))]
+    weights = [math.exp((x - max(logits)) / wanted.temperature) for x in logits]
+    order = sorted(range(len(logits)), key=lambda i: (-weights[i], i))
+    order = order[: wanted.top_k]
+    if wanted.top_p < 1:
+        total, nucleus, mass = sum(weights[i] for i in order), [], 0.0
+        for i in order:
+            if abs(mass - wanted.top_p) <= 1e-5:
+                raise Undecided
+            if mass >= wanted.top_p:
+                break
+            nucleus.append(i)
+            mass += weights[i] / total
+        order = nucleus
+    least = wanted.min_p * weights[order[0]]
+    if any(0 < abs(weights[i] - least) <= 1e-5 * least for i in order):
+        raise Undecided
+    kept = {i for i in order if weights[i] >= least}
+    total = sum(weights[i] for i in kept)
+    return [weights[i] / total if i in kept else 0.0 for i in range(len(logits))]
+
+
+@THOROUGH
+@given(rows=ROWS, data=st.data())
+def test_distributions_equal_the_reference(rows: list[list[float]], data: st.DataObject) -> None:
+    wanted = [data.draw(SETTINGS) for _ in rows]
+    try:
+        expected = torch.tensor([reference(row, s) for row, s in zip(rows, wanted, strict=True)])
+    except Undecided:
+        reject()
+    result = probabilities(torch.tensor(rows), wanted)
+    assert torch.equal(result > 0, expected > 0)
+    assert torch.allclose(result, expected, atol=1e-5)
+
+
+@THOROUGH
+@given(rows=ROWS, data=st.data())
+def test_a_row_does_not_depend_on_its_neighbours(
+    rows: list[list[float]], data: st.DataObject
+) -> None:
+    wanted = [data.draw(SETTINGS) for _ in rows]
+    uniforms = [data.draw(st.floats(0, 1, exclude_max=True)) for _ in rows]
+    together = sample(torch.tensor(rows), wanted, uniforms)
+    alone = [
+        sample(torch.tensor([row]), [s], [u])[0]
+        for row, s, u in zip(rows, wanted, uniforms, strict=True)
+    ]
+    assert together == alone
+
+
+@THOROUGH
+@given(rows=ROWS, data=st.data(), uniform=st.sampled_from([0.0, 0.5, math.nextafter(1, 0)]))
+def test_only_tokens_with_probability_are_drawn(
+    rows: list[list[float]], data: st.DataObject, uniform: float
+) -> None:
+    wanted = [data.draw(SETTINGS) for _ in rows]
+    tokens = sample(torch.tensor(rows), wanted, [uniform] * len(rows))
+    chances = probabilities(torch.tensor(rows), wanted)
+    assert all(chances[row, token] > 0 for row, token in enumerate(tokens))
+
+
+def test_temperature_0_takes_the_first_of_the_best() -> None:
+    logits = torch.tensor([[1.0, 3.0, 3.0, 2.0], [0.0, 0.0, 0.0, 0.1]])
+    greedy, warm = SamplingSettings(temperature=0), SamplingSettings(temperature=5.0)
+    assert sample(logits, [greedy, greedy], [0.99, 0.99]) == [1, 3]
+    # The same beside a row that draws.
+    assert sample(logits, [greedy, warm], [0.99, 0.0]) == [1, 0]
+
+
+def test_top_k_above_the_vocabulary_keeps_all() -> None:
+    logits = torch.randn(1, 20, generator=torch.Generator().manual_seed(0))
+    large, none = SamplingSettings(top_k=10**9), SamplingSettings()
+    assert torch.allclose(probabilities(logits, [large]), probabilities(logits, [none]))
+
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        SamplingSettings(temperature=1e-45),
+        SamplingSettings(temperature=1e-30),
+        SamplingSettings(temperature=1e6),
+        SamplingSettings(top_p=1e-12),
+        SamplingSettings(top_p=math.nextafter(1, 0)),
+        SamplingSettings(min_p=1.0),
+        SamplingSettings(presence_penalty=-1e6),
+        SamplingSettings(repetition_penalty=1e-6),
+        SamplingSettings(repetition_penalty=1e6),
+    ],
+    ids=str,
+)
+def test_extreme_settings_still_give_a_distribution(wanted: SamplingSettings) -> None:
+    logits = torch.tensor([40.0, 0.0, -40.0, 39.0])
+    logits = penalise(logits, wanted, [0, 3], [1, 2])
+    result = probabilities(logits[None], [wanted])
+    assert torch.isfinite(result).all()
+    assert result.sum().item() == pytest.approx(1.0)
+    assert 0 <= sample(logits[None], [wanted], [0.999])[0] < 4
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("temperature", -0.1, r"in \[0, 1e6\]"),
+        ("temperature", math.nan, r"in \[0, 1e6\]"),
+        ("temperature", math.inf, r"in \[0, 1e6\]"),
+        ("top_k", 0, "at least 1"),
+        ("top_p", 0.0, "above 0 and at most 1"),
+        ("top_p", 1.01, "above 0 and at most 1"),
+        ("min_p", 1.5, r"in \[0, 1\]"),
+        ("repetition_penalty", 0.0, r"in \[1e-6, 1e6\]"),
+        ("repetition_penalty", math.inf, r"in \[1e-6, 1e6\]"),
+        ("presence_penalty", math.nan, r"in \[-1e6, 1e6\]"),
+        ("frequency_penalty", -math.inf, r"in \[-1e6, 1e6\]"),
+    ],
+)
+def test_settings_that_are_refused(field: str, value: float, allowed: str) -> None:
+    with pytest.raises(UsageError, match=f"{field} is .*{allowed}"):
+        SamplingSettings(**{field: value})  # type: ignore[arg-type]
+
+
+def draws(logits: Tensor, wanted: SamplingSettings, count: int) -> list[int]:
+    generator = wanted.generator()
+    return [sample(logits, [wanted], [generator.random()])[0] for _ in range(count)]
+
+
+def test_seeds_are_reproducible() -> None:
+    logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(0))
+    first, same, other = (draws(logits, SamplingSettings(seed=s), 40) for s in (7, 7, 8))
+    assert first == same
+    assert first != other
+    assert draws(logits, SamplingSettings(), 40) != draws(logits, SamplingSettings(), 40)
+
+
+@pytest.mark.parametrize("temperature", [0.7, 1.0, 1.8])
+def test_draws_follow_the_distribution(temperature: float) -> None:
+    """Chi-square on 4,000 draws; the seed is fixed, so this passes always or never."""
+    logits = torch.tensor([[0.0, 1.0, 2.0, -1.0, 0.5, 2.0, -20.0]])
+    wanted = SamplingSettings(temperature=temperature, top_k=6, seed=3)
+    generator, count = wanted.generator(), 4000
+    tokens = sample(
+        logits.expand(count, -1), [wanted] * count, [generator.random() for _ in range(count)]
+    )
+    expected = reference(logits[0].tolist(), wanted)
+    assert 6 not in tokens
+    statistic = sum(
+        (tokens.count(token) - count * p) ** 2 / (count * p)
+        for token, p in enumerate(expected)
+        if p > 0
+    )
+    assert statistic < 20.5  # 99.9% quantile with 5 degrees of freedom
+
+
+@THOROUGH
+@given(
+    row=st.lists(st.floats(-10, 10, width=32), min_size=8, max_size=8),
+    prompt=st.lists(st.integers(0, 7), max_size=6),
+    generated=st.lists(st.integers(0, 7), max_size=10),
+    repetition=st.sampled_from([1.0, 1.3, 0.8, 2.0]),
+    presence=st.sampled_from([0.0, 0.5, -1.0]),
+    frequency=st.sampled_from([0.0, 0.25, -0.5]),
+)
+def test_penalties_equal_the_reference(
+    row: list[float],
+    prompt: list[int],
+    generated: list[int],
+    repetition: float,
+    presence: float,
+    frequency: float,
+) -> None:
+    expected = list(row)
+    for token in {*prompt, *generated}:
+        factor = 1 / repetition if expected[token] > 0 else repetition
+        expected[token] *= factor
+    for token in set(generated):
+        expected[token] -= presence + frequency * generated.count(token)
+    wanted = SamplingSettings(
+        repetition_penalty=repetition, presence_penalty=presence, frequency_penalty=frequency
+    )
+    before = torch.tensor(row)
+    after = penalise(before, wanted, prompt, generated)
+    assert torch.allclose(after, torch.tensor(expected), atol=1e-5)
+    assert torch.equal(before, torch.tensor(row)), "the input must stay as it was"
+
+
+def test_the_repetition_penalty_is_that_of_transformers() -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    logits = torch.randn(30, generator=torch.Generator().manual_seed(1)) * 5
+    tokens = [1, 2, 2, 9, 29]
+    for penalty in (0.7, 1.0, 1.2, 3.0):
+        peer = transformers.RepetitionPenaltyLogitsProcessor(penalty)
+        theirs = peer(torch.tensor([tokens]), logits[None].clone())[0]
+        wanted = SamplingSettings(repetition_penalty=penalty)
+        assert torch.equal(penalise(logits, wanted, tokens[:2], tokens[2:]), theirs)
+
+
+def test_settings_know_whether_they_penalise() -> None:
+    assert not SamplingSettings(temperature=0.3).penalises
+    for field in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
+        assert SamplingSettings(**{field: 0.5}).penalises  # type: ignore[arg-type]

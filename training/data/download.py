@@ -1,0 +1,130 @@
+"""Data sets with a public home: fetched, checked against a known SHA-256, written whole or not."""
+
+import hashlib
+import io
+import lzma
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from model.atomic import write_file
+from model.errors import DataError, PenwrightError
+
+_LARGEST = 64 * 2**20  # bytes; every set here is far smaller
+_TIMEOUT = httpx.Timeout(30.0)
+
+
+def _as_it_is(content: bytes) -> bytes:
+    return content
+
+
+def _sms_messages(content: bytes) -> bytes:
+    """The file of messages, out of the archive in which the UCI repository gives it."""
+    if not content.startswith(b"PK"):
+        return content
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return archive.read("SMSSpamCollection")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set and where it lives."""
+
+    url: str
+    file: str
+    """Name of the file that is written."""
+    sha256: str
+    """Of that file."""
+    licence: str
+    extract: Callable[[bytes], bytes] = _as_it_is
+    """From what the URL gives to what the file holds."""
+
+
+_BOOK = "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main"
+
+SOURCES = {
+    "verdict": Source(
+        url=f"{_BOOK}/ch02/01_main-chapter-code/the-verdict.txt",
+        file="the-verdict.txt",
+        sha256="b41e41a68f0398a3154ae69e2e4c0e2694e17fe0d66730536837f1b01935b31f",
+        licence="Edith Wharton, The Verdict (1908): public domain",
+    ),
+    "spam": Source(
+        url="https://archive.ics.uci.edu/static/public/228/sms+spam+collection.zip",
+        file="SMSSpamCollection.tsv",
+        sha256="7d039a24a6083ed9ef0f806ebad56bbb976e3aeb8de05669173bfdc4996c239d",
+        licence="UCI SMS Spam Collection, T. Almeida and J. Hidalgo: CC BY 4.0",
+        extract=_sms_messages,
+    ),
+    "instructions": Source(
+        url=f"{_BOOK}/ch07/01_main-chapter-code/instruction-data.json",
+        file="instruction-data.json",
+        sha256="7e09a9af353722ca15c18bc580f093f9c39d3178335a75177319cb1e1d163944",
+        licence="Sebastian Raschka, Build a Large Language Model: Apache-2.0",
+    ),
+}
+
+
+def obtain(source: Source, out: Path, *, url: str | None = None, file: Path | None = None) -> Path:
+    """Write the data set into the directory `out`, from its home, from `url` or from a local file.
+
+    Whatever it comes from, only the known content is written.
+
+    Raises:
+        DataError: the local file cannot be read, or the content is another than the known one.
+        PenwrightError: the download failed, or the file cannot be written.
+    """
+    origin = str(file) if file is not None else url or source.url
+    raw = read_local(file) if file is not None else fetch(origin)
+    try:
+        content = source.extract(raw)
+    except (zipfile.BadZipFile, KeyError) as error:
+        raise DataError(f"{origin}: not the expected archive: {error}") from error
+    found = hashlib.sha256(content).hexdigest()
+    if found != source.sha256:
+        raise DataError(
+            f"{origin}: its SHA-256 is {found}, not {source.sha256}; nothing was written"
+        )
+    path = out / source.file
+    write_file(path, content)
+    return path
+
+
+def read_local(path: Path) -> bytes:
+    """A file's content, unpacked if its name ends in `.xz`.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        content = path.read_bytes()
+        return lzma.decompress(content) if path.suffix == ".xz" else content
+    except (OSError, lzma.LZMAError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read: {reason}") from error
+
+
+def fetch(url: str) -> bytes:
+    """What `url` gives.
+
+    Raises:
+        PenwrightError: no connection, an error status, or more than 64 MiB; names the URL.
+    """
+    try:
+        with httpx.stream("GET", url, timeout=_TIMEOUT, follow_redirects=True) as response:
+            if response.status_code != httpx.codes.OK:
+                raise PenwrightError(f"{url}: the server answers {response.status_code}")
+            content = bytearray()
+            for part in response.iter_bytes():
+                content += part
+                if len(content) > _LARGEST:
+                    raise PenwrightError(f"{url}: is larger than {_LARGEST >> 20} MiB")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise PenwrightError(
+            f"{url}: cannot be downloaded: {error or type(error).__name__}; "
+            "a copy that you have is taken with --file"
+        ) from error
+    return bytes(content)
