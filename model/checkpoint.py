@@ -43,6 +43,29 @@ _MODEL, _TOKENIZER, _ADAPTER_WEIGHTS = (
     "tokenizer.tiktoken",
     "adapter.safetensors",
 )
+_NOTHING = type(None)
+_CONFIG_FIELDS: dict[str, tuple[type, ...]] = {
+    "task": (str,),
+    "architecture": (dict,),
+    "dtype": (str,),
+    "tokenizer": (dict,),
+    "template": (dict,),
+    "stop_tokens": (list,),
+    "classifier": (dict, _NOTHING),
+}
+_ADAPTER_FIELDS: dict[str, tuple[type, ...]] = {
+    "task": (str,),
+    "base": (dict,),
+    "dtype": (str,),
+    "rank": (int,),
+    "alpha": (int, float),
+    "targets": (list,),
+    "template": (dict,),
+    "labels": (list, _NOTHING),
+    "positive": (str, _NOTHING),
+    "threshold": (int, float, _NOTHING),
+    "temperature": (int, float, _NOTHING),
+}
 _PEFT_PREFIX = "base_model.model.transformer."
 
 
@@ -199,15 +222,12 @@ def adapter_base_path(path: Path) -> Path:
     reference = _read_json(path / _ADAPTER).get("base")
     if not isinstance(reference, dict) or not isinstance(reference.get("path"), str):
         raise CheckpointError(f"{path / _ADAPTER}: names no base path")
-    return (path / reference["path"]).resolve()
+    return (path / str(reference["path"])).resolve()
 
 
 def _read_base(path: Path, card: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Base:
     source = path / _CONFIG
-    config = _read_versioned(
-        source,
-        {"task", "architecture", "dtype", "tokenizer", "template", "stop_tokens", "classifier"},
-    )
+    config = _read_versioned(source, _CONFIG_FIELDS)
     architecture = GPTConfig.from_dict(config["architecture"], str(source))
     tokenizer = Tokenizer.from_file(path / _TOKENIZER, config["tokenizer"])
     if tokenizer.vocab_size > architecture.vocab_size:
@@ -215,6 +235,9 @@ def _read_base(path: Path, card: dict[str, Any], dtype: torch.dtype, device: tor
             f"{source}: the tokenizer has {tokenizer.vocab_size} tokens, "
             f"the network only {architecture.vocab_size}"
         )
+    stop_tokens = tuple(config["stop_tokens"])
+    if not all(isinstance(t, int) and 0 <= t < architecture.vocab_size for t in stop_tokens):
+        raise CheckpointError(f"{source}: stop_tokens {list(stop_tokens)} are not all token ids")
     with torch.device("meta"):
         model = GPT(architecture)
         head = None
@@ -230,7 +253,7 @@ def _read_base(path: Path, card: dict[str, Any], dtype: torch.dtype, device: tor
         config=architecture,
         model=model.eval(),
         tokenizer=tokenizer,
-        stop_tokens=tuple(config["stop_tokens"]),
+        stop_tokens=stop_tokens,
         head=head.eval() if head is not None else None,
         card=card,
     )
@@ -238,15 +261,12 @@ def _read_base(path: Path, card: dict[str, Any], dtype: torch.dtype, device: tor
 
 def _read_adapter(path: Path, base: Base, card: dict[str, Any]) -> Adapter:
     source = path / _ADAPTER
-    settings = _read_versioned(
-        source,
-        {"task", "base", "dtype", "rank", "alpha", "targets", "template"}
-        | {"labels", "positive", "threshold", "temperature"},
-    )
-    wanted = settings["base"]["sha256"]
+    settings = _read_versioned(source, _ADAPTER_FIELDS)
+    wanted = settings["base"].get("sha256")
     if wanted != base.id:
         raise CheckpointError(
-            f"{source}: was trained on the base {wanted[:12]}…, but {base.path} is {base.id[:12]}…"
+            f"{source}: was trained on the base {str(wanted)[:12]}…, "
+            f"but {base.path} is {base.id[:12]}…"
         )
     try:
         shape = LoRASettings(settings["rank"], settings["alpha"], tuple(settings["targets"]))
@@ -342,18 +362,21 @@ def _read_card(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
     return card
 
 
-def _read_versioned(path: Path, fields: set[str]) -> dict[str, Any]:
+def _read_versioned(path: Path, fields: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
     values = _read_json(path)
     version = values.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: format version {version!r}; this Penwright reads version {FORMAT_VERSION}"
         )
-    if set(values) != fields:
+    if values.keys() != fields.keys():
         raise CheckpointError(
-            f"{path}: unknown fields {sorted(set(values) - fields)}, "
-            f"missing fields {sorted(fields - set(values))}"
+            f"{path}: unknown fields {sorted(values.keys() - fields.keys())}, "
+            f"missing fields {sorted(fields.keys() - values.keys())}"
         )
+    for name, kinds in fields.items():
+        if not isinstance(values[name], kinds):
+            raise CheckpointError(f"{path}: {name} cannot be {values[name]!r}")
     if values["task"] not in TASKS:
         raise CheckpointError(f"{path}: task {values['task']!r} is none of {', '.join(TASKS)}")
     template = {"name": prompts.TEMPLATE, "version": prompts.TEMPLATE_VERSION}

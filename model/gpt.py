@@ -102,7 +102,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, cache: Attends | None, adapters: Adapts | None) -> Tensor:
         x = x + self.dropout(self.attn(self.ln_1(x), cache, adapters))
-        return x + self.dropout(self.mlp(self.ln_2(x), adapters))
+        out: Tensor = x + self.dropout(self.mlp(self.ln_2(x), adapters))
+        return out
 
 
 class GPT(nn.Module):

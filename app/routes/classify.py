@@ -7,17 +7,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body
 
+from app.answers import Classification, ClassifyResponse, Usage
 from app.errors import Problem, invalid
+from app.examples import CLASSIFY_EXAMPLES
 from app.generation import encode
 from app.loading import ServedModel
 from app.routes.problems import WORK
-from app.schemas import (
-    CLASSIFY_EXAMPLES,
-    Classification,
-    ClassifyRequest,
-    ClassifyResponse,
-    Usage,
-)
+from app.schemas import ClassifyRequest
 from app.service import ServiceDependency
 from model.classifier import Labels
 from model.engine.request import Classified, Classify, Request

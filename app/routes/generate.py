@@ -5,16 +5,13 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 from starlette.responses import Response
 
-from app.generation import collect, encode, logprobs_json, plan, start_stream, timings, usage
+from app.answers import Choice, GenerateResponse, TokenLogprobs
+from app.examples import GENERATE_EXAMPLES
+from app.generation import collect, encode, logprobs_json, plan, timings, usage
 from app.routes.problems import WORK
-from app.schemas import (
-    GENERATE_EXAMPLES,
-    Choice,
-    GenerateRequest,
-    GenerateResponse,
-    TokenLogprobs,
-)
+from app.schemas import GenerateRequest
 from app.service import ServiceDependency
+from app.streaming import start_stream
 
 router = APIRouter()
 

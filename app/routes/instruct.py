@@ -5,10 +5,13 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 from starlette.responses import Response
 
-from app.generation import collect, encode, plan, start_stream, timings, usage
+from app.answers import InstructResponse
+from app.examples import INSTRUCT_EXAMPLES
+from app.generation import collect, encode, plan, timings, usage
 from app.routes.problems import WORK
-from app.schemas import INSTRUCT_EXAMPLES, InstructRequest, InstructResponse
+from app.schemas import InstructRequest
 from app.service import ServiceDependency
+from app.streaming import start_stream
 from model.prompts import instruction_prompt
 
 router = APIRouter()

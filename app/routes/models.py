@@ -2,9 +2,9 @@
 
 from fastapi import APIRouter
 
+from app.answers import ModelCard, ModelsResponse
 from app.loading import ServedModel
 from app.routes.problems import problems
-from app.schemas import ModelCard, ModelsResponse
 from app.service import ServiceDependency
 
 router = APIRouter()

@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from app.answers import ProblemBody
 from app.errors import MEDIA_TYPE
-from app.schemas import ProblemBody
 
 _WHEN = {
     400: "Longer than the model's context, or no JSON",

@@ -4,17 +4,12 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body
 
+from app.answers import DetokenizeResponse, TokenizeResponse
 from app.errors import invalid
+from app.examples import DETOKENIZE_EXAMPLES, TOKENIZE_EXAMPLES
 from app.generation import encode
 from app.routes.problems import problems
-from app.schemas import (
-    DETOKENIZE_EXAMPLES,
-    TOKENIZE_EXAMPLES,
-    DetokenizeRequest,
-    DetokenizeResponse,
-    TokenizeRequest,
-    TokenizeResponse,
-)
+from app.schemas import DetokenizeRequest, TokenizeRequest
 from app.service import ServiceDependency
 
 router = APIRouter(tags=["tokens"], responses=problems(400, 404, 413, 422, 503))

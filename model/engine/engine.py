@@ -210,7 +210,7 @@ class Engine:
 
     def _turn_until_stopped(self) -> None:
         while True:
-            self._take_inbox(wait=not self._sequences)
+            self._take_inbox(wait=not self._sequences and not self._stopping.is_set())
             if self._stopping.is_set() and (
                 not self._sequences or time.monotonic() >= self._stop_at
             ):

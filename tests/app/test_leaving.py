@@ -48,8 +48,7 @@ def test_a_client_that_leaves_frees_its_slot(small: Live, stream: bool) -> None:
     small.wait(lambda: small.service.in_flight == 0)
     assert not small.service._dispatchers()[0]._jobs
     metrics = small.client.get("/metrics").text
-    status = "200" if stream else "499"
-    assert f'penwright_requests_total{{route="/generate",status="{status}"}} 1.0' in metrics
+    assert 'penwright_requests_total{route="/generate",status="499"} 1.0' in metrics
 
 
 def test_a_client_that_leaves_in_prefill_or_in_the_queue_frees_its_place(small: Live) -> None:
@@ -57,7 +56,8 @@ def test_a_client_that_leaves_in_prefill_or_in_the_queue_frees_its_place(small: 
     prefill = {"prompt": "a" * 4000, "max_new_tokens": 1}
     connections = [send(small, "/generate", prefill) for _ in range(2)]
     connections.append(send(small, "/classify", {"text": "a" * 4000}))
-    small.wait(lambda: small.running() == 2 and small.waiting() == 1)
+    # The first takes all that a step has; the others wait.
+    small.wait(lambda: small.running() == 1 and small.waiting() == 2)
     for connection in connections:
         connection.close()
     small.wait(lambda: small.running() == 0 and small.waiting() == 0, 1)
@@ -155,4 +155,4 @@ def test_requests_of_all_kinds_at_once(live: Live) -> None:
     alone = [call(body) for body in bodies]
     with concurrent.futures.ThreadPoolExecutor(10) as pool:
         together = list(pool.map(call, bodies))
-    assert [kind for kind, _ in bodies if kind] and together == alone
+    assert together == alone

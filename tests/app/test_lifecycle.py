@@ -70,13 +70,14 @@ def test_a_checkpoint_that_answers_otherwise_than_its_card_is_not_served(
         assert live.client.post("/generate", json={"prompt": "a"}).status_code == 503
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_engine_is_not_ready(checkpoints: Path) -> None:
     with serve(models=checkpoints) as live:
         assert live.client.get("/readyz").status_code == 200
         [dispatcher] = live.service._dispatchers()
 
         def die() -> None:
-            raise SystemExit  # ends a thread without a word
+            raise SystemExit
 
         dispatcher.engine._inbox.put(die)
         live.wait(lambda: not dispatcher.engine.alive)
@@ -101,11 +102,13 @@ def test_a_stuck_engine_is_not_ready(checkpoints: Path, monkeypatch: pytest.Monk
 
 
 def test_a_busy_engine_is_ready(checkpoints: Path) -> None:
-    with serve(models=checkpoints, slots=1) as live:
-        with live.client.stream("POST", "/generate", json={**LONG, "stream": True}):
-            live.wait(lambda: live.running() == 1)
-            assert httpx.get(f"{live.url}/readyz").status_code == 200
-            assert live.running() == 1
+    with (
+        serve(models=checkpoints, slots=1) as live,
+        live.client.stream("POST", "/generate", json={**LONG, "stream": True}),
+    ):
+        live.wait(lambda: live.running() == 1)
+        assert httpx.get(f"{live.url}/readyz").status_code == 200
+        assert live.running() == 1
 
 
 # ---- the program ----

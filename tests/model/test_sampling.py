@@ -28,7 +28,7 @@ SETTINGS = st.builds(
 THOROUGH = settings(derandomize=True, max_examples=150, deadline=None)
 
 
-class Undecided(Exception):
+class UndecidedError(Exception):
     """Rounding alone decides whether a token stays."""
 
 
@@ -44,7 +44,7 @@ def reference(logits: Sequence[float], wanted: SamplingSettings) -> list[float]:
         total, nucleus, mass = sum(weights[i] for i in order), [], 0.0
         for i in order:
             if abs(mass - wanted.top_p) <= 1e-5:
-                raise Undecided
+                raise UndecidedError
             if mass >= wanted.top_p:
                 break
             nucleus.append(i)
@@ -52,7 +52,7 @@ def reference(logits: Sequence[float], wanted: SamplingSettings) -> list[float]:
         order = nucleus
     least = wanted.min_p * weights[order[0]]
     if any(0 < abs(weights[i] - least) <= 1e-5 * least for i in order):
-        raise Undecided
+        raise UndecidedError
     kept = {i for i in order if weights[i] >= least}
     total = sum(weights[i] for i in kept)
     return [weights[i] / total if i in kept else 0.0 for i in range(len(logits))]
@@ -64,7 +64,7 @@ def test_distributions_equal_the_reference(rows: list[list[float]], data: st.Dat
     wanted = [data.draw(SETTINGS) for _ in rows]
     try:
         expected = torch.tensor([reference(row, s) for row, s in zip(rows, wanted, strict=True)])
-    except Undecided:
+    except UndecidedError:
         reject()
     result = probabilities(torch.tensor(rows), wanted)
     assert torch.equal(result > 0, expected > 0)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
+from transformers.initialization import no_init_weights
 
 from model.tokenizer import byte_of_character
 
-transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-from transformers.initialization import no_init_weights  # noqa: E402  (after the skip)
 
 Peer = Any
 """A `transformers.GPT2LMHeadModel`."""

@@ -1,0 +1,60 @@
+"""Examples of the API's pages. They run as they stand against the bundled models."""
+
+from typing import Any
+
+Example = dict[str, Any]
+
+GENERATE_EXAMPLES: dict[str, Example] = {
+    "continue": {
+        "summary": "Continue a text",
+        "value": {"prompt": "Once upon a time", "max_new_tokens": 40, "seed": 1},
+    },
+    "choices": {
+        "summary": "Two choices for each of two prompts",
+        "value": {
+            "prompt": ["The old man", "The sea"],
+            "n": 2,
+            "max_new_tokens": 20,
+            "temperature": 0.7,
+            "top_p": 0.95,
+            "stop": ["\n"],
+            "seed": 7,
+        },
+    },
+    "stream": {
+        "summary": "Stream",
+        "value": {"prompt": "In the morning", "max_new_tokens": 40, "stream": True},
+    },
+}
+INSTRUCT_EXAMPLES: dict[str, Example] = {
+    "instruction": {
+        "summary": "An instruction with an input",
+        "value": {
+            "instruction": "Rewrite the sentence in the past tense.",
+            "input": "She walks to school.",
+        },
+    },
+    "stream": {
+        "summary": "Stream",
+        "value": {"instruction": "Name a synonym of 'happy'.", "stream": True},
+    },
+}
+CLASSIFY_EXAMPLES: dict[str, Example] = {
+    "text": {
+        "summary": "One text",
+        "value": {"text": "You have WON a free prize! Text WIN to 80086 to claim it now."},
+    },
+    "texts": {
+        "summary": "Several texts",
+        "value": {
+            "text": ["Are we still meeting for lunch?", "FREE entry! Call 09061701461 now!"],
+            "truncate": True,
+        },
+    },
+}
+TOKENIZE_EXAMPLES: dict[str, Example] = {
+    "text": {"summary": "A text", "value": {"text": "Hello, world!"}}
+}
+DETOKENIZE_EXAMPLES: dict[str, Example] = {
+    "tokens": {"summary": "Some tokens", "value": {"tokens": [72, 101, 108, 108, 111]}}
+}

@@ -1,0 +1,375 @@
+"""The engine: batched equals single, and everything that enters leaves again."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.checkpoint import Adapter, Base
+from model.classifier import ClassifierHead, Labels
+from model.config import GPTConfig
+from model.engine.engine import Engine, EngineSettings, QueueFull, ShuttingDown
+from model.engine.request import (
+    Classified,
+    Classify,
+    Event,
+    Failed,
+    Finished,
+    Generate,
+    Request,
+    Text,
+)
+from model.errors import ContextLengthError, UsageError
+from model.gpt import GPT
+from model.lora import LoRA, LoRASettings
+from model.sampling import SamplingSettings
+from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
+
+CONTEXT = 64
+GREEDY = SamplingSettings(temperature=0)
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    """A random network over bytes whose logits differ clearly."""
+    tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, PATTERN, {END_OF_TEXT: 256})
+    config = GPTConfig(257, CONTEXT, n_layer=2, n_head=2, n_embd=32)
+    model = GPT(config)
+    model.init_weights(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 4 if parameter.ndim == 2 else 1
+    return Base(Path(), "", "generate", config, model.eval(), tokenizer, (256,), None, {})
+
+
+@pytest.fixture(scope="module")
+def adapters(base: Base) -> dict[str, Adapter]:
+    result = {}
+    for seed, name in enumerate(("spam", "other")):
+        generator = torch.Generator().manual_seed(seed)
+        lora = LoRA(base.config, LoRASettings(rank=2))
+        lora.init_weights(generator)
+        with torch.no_grad():
+            for b in lora.b.values():
+                b.normal_(0, 0.1, generator=generator)
+        head = ClassifierHead(32, Labels(("ham", "spam"), "spam"))
+        head.init_weights(generator)
+        result[name] = Adapter(Path(), "", "classify", lora.eval(), head.eval(), {})
+    return result
+
+
+def engine(base: Base, adapters: dict[str, Adapter], **settings: int) -> Engine:
+    return Engine(base, adapters, EngineSettings(**settings), deliver=lambda events: None)
+
+
+def text_of(events: list[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Text))
+
+
+def prompt(number: int) -> tuple[int, ...]:
+    return tuple((number * 37 + i * 11) % 256 for i in range(3 + number % 17))
+
+
+def mixed_requests() -> list[Request]:
+    """Requests of all kinds, with different adapters, lengths and settings."""
+    requests = []
+    for i in range(24):
+        adapter = (None, "spam", "other")[i % 3]
+        want: Generate | Classify
+        if i % 4 == 3 and adapter:
+            want = Classify()
+        else:
+            sampling = SamplingSettings(temperature=i % 2, top_k=20 if i % 5 else None, seed=i)
+            want = Generate(1 + i, sampling, ignore_eos=True)
+        requests.append(Request(str(i), prompt(i), want, adapter))
+    return requests
+
+
+def test_a_batch_gives_what_each_request_gives_alone(
+    base: Base, adapters: dict[str, Adapter]
+) -> None:
+    requests = mixed_requests()
+    together = engine(base, adapters, slots=5, step_tokens=16).run(requests)
+    for request, events in zip(requests, together, strict=True):
+        [alone] = engine(base, adapters, slots=1).run([request])
+        assert type(events[-1]) is type(alone[-1])
+        if isinstance(events[-1], Classified) and isinstance(alone[-1], Classified):
+            assert events[-1].probabilities == pytest.approx(alone[-1].probabilities, abs=1e-5)
+        else:
+            assert text_of(events) == text_of(alone)
+            assert isinstance(events[-1], Finished)
+            assert events[-1].completion_tokens == request.want.max_new_tokens  # type: ignore[union-attr]
+
+
+def test_greedy_text_is_that_of_the_plain_network(base: Base) -> None:
+    tokens = list(prompt(5))
+    with torch.no_grad():
+        for _ in range(20):
+            logits = base.model.logits(base.model(torch.tensor([tokens]))[0, -1])
+            tokens.append(int(logits.argmax()))
+    [events] = engine(base, {}, step_tokens=16).run(
+        [Request("1", prompt(5), Generate(20, GREEDY, ignore_eos=True))]
+    )
+    new = [token for token in tokens[len(prompt(5)) :] if token != 256]
+    assert text_of(events) == base.tokenizer.decode(new)
+
+
+def test_an_adapter_changes_the_output_and_none_does_not(
+    base: Base, adapters: dict[str, Adapter]
+) -> None:
+    want = Generate(20, GREEDY, ignore_eos=True)
+    with_adapter, without = engine(base, adapters).run(
+        [Request("a", prompt(3), want, "spam"), Request("b", prompt(3), want)]
+    )
+    [plain] = engine(base, {}).run([Request("b", prompt(3), want)])
+    assert text_of(with_adapter) != text_of(without) == text_of(plain)
+
+
+def test_a_prompt_longer_than_a_step_is_computed_in_chunks(base: Base) -> None:
+    long = tuple(i % 256 for i in range(50))
+    want = Generate(10, GREEDY, ignore_eos=True)
+    [chunked] = engine(base, {}, slots=2, step_tokens=7).run([Request("1", long, want)])
+    [whole] = engine(base, {}, slots=2, step_tokens=64).run([Request("1", long, want)])
+    assert text_of(chunked) == text_of(whole)
+
+
+def test_a_long_prompt_does_not_stall_those_that_decode(base: Base) -> None:
+    """One token each step for the running sequence, while the other's prompt comes in chunks."""
+    own = engine(base, {}, slots=2, step_tokens=4)
+    want = Generate(12, GREEDY, ignore_eos=True)
+    events = own.run([Request("short", (1, 2), want), Request("long", tuple(range(1, 41)), want)])
+    assert isinstance(events[0][-1], Finished)
+    assert isinstance(events[1][-1], Finished)
+    # 12 steps for the short one, in which the other got 3 tokens a step or fewer.
+    assert own.stats().steps < 12 + 40
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [(("cd",), "ab"), (("x", "de"), "abc"), (("e", "cde"), "ab"), (("zz",), None)],
+)
+def test_stop_strings_end_the_text_and_are_not_part_of_it(
+    base: Base, monkeypatch: pytest.MonkeyPatch, stop: tuple[str, ...], expected: str | None
+) -> None:
+    fixed = iter(b"abcdefgh" * 8)
+    monkeypatch.setattr("model.engine.engine.sample", lambda logits, s, u: [next(fixed)])
+    [events] = engine(base, {}).run([Request("1", (1,), Generate(8, GREEDY, stop=stop))])
+    assert text_of(events) == (expected if expected is not None else "abcdefgh")
+    end = events[-1]
+    assert isinstance(end, Finished)
+    assert end.reason == ("stop" if expected is not None else "length")
+
+
+def test_the_end_token_ends_a_text_unless_it_is_ignored(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for ignore, text, reason, count in ((False, "a", "eos", 2), (True, "abcd", "length", 5)):
+        fixed = iter([97, 256, 98, 99, 100])
+        monkeypatch.setattr("model.engine.engine.sample", lambda g, s, u, f=fixed: [next(f)])
+        want = Generate(5, GREEDY, ignore_eos=ignore)
+        [events] = engine(base, {}).run([Request("1", (1,), want)])
+        end = events[-1]
+        assert isinstance(end, Finished)
+        assert (text_of(events), end.reason, end.completion_tokens) == (text, reason, count)
+
+
+def test_a_character_is_never_broken(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed = iter("né🎉".encode() + b"\xf0\x9f")
+    monkeypatch.setattr("model.engine.engine.sample", lambda logits, s, u: [next(fixed)])
+    [events] = engine(base, {}).run([Request("1", (1,), Generate(9, GREEDY))])
+    pieces = [event.text for event in events if isinstance(event, Text)]
+    assert pieces == ["n", "é", "🎉", "\ufffd"]
+
+
+def test_logprobs_are_those_of_the_network(base: Base) -> None:
+    request = Request("1", prompt(4), Generate(1, GREEDY, ignore_eos=True, logprobs=3))
+    [events] = engine(base, {}).run([request])
+    [text] = [event for event in events if isinstance(event, Text)]
+    [entry] = text.logprobs
+    with torch.no_grad():
+        hidden = base.model(torch.tensor([prompt(4)]))[0, -1]
+        expected = torch.log_softmax(base.model.logits(hidden), -1)
+    assert entry.logprob == pytest.approx(float(expected.max()), abs=1e-5)
+    assert [token for token, _, _ in entry.top] == expected.topk(3).indices.tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"tokens": ()}, UsageError),
+        ({"adapter": "absent"}, UsageError),
+        ({"want": Classify()}, UsageError),
+        ({"want": Generate(0)}, UsageError),
+        ({"want": Generate(CONTEXT)}, ContextLengthError),
+        (
+            {"tokens": (1,) * (CONTEXT + 1), "want": Classify(), "adapter": "spam"},
+            ContextLengthError,
+        ),
+    ],
+)
+def test_bad_requests_are_refused_on_submission(
+    base: Base, adapters: dict[str, Adapter], change: dict[str, object], error: type[Exception]
+) -> None:
+    fields: dict[str, object] = {"id": "1", "tokens": (1, 2), "want": Generate(4), **change}
+    with pytest.raises(error):
+        engine(base, adapters).submit(Request(**fields))  # type: ignore[arg-type]
+
+
+def test_a_full_context_can_be_used_to_its_last_token(base: Base) -> None:
+    tokens = (1,) * (CONTEXT - 4)
+    [events] = engine(base, {}).run([Request("1", tokens, Generate(4, GREEDY, ignore_eos=True))])
+    end = events[-1]
+    assert isinstance(end, Finished)
+    assert (end.reason, end.completion_tokens) == ("length", 4)
+
+
+class Collected:
+    """Takes what a running engine delivers."""
+
+    def __init__(self) -> None:
+        self.events: dict[str, list[Event]] = {}
+        self._changed = threading.Condition()
+
+    def __call__(self, events: list[tuple[str, Event]]) -> None:
+        with self._changed:
+            for request_id, event in events:
+                self.events.setdefault(request_id, []).append(event)
+            self._changed.notify_all()
+
+    def wait_for_end(self, request_id: str) -> Event:
+        def ended() -> bool:
+            events = self.events.get(request_id)
+            return bool(events) and not isinstance(events[-1], Text)
+
+        with self._changed:
+            assert self._changed.wait_for(ended, timeout=20), f"{request_id} did not end"
+            return self.events[request_id][-1]
+
+    def wait_for_any(self, request_id: str) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: request_id in self.events, timeout=20)
+
+
+@pytest.fixture
+def running(base: Base, adapters: dict[str, Adapter]) -> Iterator[tuple[Engine, Collected]]:
+    collected = Collected()
+    own = Engine(base, adapters, EngineSettings(slots=2, max_waiting=3, step_tokens=8), collected)
+    own.start()
+    yield own, collected
+    own.stop(5)
+    assert not own.alive
+
+
+LONG = Generate(50, GREEDY, ignore_eos=True)
+
+
+def slow_down(own: Engine, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.02) -> None:
+    """Make each step take a while, so that a test can act in between."""
+    run = own._runner.run
+
+    def slow(chunks):  # type: ignore[no-untyped-def]
+        time.sleep(seconds)
+        return run(chunks)
+
+    monkeypatch.setattr(own._runner, "run", slow)
+
+
+def test_requests_join_a_running_batch(running: tuple[Engine, Collected]) -> None:
+    own, collected = running
+    own.submit(Request("first", (1, 2), LONG))
+    collected.wait_for_any("first")
+    own.submit(Request("second", (3, 4), Generate(2, GREEDY, ignore_eos=True)))
+    assert isinstance(collected.wait_for_end("second"), Finished)
+    assert isinstance(collected.wait_for_end("first"), Finished)
+
+
+def test_cancelling_gives_every_slot_back(
+    running: tuple[Engine, Collected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, collected = running
+    slow_down(own, monkeypatch)
+    for i in range(4):  # two run, two wait
+        own.submit(Request(str(i), prompt(i), LONG))
+    collected.wait_for_any("0")
+    for i in range(4):
+        own.cancel(str(i))
+    own.cancel("unknown")
+    own.submit(Request("last", (1,), Generate(1, GREEDY, ignore_eos=True)))
+    collected.wait_for_end("last")
+    stats = own.stats()
+    assert (stats.running, stats.waiting, stats.free_slots) == (0, 0, 2)
+    assert all(isinstance(e, Text) for i in range(4) for e in collected.events.get(str(i), []))
+
+
+def test_the_queue_is_bounded_and_a_probe_passes_it(
+    running: tuple[Engine, Collected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, collected = running
+    slow_down(own, monkeypatch)
+    own.submit(Request("a", (1,), LONG))
+    own.submit(Request("b", (1,), LONG))
+    collected.wait_for_any("b")
+    for i in range(3):
+        own.submit(Request(f"waiting-{i}", (1,), LONG))
+    with pytest.raises(QueueFull):
+        own.submit(Request("one too many", (1,), LONG))
+    own.submit(Request("probe", (1,), Generate(1)), probe=True)
+    own.cancel("a")
+    assert isinstance(collected.wait_for_end("probe"), Finished)
+    assert "waiting-2" not in collected.events
+
+
+def test_a_deadline_ends_a_request_where_it_is(running: tuple[Engine, Collected]) -> None:
+    own, collected = running
+    own.submit(Request("late", (1,), LONG, deadline=time.monotonic() - 1))
+    end = collected.wait_for_end("late")
+    assert isinstance(end, Failed)
+    assert end.reason == "deadline"
+    assert own.stats().free_slots == 2
+
+
+def test_a_failing_step_fails_its_requests_and_no_other(
+    running: tuple[Engine, Collected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, collected = running
+
+    def fail(chunks: object) -> None:
+        raise RuntimeError("broken")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(own._runner, "run", fail)
+        own.submit(Request("1", (1,), LONG))
+        end = collected.wait_for_end("1")
+    assert isinstance(end, Failed)
+    assert end.reason == "internal"
+    own.submit(Request("2", (1,), Generate(2, GREEDY, ignore_eos=True)))
+    assert isinstance(collected.wait_for_end("2"), Finished)
+
+
+def test_stopping_finishes_what_was_admitted_and_takes_nothing_new(
+    running: tuple[Engine, Collected],
+) -> None:
+    own, collected = running
+    for i in range(4):
+        own.submit(Request(str(i), (1, 2), Generate(20, GREEDY, ignore_eos=True)))
+    own.stop(20)
+    for i in range(4):
+        assert isinstance(collected.events[str(i)][-1], Finished)
+    with pytest.raises(ShuttingDown):
+        own.submit(Request("new", (1,), LONG))
+
+
+def test_stopping_in_haste_fails_what_is_left(
+    running: tuple[Engine, Collected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, collected = running
+    slow_down(own, monkeypatch, 0.05)
+    own.submit(Request("1", (1, 2), LONG))
+    collected.wait_for_any("1")
+    own.stop(0)
+    end = collected.wait_for_end("1")
+    assert isinstance(end, Failed)
+    assert end.reason == "shutdown"
