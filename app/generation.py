@@ -15,6 +15,7 @@ from app.errors import Problem, invalid
 from app.loading import ServedModel
 from app.schemas import GenerateRequest, InstructRequest
 from model.engine.request import Event, Finished, Generate, Request, Text, TokenLogprob
+from model.errors import TextError
 
 DEFAULT_NEW_TOKENS = 128
 _LONG_TEXT = 20_000
@@ -32,12 +33,8 @@ async def encode(model: ServedModel, texts: Sequence[str]) -> list[list[int]]:
         if sum(map(len, texts)) > _LONG_TEXT:
             return await asyncio.to_thread(lambda: [encode_one(text) for text in texts])
         return [encode_one(text) for text in texts]
-    except BaseException as error:
-        # tiktoken's regular expressions overflow on runs of about a million spaces, and the panic
-        # that follows is no Exception.
-        if type(error).__name__ != "PanicException":
-            raise
-        raise invalid("text", "has a run of white space that is too long to tokenize") from None
+    except TextError as error:
+        raise invalid("text", str(error)) from error
 
 
 @dataclass(frozen=True)

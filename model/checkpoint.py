@@ -97,6 +97,18 @@ class Adapter:
     card: dict[str, Any]
 
 
+def check_target(out: Path) -> None:
+    """Refuse to publish over a directory that is no checkpoint; ask before a long training, too.
+
+    Raises:
+        UsageError: `out` exists, has something in it, and no card.
+    """
+    if out.is_dir() and any(out.iterdir()) and not (out / _CARD).is_file():
+        raise UsageError(f"--out {out} holds files that are no checkpoint; name a new directory")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a directory")
+
+
 def is_adapter(path: Path) -> bool:
     """Whether `path` is an adapter rather than a checkpoint with weights of its own."""
     return (path / _ADAPTER).is_file()
@@ -134,7 +146,8 @@ def save_base(
         "stop_tokens": [tokenizer.end_token],
         "classifier": None if head is None else asdict(head.labels),
     }
-    with new_directory(out) as directory:
+    check_target(out)
+    with new_directory(out.resolve()) as directory:
         _write_json(directory / _CONFIG, config)
         (directory / _TOKENIZER).write_bytes(tokenizer.file_content())
         _write_weights(directory / _MODEL, weights, dtype)
@@ -198,7 +211,8 @@ def save_adapter(
         "threshold": labels.threshold if labels else None,
         "temperature": labels.temperature if labels else None,
     }
-    with new_directory(out) as directory:
+    check_target(out)
+    with new_directory(out.resolve()) as directory:
         _write_json(directory / _ADAPTER, settings)
         _write_weights(directory / _ADAPTER_WEIGHTS, weights, dtype)
         saved = _read_adapter(directory, base, {})

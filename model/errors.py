@@ -4,6 +4,7 @@
     ├── UsageError            a flag or setting is wrong; exit code 2
     ├── DataError             a training or evaluation file cannot be used
     ├── CheckpointError       a checkpoint cannot be loaded, or fails its verification
+    ├── TextError             a text that cannot be tokenized
     └── ContextLengthError    more tokens than the model has positions for
 
 `training` prints them without a traceback; `app` turns them into HTTP problems.
@@ -24,6 +25,10 @@ class DataError(PenwrightError):
 
 class CheckpointError(PenwrightError):
     """A checkpoint is missing, altered, of another version, or does not belong to its base."""
+
+
+class TextError(PenwrightError):
+    """A text that the tokenizer cannot cut up."""
 
 
 class ContextLengthError(PenwrightError):

@@ -10,15 +10,16 @@ those characters and neither an exception nor the end token.
 
 import base64
 import codecs
+import contextlib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import tiktoken
 
-from model.errors import CheckpointError, UsageError
+from model.errors import CheckpointError, TextError, UsageError
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -61,11 +62,18 @@ class Tokenizer:
         return self.special_tokens[END_OF_TEXT]
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of `text`, all of it taken as ordinary text."""
-        return self._encoding.encode_ordinary(text)
+        """Token ids of `text`, all of it taken as ordinary text.
+
+        Raises:
+            TextError: it has a run of white space of about a million characters.
+        """
+        with _panics_as_errors():
+            return self._encoding.encode_ordinary(text)
 
     def encode_batch(self, texts: Sequence[str], threads: int = 2) -> list[list[int]]:
-        return self._encoding.encode_ordinary_batch(list(texts), num_threads=threads)
+        """Token ids of each text, on several threads."""
+        with _panics_as_errors():
+            return self._encoding.encode_ordinary_batch(list(texts), num_threads=threads)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of `tokens`; bytes that are not UTF-8 become U+FFFD.
@@ -124,6 +132,18 @@ class Tokenizer:
             GPT2_PATTERN,
             {END_OF_TEXT: encoding._special_tokens[END_OF_TEXT]},
         )
+
+
+@contextlib.contextmanager
+def _panics_as_errors() -> Iterator[None]:
+    """tiktoken's regular expressions overflow on huge runs of white space, and the panic that
+    follows is no Exception."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise TextError("the text has a run of white space too long to tokenize") from None
 
 
 class StreamDecoder:

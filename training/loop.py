@@ -100,7 +100,7 @@ class Progress:
     """Evaluations since the best one."""
 
 
-class Stopped(PenwrightError):  # noqa: N818 - not a fault
+class Stopped(PenwrightError):
     """The run was asked to stop; its state is saved."""
 
 

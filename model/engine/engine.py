@@ -200,13 +200,17 @@ class Engine:
 
     def _turn(self) -> None:
         """The thread: step while there is work, and leave nobody waiting when it ends."""
+        reason: FailureReason = "internal"
         try:
             self._turn_until_stopped()
+            reason = "shutdown"
+        except Exception:
+            logger.exception("the engine's thread died")
         finally:
             with self._lock:
                 self._accepting = False
             self._take_inbox(wait=False)
-            self._deliver(self._fail_all("shutdown", "the service is shutting down"))
+            self._deliver(self._fail_all(reason, "the engine has stopped"))
 
     def _turn_until_stopped(self) -> None:
         while True:

@@ -111,6 +111,12 @@ def test_top_k_above_the_vocabulary_keeps_all() -> None:
     assert torch.allclose(probabilities(logits, [large]), probabilities(logits, [none]))
 
 
+def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
+    """Four equal tokens: two are exactly a half, and the first two are the ones that stay."""
+    result = probabilities(torch.zeros(1, 4), [SamplingSettings(top_p=0.5)])
+    assert result.tolist() == [[0.5, 0.5, 0.0, 0.0]]
+
+
 @pytest.mark.parametrize(
     "wanted",
     [

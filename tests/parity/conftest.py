@@ -13,7 +13,6 @@ from transformers.initialization import no_init_weights
 
 from model.tokenizer import byte_of_character
 
-
 Peer = Any
 """A `transformers.GPT2LMHeadModel`."""
 

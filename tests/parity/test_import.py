@@ -141,6 +141,18 @@ def _rewrite(directory: Path, change: Any) -> None:
     save_file(change(tensors) or tensors, path)
 
 
+@torch.no_grad()
+def test_the_epsilon_of_layer_norm(tmp_path: Path, write_hf: Any) -> None:
+    """Embeddings so small that the first layer norm divides by its epsilon more than by them."""
+    peer = write_hf(tmp_path, n_layer=1)
+    peer.transformer.wte.weight.mul_(1e-3)
+    peer.transformer.wpe.weight.mul_(1e-3)
+    peer.save_pretrained(tmp_path)
+    ours = our_logits(read_hugging_face(tmp_path).model, PROMPTS[1])
+    theirs = peer_logits(peer, PROMPTS[1])
+    assert (ours - theirs).abs().max() <= RELATIVE * theirs.abs().max()
+
+
 class TestLayouts:
     """Other ways in which the same model is stored."""
 

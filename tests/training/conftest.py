@@ -50,7 +50,7 @@ def spam_file(spam_rows: list[tuple[str, str]], tmp_path_factory: pytest.TempPat
 def instruction_rows() -> list[dict[str, str]]:
     """80 questions with short answers."""
     return [
-        {"instruction": f"Say {text}.", "input": text.upper() if i % 2 else "", "output": text[:9]}
+        {"instruction": f"Say {text}.", "input": text[-9:] if i % 2 else "", "output": text[:9]}
         for i, text in enumerate(messages(80, _HAM, 4))
     ]
 
@@ -88,8 +88,8 @@ def tokenizer_file(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def base_path(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published base with random weights: 2 layers, 32 wide, 96 tokens of context."""
-    model = GPT(GPTConfig(tokenizer.vocab_size, 96, n_layer=2, n_head=2, n_embd=32))
+    """A published base with random weights: 2 layers, 32 wide, 128 tokens of context."""
+    model = GPT(GPTConfig(tokenizer.vocab_size, 128, n_layer=2, n_head=2, n_embd=32))
     model.init_weights(torch.Generator().manual_seed(1))
     path = tmp_path_factory.mktemp("checkpoints") / "base"
     save_base(path, model.eval(), tokenizer, card={})

@@ -26,7 +26,9 @@ class Regression:
     tokens_per_example = 3
 
     def __init__(self, stop_at: int = -1, dropout: float = 0.3, stuck: bool = False) -> None:
-        self.trained: nn.Module = nn.Sequential(nn.Linear(3, 8), nn.Dropout(dropout), nn.Linear(8, 1))
+        self.trained: nn.Module = nn.Sequential(
+            nn.Linear(3, 8), nn.Dropout(dropout), nn.Linear(8, 1)
+        )
         generator = torch.Generator().manual_seed(5)
         with torch.no_grad():
             for parameter in self.trained.parameters():
@@ -168,9 +170,9 @@ def test_gradients_are_clipped_from_the_first_step(tmp_path: Path) -> None:
     task = Regression(dropout=0.0)
     run = Run(task, settings(steps=1, warmup=0, clip=1e-3, lr=1.0, weight_decay=0.0), tmp_path)
     run.optimizer.optimizers = [torch.optim.SGD(run.optimizer.parameters, lr=1.0)]
-    before = [p.clone() for p in task.trained.parameters()]
+    before = [p.detach().clone() for p in task.trained.parameters()]
     run.train()
-    moved = [(a - b).norm() for a, b in zip(task.trained.parameters(), before, strict=True)]
+    moved = [(a.detach() - b).norm() for a, b in zip(task.trained.parameters(), before, strict=True)]
     assert math.sqrt(sum(float(m) ** 2 for m in moved)) == pytest.approx(1e-3, rel=1e-2)
     assert records(tmp_path)[1]["grad_norm"] > 1e-3
 

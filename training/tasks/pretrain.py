@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoint import save_base
+from model.checkpoint import check_target, save_base
 from model.config import GPTConfig, preset
 from model.errors import UsageError
 from model.gpt import GPT
@@ -121,6 +121,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     settings = LoopSettings.from_args(args)
+    check_target(args.out)
     if not 0 < args.val_fraction < 1:
         raise UsageError(f"--val-fraction is {args.val_fraction}; it must be between 0 and 1")
     tokenizer = load_tokenizer(args.tokenizer)

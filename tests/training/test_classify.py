@@ -1,0 +1,238 @@
+"""`penwright-train classify`: what learns, what is measured, what is published."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from model.checkpoint import Base, is_adapter, load_adapter, load_base
+from model.classifier import Labels
+from model.errors import ContextLengthError
+from model.lora import LoRASettings
+from training.classification import Rows, all_logits, encode, row_logits
+from training.data.labelled import Example
+from training.finetune import Tuning, start_tuning
+from training.loop import Run
+from training.settings import LoopSettings
+from training.tasks import classify
+from training.tasks.classify import METHODS, Classification
+
+Cli = Callable[..., tuple[int, str]]
+LABELS = Labels(("ham", "spam"), positive="spam")
+SHORT = ("--steps", 6, "--warmup", 1, "--batch-size", 4, "--eval-every", 3, "--lr", 0.01)
+
+
+def tuning(base: Base, method: str, labels: Labels = LABELS, **changes: Any) -> Tuning:
+    settings = LoopSettings(steps=4, **changes)
+    return start_tuning(base, method, LoRASettings(rank=4), labels, settings)
+
+
+def as_rows(spam_rows: list[tuple[str, str]], base: Base) -> Rows:
+    examples = [Example(*row) for row in spam_rows]
+    return encode(examples, LABELS.names, base.tokenizer, base.config.context_length)
+
+
+def card(path: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((path / "card.json").read_text())
+    return result
+
+
+def test_padding_does_not_change_a_row(base: Base, spam_rows: list[tuple[str, str]]) -> None:
+    network = tuning(base, "lora").network
+    tokens = torch.tensor([base.tokenizer.encode(spam_rows[0][1])])
+    length = torch.tensor([tokens.shape[1]])
+    alone = row_logits(network, tokens, length)
+    for value in (0, base.tokenizer.end_token):
+        padding = torch.full((1, 30), value)
+        padded = row_logits(network, torch.cat([tokens, padding], dim=1), length)
+        assert torch.allclose(alone, padded, atol=1e-6)
+
+
+def test_a_row_is_the_same_in_every_batch(base: Base, spam_rows: list[tuple[str, str]]) -> None:
+    network = tuning(base, "lora").network
+    rows = as_rows(spam_rows, base)
+    together = all_logits(network, rows, padding=0)
+    for index in (0, 7, 50):
+        tokens = torch.tensor([rows.tokens[index]])
+        with torch.no_grad():
+            alone = row_logits(network, tokens, torch.tensor([len(rows.tokens[index])]))
+        assert np.allclose(together[index], alone[0].numpy(), atol=1e-6)
+
+
+def test_the_last_real_token_is_pooled(base: Base) -> None:
+    network = tuning(base, "lora").network
+    tokens = torch.tensor([[5, 6, 7, 0, 0], [5, 6, 7, 8, 9]])
+    logits = row_logits(network, tokens, torch.tensor([3, 5]))
+    short = row_logits(network, tokens[1:, :3], torch.tensor([3]))
+    assert torch.allclose(logits[0], short[0], atol=1e-6)
+    assert not torch.allclose(logits[0], logits[1], atol=1e-6)
+
+
+def learnt(method: str) -> set[str]:
+    """Parts of the network that a method moves, as prefixes of parameter names."""
+    return {
+        "lora": {"head.score", "lora.a", "lora.b"},
+        "head": {"head.score"},
+        "last-block": {"head.score", "model.h.1", "model.ln_f"},
+        "full": {"head.score", "model.wte", "model.wpe", "model.h.0", "model.h.1", "model.ln_f"},
+    }[method]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_moves_what_it_names_and_nothing_else(
+    method: str, base: Base, spam_rows: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    before = {name: p.clone() for name, p in base.model.named_parameters()}
+    settings = LoopSettings(steps=4, lr=0.01, device="cpu")
+    tuned = tuning(base, method)
+    start = {name: p.clone() for name, p in tuned.trained.named_parameters()}
+    rows = as_rows(spam_rows, base)
+    task = Classification(tuned, rows, rows, settings)
+    task.keep_best = False
+    Run(task, settings, tmp_path).train()
+    moved = {n for n, p in tuned.trained.named_parameters() if not torch.equal(p, start[n])}
+    assert moved == {n for n in start if n.startswith(tuple(learnt(method)))}
+    for name, parameter in base.model.named_parameters():
+        assert torch.equal(parameter, before[name]), f"the base itself changed: {name}"
+
+
+def test_an_epoch_teaches_the_difference(
+    base: Base, spam_rows: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    settings = LoopSettings(epochs=10, batch_size=8, lr=0.01, device="cpu", eval_batches=0)
+    rows = as_rows(spam_rows, base)
+    task = Classification(tuning(base, "lora"), rows, rows, settings)
+    before = task.evaluate()
+    Run(task, settings, tmp_path).train()
+    after = task.evaluate()
+    assert after["val_loss"] < before["val_loss"] / 2
+    assert after["val_f1"] > 0.9
+
+
+def test_class_weights_make_labels_count_the_same(
+    base: Base, spam_rows: list[tuple[str, str]]
+) -> None:
+    rows = as_rows(spam_rows, base)
+    weights = classify._class_weights(rows)
+    assert weights == pytest.approx([90 / 120, 90 / 60])
+    settings = LoopSettings(steps=4, device="cpu")
+    plain = Classification(tuning(base, "head"), rows, rows, settings)
+    weighted = Classification(tuning(base, "head"), rows, rows, settings, weights)
+    spam = [i for i in range(len(rows.targets)) if rows.targets[i] == 1][:3]
+    ratio = weighted.loss(weighted.batch(spam)) / plain.loss(plain.batch(spam))
+    assert ratio.item() == pytest.approx(1.5)
+
+
+def test_long_texts_are_cut_and_counted(base: Base) -> None:
+    context = base.config.context_length
+    text = "win the prize " * context
+    rows = encode(
+        [Example("ham", text), Example("spam", "win")], LABELS.names, base.tokenizer, context
+    )
+    assert rows.truncated == 1
+    assert rows.tokens[0] == tuple(base.tokenizer.encode(text)[:context])
+    with pytest.raises(ContextLengthError):
+        base.model(torch.zeros(1, context + 1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_card_has_what_evaluate_prints_again(
+    method: str, base_path: Path, spam_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    out = tmp_path / "spam"
+    command = ("classify", "--base", base_path, "--data", spam_file, "--out", out)
+    code, err = cli(*command, "--method", method, *SHORT)
+    assert code == 0, err
+    assert is_adapter(out) == (method in ("lora", "head"))
+    written = card(out)
+    assert written["metrics"]["test_natural"]["n"] == 18
+    assert written["metrics"]["test_balanced"]["n"] == 12
+    assert written["data"]["rows"] == 90
+    assert written["data"]["files"][0]["file"] == spam_file.name
+    assert "SHA-256" in written["data"]["split"]["rule"]
+    code, err = cli("evaluate", out, "--data", spam_file, "--json", tmp_path / "metrics.json")
+    assert code == 0, err
+    again = json.loads((tmp_path / "metrics.json").read_text())
+    assert again == {k: v for k, v in written["metrics"].items() if k.startswith("test_")}
+    assert (tmp_path / "spam.run" / "confusion.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_labels_are_any_and_more_than_two(
+    base_path: Path, spam_rows: list[tuple[str, str]], tmp_path: Path, cli: Cli
+) -> None:
+    rows = [(label if i % 3 else "other things", text) for i, (label, text) in enumerate(spam_rows)]
+    data = tmp_path / "a.tsv"
+    data.write_text("".join(f"{label}\t{text}\n" for label, text in rows))
+    out = tmp_path / "out"
+    code, err = cli("classify", "--base", base_path, "--data", data, "--out", out, *SHORT)
+    assert code == 0, err
+    head = load_adapter(out, load_base(base_path)).head
+    assert head is not None
+    assert head.labels.names == ("ham", "other things", "spam")
+    assert head.labels.positive is None
+
+
+def test_positive_is_the_rarer_label_or_the_one_asked_for(
+    base_path: Path, spam_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    for flags, expected in (((), "spam"), (("--positive", "ham"), "ham")):
+        out = tmp_path / expected
+        command = ("classify", "--base", base_path, "--data", spam_file, "--out", out, *flags)
+        code, err = cli(*command, *SHORT)
+        assert code == 0, err
+        head = load_adapter(out, load_base(base_path)).head
+        assert head is not None
+        assert head.labels.positive == expected
+        assert 0 < head.labels.threshold < 1
+        assert head.labels.temperature > 0
+
+
+@pytest.mark.parametrize("method", ["lora", "last-block"])
+def test_a_resumed_run_publishes_the_same_weights(
+    method: str,
+    base_path: Path,
+    spam_file: Path,
+    tmp_path: Path,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command = ("classify", "--base", base_path, "--data", spam_file, "--method", method)
+    flags = (*SHORT, "--dropout", 0.1)
+    assert cli(*command, "--out", tmp_path / "whole", *flags)[0] == 0
+    with monkeypatch.context() as patch:
+        stop_at_the_third_batch(patch, Classification)
+        code, err = cli(*command, "--out", tmp_path / "parts", *flags)
+    assert code == 1
+    assert "stopped at step 3 of 6" in err
+    assert not (tmp_path / "parts").exists()
+    code, err = cli(*command, "--out", tmp_path / "parts", *flags, "--resume")
+    assert code == 0, err
+    name = "adapter.safetensors" if method == "lora" else "model.safetensors"
+    whole, parts = (
+        safetensors.torch.load_file(tmp_path / run / name) for run in ("whole", "parts")
+    )
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert card(tmp_path / "whole")["metrics"] == card(tmp_path / "parts")["metrics"]
+
+
+def stop_at_the_third_batch(patch: pytest.MonkeyPatch, task: type) -> None:
+    """A real SIGTERM, while the third step of a run is computed."""
+    import os
+    import signal
+
+    calls = []
+    original = task.batch  # type: ignore[attr-defined]
+
+    def batch(self: Any, examples: Any) -> Any:
+        calls.append(examples)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, examples)
+
+    patch.setattr(task, "batch", batch)

@@ -1,0 +1,110 @@
+"""`penwright-train pretrain`: learns, stops and goes on, publishes."""
+
+import json
+import math
+import os
+import signal
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+
+from model.checkpoint import Base, load_base
+from model.tokenizer import Tokenizer
+from training.loop import Batch
+from training.perplexity import text_metrics
+from training.tasks.pretrain import Pretraining
+
+Cli = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def command(text_file: Path, tokenizer_file: Path) -> tuple[object, ...]:
+    return (
+        *("pretrain", "--data", text_file, "--tokenizer", tokenizer_file, "--preset", "tiny"),
+        *("--context", 32, "--val-fraction", 0.2, "--batch-size", 4, "--steps", 6),
+        *("--warmup", 2, "--eval-every", 3, "--dropout", 0.1, "--lr", 0.005),
+    )
+
+
+def test_a_resumed_run_publishes_the_same_weights(
+    tmp_path: Path, command: tuple[object, ...], cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli(*command, "--out", tmp_path / "whole")[0] == 0
+    calls = []
+    original = Pretraining.batch
+
+    def batch(self: Pretraining, examples: Sequence[int]) -> Batch:
+        calls.append(examples)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, examples)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretraining, "batch", batch)
+        code, err = cli(*command, "--out", tmp_path / "parts")
+    assert code == 1
+    assert "stopped at step 3 of 6" in err
+    code, err = cli(*command, "--out", tmp_path / "parts", "--resume")
+    assert code == 0, err
+    whole, parts = (
+        safetensors.torch.load_file(tmp_path / name / "model.safetensors")
+        for name in ("whole", "parts")
+    )
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    states = [torch.load(tmp_path / f"{n}.run/state/last.pt") for n in ("whole", "parts")]
+    for name, tensor in states[0]["trained"].items():
+        assert torch.equal(tensor, states[1]["trained"][name]), name
+
+
+def test_the_published_base_knows_what_it_learnt(
+    tmp_path: Path, command: tuple[object, ...], text_file: Path, cli: Cli
+) -> None:
+    out = tmp_path / "base"
+    code, err = cli(*command, "--out", out, "--steps", 30)
+    assert code == 0, err
+    base = load_base(out)
+    assert base.task == "generate"
+    metrics = base.card["metrics"]["validation"]
+    assert metrics["loss"] < math.log(base.config.vocab_size) - 0.3
+    assert metrics["perplexity"] == pytest.approx(math.exp(metrics["loss"]))
+    assert base.card["data"]["files"][0]["file"] == text_file.name
+    code, err = cli("evaluate", out, "--data", text_file, "--json", tmp_path / "m.json")
+    assert code == 0, err
+    measured = json.loads((tmp_path / "m.json").read_text())[text_file.name]
+    assert measured["bytes"] <= text_file.stat().st_size
+    assert 0 < measured["bits_per_byte"] < 8
+
+
+def test_text_metrics_measure_every_token_once(base: Base, tokenizer: Tokenizer) -> None:
+    context = base.config.context_length
+    text = "win the prize for you. " * 60
+    tokens = np.array([tokenizer.end_token, *tokenizer.encode(text), tokenizer.end_token])
+    assert len(tokens) > 2 * context
+    assert (len(tokens) - 1) % context
+    total = 0.0
+    with torch.no_grad():
+        for start in range(0, len(tokens) - 1, context):
+            window = torch.from_numpy(tokens[start : start + context + 1])[None]
+            logits = base.model.logits(base.model(window[:, :-1]))[0]
+            total += F.cross_entropy(logits, window[0, 1:], reduction="sum").item()
+    found = text_metrics(base.model, tokens, tokenizer)
+    assert found["tokens"] == len(tokens) - 1
+    assert found["bytes"] == len(text.encode())
+    assert found["loss"] == pytest.approx(total / (len(tokens) - 1), rel=1e-5)
+    assert found["bits_per_byte"] == pytest.approx(total / math.log(2) / len(text), rel=1e-5)
+
+
+def test_the_same_seed_gives_the_same_base(
+    tmp_path: Path, command: tuple[object, ...], cli: Cli
+) -> None:
+    short = (*command, "--steps", 3, "--warmup", 1)
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        assert cli(*short, "--out", tmp_path / name, "--seed", seed)[0] == 0
+    a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
