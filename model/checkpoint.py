@@ -11,21 +11,32 @@ A directory of the first kind may also hold a classification head (`score.*`): t
 fine-tuned classifier.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
 from model import golden, prompts
 from model.atomic import new_directory
+from model.checkpoint_files import (
+    CARD,
+    FORMAT_VERSION,
+    assign,
+    check_target,
+    dtype_name,
+    read_card,
+    read_json,
+    read_versioned,
+    read_weights,
+    sha256,
+    write_card,
+    write_json,
+    write_weights,
+)
 from model.classifier import ClassifierHead, Labels
 from model.config import GPTConfig
 from model.errors import CheckpointError, UsageError
@@ -33,11 +44,10 @@ from model.gpt import GPT
 from model.lora import LoRA, LoRASettings
 from model.tokenizer import Tokenizer
 
-FORMAT_VERSION = 1
 TaskName = Literal["generate", "classify", "instruct"]
 TASKS: tuple[TaskName, ...] = ("generate", "classify", "instruct")
 
-_CARD, _CONFIG, _ADAPTER = "card.json", "config.json", "adapter.json"
+_CONFIG, _ADAPTER = "config.json", "adapter.json"
 _MODEL, _TOKENIZER, _ADAPTER_WEIGHTS = (
     "model.safetensors",
     "tokenizer.tiktoken",
@@ -97,18 +107,6 @@ class Adapter:
     card: dict[str, Any]
 
 
-def check_target(out: Path) -> None:
-    """Refuse to publish over a directory that is no checkpoint; ask before a long training, too.
-
-    Raises:
-        UsageError: `out` exists, has something in it, and no card.
-    """
-    if out.is_dir() and any(out.iterdir()) and not (out / _CARD).is_file():
-        raise UsageError(f"--out {out} holds files that are no checkpoint; name a new directory")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"--out {out} is a file; name a directory")
-
-
 def is_adapter(path: Path) -> bool:
     """Whether `path` is an adapter rather than a checkpoint with weights of its own."""
     return (path / _ADAPTER).is_file()
@@ -140,7 +138,7 @@ def save_base(
         "format_version": FORMAT_VERSION,
         "task": task,
         "architecture": model.config.to_dict(),
-        "dtype": _dtype_name(dtype),
+        "dtype": dtype_name(dtype),
         "tokenizer": tokenizer.settings(),
         "template": {"name": prompts.TEMPLATE, "version": prompts.TEMPLATE_VERSION},
         "stop_tokens": [tokenizer.end_token],
@@ -148,12 +146,12 @@ def save_base(
     }
     check_target(out)
     with new_directory(out.resolve()) as directory:
-        _write_json(directory / _CONFIG, config)
+        write_json(directory / _CONFIG, config)
         (directory / _TOKENIZER).write_bytes(tokenizer.file_content())
-        _write_weights(directory / _MODEL, weights, dtype)
+        write_weights(directory / _MODEL, weights, dtype)
         saved = _read_base(directory, {}, torch.float32, torch.device("cpu"))
         outputs = golden.compute(saved.model, saved.tokenizer, saved.head, None, task)
-        _write_card(directory, card, outputs)
+        write_card(directory, card, outputs)
     return load_base(out)
 
 
@@ -168,7 +166,7 @@ def load_base(
     Raises:
         CheckpointError: a file is missing, altered, of another version or shape; names it.
     """
-    card = _read_card(path, (_CONFIG, _MODEL, _TOKENIZER))
+    card = read_card(path, (_CONFIG, _MODEL, _TOKENIZER))
     return _read_base(path, card, dtype, torch.device(device))
 
 
@@ -201,7 +199,7 @@ def save_adapter(
             "path": os.path.relpath(base.path.resolve(), out.resolve()),
             "sha256": base.id,
         },
-        "dtype": _dtype_name(dtype),
+        "dtype": dtype_name(dtype),
         "rank": lora.settings.rank,
         "alpha": lora.settings.alpha,
         "targets": list(lora.settings.targets),
@@ -213,11 +211,11 @@ def save_adapter(
     }
     check_target(out)
     with new_directory(out.resolve()) as directory:
-        _write_json(directory / _ADAPTER, settings)
-        _write_weights(directory / _ADAPTER_WEIGHTS, weights, dtype)
+        write_json(directory / _ADAPTER, settings)
+        write_weights(directory / _ADAPTER_WEIGHTS, weights, dtype)
         saved = _read_adapter(directory, base, {})
         outputs = golden.compute(base.model, base.tokenizer, saved.head, saved.lora, task)
-        _write_card(directory, card, outputs)
+        write_card(directory, card, outputs)
     return load_adapter(out, base)
 
 
@@ -228,12 +226,12 @@ def load_adapter(path: Path, base: Base) -> Adapter:
         CheckpointError: a file is missing, altered or of another version, or the adapter was
             trained on another base.
     """
-    return _read_adapter(path, base, _read_card(path, (_ADAPTER, _ADAPTER_WEIGHTS)))
+    return _read_adapter(path, base, read_card(path, (_ADAPTER, _ADAPTER_WEIGHTS)))
 
 
 def adapter_base_path(path: Path) -> Path:
     """The directory of the base that the adapter at `path` names."""
-    reference = _read_json(path / _ADAPTER).get("base")
+    reference = read_json(path / _ADAPTER).get("base")
     if not isinstance(reference, dict) or not isinstance(reference.get("path"), str):
         raise CheckpointError(f"{path / _ADAPTER}: names no base path")
     return (path / str(reference["path"])).resolve()
@@ -241,7 +239,7 @@ def adapter_base_path(path: Path) -> Path:
 
 def _read_base(path: Path, card: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Base:
     source = path / _CONFIG
-    config = _read_versioned(source, _CONFIG_FIELDS)
+    config = _read_settings(source, _CONFIG_FIELDS)
     architecture = GPTConfig.from_dict(config["architecture"], str(source))
     tokenizer = Tokenizer.from_file(path / _TOKENIZER, config["tokenizer"])
     if tokenizer.vocab_size > architecture.vocab_size:
@@ -259,10 +257,10 @@ def _read_base(path: Path, card: dict[str, Any], dtype: torch.dtype, device: tor
             labels = _labels(config["classifier"], source)
             head = ClassifierHead(architecture.n_embd, labels)
     modules: list[nn.Module] = [model] if head is None else [model, head]
-    _assign(modules, _read_weights(path / _MODEL, dtype, device), path / _MODEL)
+    assign(modules, read_weights(path / _MODEL, dtype, device), path / _MODEL)
     return Base(
         path=path,
-        id=_sha256(path / _CARD) if card else "",
+        id=sha256(path / CARD) if card else "",
         task=config["task"],
         config=architecture,
         model=model.eval(),
@@ -275,7 +273,7 @@ def _read_base(path: Path, card: dict[str, Any], dtype: torch.dtype, device: tor
 
 def _read_adapter(path: Path, base: Base, card: dict[str, Any]) -> Adapter:
     source = path / _ADAPTER
-    settings = _read_versioned(source, _ADAPTER_FIELDS)
+    settings = _read_settings(source, _ADAPTER_FIELDS)
     wanted = settings["base"].get("sha256")
     if wanted != base.id:
         raise CheckpointError(
@@ -296,39 +294,21 @@ def _read_adapter(path: Path, base: Base, card: dict[str, Any]) -> Adapter:
                 base.config.n_embd, _labels({"names": settings["labels"], **fields}, source)
             )
     weights = {}
-    for name, tensor in _read_weights(path / _ADAPTER_WEIGHTS, weight.dtype, weight.device).items():
+    for name, tensor in read_weights(path / _ADAPTER_WEIGHTS, weight.dtype, weight.device).items():
         if name.startswith(_PEFT_PREFIX):
             layer, part, _ = name.removeprefix(_PEFT_PREFIX).rsplit(".", 2)
             name = f"{'a' if part == 'lora_A' else 'b'}.{layer.replace('.', '/')}"
         weights[name] = tensor
     modules: list[nn.Module] = [lora] if head is None else [lora, head]
-    _assign(modules, weights, path / _ADAPTER_WEIGHTS)
+    assign(modules, weights, path / _ADAPTER_WEIGHTS)
     return Adapter(
         path=path,
-        id=_sha256(path / _CARD) if card else "",
+        id=sha256(path / CARD) if card else "",
         task=settings["task"],
         lora=lora.eval(),
         head=head.eval() if head is not None else None,
         card=card,
     )
-
-
-def _assign(modules: list[nn.Module], weights: dict[str, Tensor], source: Path) -> None:
-    """Give the modules, still without memory, their weights; every name and shape must fit."""
-    for module in modules:
-        expected = module.state_dict()
-        mine = {name: weights.pop(name) for name in expected if name in weights}
-        for name, tensor in expected.items():
-            if name not in mine:
-                raise CheckpointError(f"{source}: has no tensor {name}")
-            if mine[name].shape != tensor.shape:
-                raise CheckpointError(
-                    f"{source}: {name} has the shape {tuple(mine[name].shape)} "
-                    f"in place of {tuple(tensor.shape)}"
-                )
-        module.load_state_dict(mine, assign=True)
-    if weights:
-        raise CheckpointError(f"{source}: has unknown tensors: {', '.join(sorted(weights))}")
 
 
 def _labels(values: Mapping[str, Any], source: Path) -> Labels:
@@ -338,87 +318,11 @@ def _labels(values: Mapping[str, Any], source: Path) -> Labels:
         raise CheckpointError(f"{source}: {error}") from error
 
 
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def _write_weights(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
-    tensors = {
-        name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()
-    }
-    path.write_bytes(safetensors.torch.save(tensors))
-
-
-def _write_card(directory: Path, card: Mapping[str, Any], outputs: list[dict[str, Any]]) -> None:
-    files = {file.name: _sha256(file) for file in sorted(directory.iterdir())}
-    _write_json(directory / _CARD, {**card, "golden": outputs, "files": files})
-
-
-def _read_card(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
-    """The card, after the hash of every file that it names was found right."""
-    if not path.is_dir():
-        raise CheckpointError(f"{path}: no such checkpoint directory")
-    card = _read_json(path / _CARD)
-    files = card.get("files")
-    if not isinstance(files, dict):
-        raise CheckpointError(f"{path / _CARD}: has no hashes of files")
-    for name in {*needed, *files}:
-        if not (path / name).is_file():
-            raise CheckpointError(f"{path / name}: is missing")
-        if files.get(name) != _sha256(path / name):
-            raise CheckpointError(
-                f"{path / name}: its SHA-256 is not the one in {_CARD}; it was altered or cut short"
-            )
-    return card
-
-
-def _read_versioned(path: Path, fields: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
-    values = _read_json(path)
-    version = values.pop("format_version", None)
-    if version != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path}: format version {version!r}; this Penwright reads version {FORMAT_VERSION}"
-        )
-    if values.keys() != fields.keys():
-        raise CheckpointError(
-            f"{path}: unknown fields {sorted(values.keys() - fields.keys())}, "
-            f"missing fields {sorted(fields.keys() - values.keys())}"
-        )
-    for name, kinds in fields.items():
-        if not isinstance(values[name], kinds):
-            raise CheckpointError(f"{path}: {name} cannot be {values[name]!r}")
+def _read_settings(path: Path, fields: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+    values = read_versioned(path, fields)
     if values["task"] not in TASKS:
         raise CheckpointError(f"{path}: task {values['task']!r} is none of {', '.join(TASKS)}")
     template = {"name": prompts.TEMPLATE, "version": prompts.TEMPLATE_VERSION}
     if values["template"] != template:
         raise CheckpointError(f"{path}: template {values['template']} is not {template}")
     return values
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: must hold a JSON object")
-    return value
-
-
-def _read_weights(path: Path, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    try:
-        weights = safetensors.torch.load_file(path, device=str(device))
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path}: not a usable safetensors file: {error}") from error
-    return {name: tensor.to(dtype) for name, tensor in weights.items()}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -43,6 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PenwrightError as error:
         print(f"penwright-train {args.command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+    except OSError as error:  # a full disk, a directory without permission
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"penwright-train {args.command}: {where}{error.strerror or error}", file=sys.stderr)
+        return 1
     return 0
 
 

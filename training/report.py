@@ -1,9 +1,12 @@
 """Plots and tables of a run."""
 
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from model.atomic import write_file
 
 
 def plot_loss(metrics_file: Path, out: Path) -> None:
@@ -22,7 +25,7 @@ def plot_loss(metrics_file: Path, out: Path) -> None:
     if axes.lines:
         axes.legend()
     axes.grid(alpha=0.3)
-    figure.savefig(out, dpi=120)
+    _save(figure, out)
 
 
 def plot_confusion(confusion: Mapping[str, Any], out: Path) -> None:
@@ -48,7 +51,14 @@ def plot_confusion(confusion: Mapping[str, Any], out: Path) -> None:
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(f"test part, n = {sum(map(sum, counts))}")
-    figure.savefig(out, dpi=120)
+    _save(figure, out)
+
+
+def _save(figure: Any, out: Path) -> None:
+    """Drawn in memory, then written whole: a full disk is a clear error."""
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=120)
+    write_file(out, image.getvalue())
 
 
 def print_metrics(metrics: Mapping[str, Any]) -> None:

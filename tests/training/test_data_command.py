@@ -78,7 +78,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", ["story.txt", "moved.txt"])
-def test_a_download_with_the_known_content(server: str, page: str, tmp_path: Path, cli: Cli) -> None:
+def test_a_download_with_the_known_content(
+    server: str, page: str, tmp_path: Path, cli: Cli
+) -> None:
     out = tmp_path / "data"
     assert cli("data", "verdict", "--out", out, "--url", f"{server}/{page}") == (0, "")
     assert [file.name for file in out.iterdir()] == ["the-verdict.txt"]

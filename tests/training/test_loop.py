@@ -172,7 +172,9 @@ def test_gradients_are_clipped_from_the_first_step(tmp_path: Path) -> None:
     run.optimizer.optimizers = [torch.optim.SGD(run.optimizer.parameters, lr=1.0)]
     before = [p.detach().clone() for p in task.trained.parameters()]
     run.train()
-    moved = [(a.detach() - b).norm() for a, b in zip(task.trained.parameters(), before, strict=True)]
+    moved = [
+        (a.detach() - b).norm() for a, b in zip(task.trained.parameters(), before, strict=True)
+    ]
     assert math.sqrt(sum(float(m) ** 2 for m in moved)) == pytest.approx(1e-3, rel=1e-2)
     assert records(tmp_path)[1]["grad_norm"] > 1e-3
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoint import check_target, save_base
+from model.checkpoint import save_base
+from model.checkpoint_files import check_target
 from model.config import GPTConfig, preset
 from model.errors import UsageError
 from model.gpt import GPT

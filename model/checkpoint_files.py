@@ -1,0 +1,132 @@
+"""The files of a checkpoint directory: JSON with a version, safetensors, and the card with hashes.
+
+Reading turns whatever can be wrong with a file into a `CheckpointError` that names it. What the
+files mean is `model.checkpoint`'s business.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from model.errors import CheckpointError, UsageError
+
+FORMAT_VERSION = 1
+CARD = "card.json"
+
+
+def check_target(out: Path) -> None:
+    """Refuse to publish over a directory that is no checkpoint; ask before a long training, too.
+
+    Raises:
+        UsageError: `out` exists, has something in it, and no card.
+    """
+    if out.is_dir() and any(out.iterdir()) and not (out / CARD).is_file():
+        raise UsageError(f"--out {out} holds files that are no checkpoint; name a new directory")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file; name a directory")
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    tensors = {
+        name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()
+    }
+    path.write_bytes(safetensors.torch.save(tensors))
+
+
+def write_card(directory: Path, card: Mapping[str, Any], outputs: list[dict[str, Any]]) -> None:
+    files = {file.name: sha256(file) for file in sorted(directory.iterdir())}
+    write_json(directory / CARD, {**card, "golden": outputs, "files": files})
+
+
+def read_card(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
+    """The card, after the hash of every file that it names was found right."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such checkpoint directory")
+    card = read_json(path / CARD)
+    files = card.get("files")
+    if not isinstance(files, dict):
+        raise CheckpointError(f"{path / CARD}: has no hashes of files")
+    for name in {*needed, *files}:
+        if not (path / name).is_file():
+            raise CheckpointError(f"{path / name}: is missing")
+        if files.get(name) != sha256(path / name):
+            raise CheckpointError(
+                f"{path / name}: its SHA-256 is not the one in {CARD}; it was altered or cut short"
+            )
+    return card
+
+
+def read_versioned(path: Path, fields: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+    values = read_json(path)
+    version = values.pop("format_version", None)
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path}: format version {version!r}; this Penwright reads version {FORMAT_VERSION}"
+        )
+    if values.keys() != fields.keys():
+        raise CheckpointError(
+            f"{path}: unknown fields {sorted(values.keys() - fields.keys())}, "
+            f"missing fields {sorted(fields.keys() - values.keys())}"
+        )
+    for name, kinds in fields.items():
+        if not isinstance(values[name], kinds):
+            raise CheckpointError(f"{path}: {name} cannot be {values[name]!r}")
+    return values
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: must hold a JSON object")
+    return value
+
+
+def read_weights(path: Path, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    try:
+        weights = safetensors.torch.load_file(path, device=str(device))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a usable safetensors file: {error}") from error
+    return {name: tensor.to(dtype) for name, tensor in weights.items()}
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def assign(modules: list[nn.Module], weights: dict[str, Tensor], source: Path) -> None:
+    """Give the modules, still without memory, their weights; every name and shape must fit."""
+    for module in modules:
+        expected = module.state_dict()
+        mine = {name: weights.pop(name) for name in expected if name in weights}
+        for name, tensor in expected.items():
+            if name not in mine:
+                raise CheckpointError(f"{source}: has no tensor {name}")
+            if mine[name].shape != tensor.shape:
+                raise CheckpointError(
+                    f"{source}: {name} has the shape {tuple(mine[name].shape)} "
+                    f"in place of {tuple(tensor.shape)}"
+                )
+        module.load_state_dict(mine, assign=True)
+    if weights:
+        raise CheckpointError(f"{source}: has unknown tensors: {', '.join(sorted(weights))}")
