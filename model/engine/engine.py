@@ -19,9 +19,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from model.checkpoint import Adapter, Base
 from model.engine.request import (
     Classified,
@@ -31,18 +28,13 @@ from model.engine.request import (
     Failed,
     FailureReason,
     Finished,
-    FinishReason,
-    Generate,
     Request,
-    Text,
-    TokenLogprob,
 )
 from model.engine.runner import Runner
+from model.engine.sampler import Sampler
 from model.engine.scheduler import Chunk, Scheduler, Sequence
-from model.engine.text_stream import TextStream
 from model.errors import ContextLengthError, PenwrightError, UsageError
 from model.kv_cache import KVCache
-from model.sampling import penalise, sample
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +93,7 @@ class Engine:
         self.settings = settings
         self._cache = cache
         self._runner = Runner(base, adapters, cache)
+        self._sampler = Sampler(base)
         self._scheduler = Scheduler(cache, settings.step_tokens)
         self._deliver = deliver
         self._sequences: dict[str, Sequence] = {}
@@ -244,7 +237,10 @@ class Engine:
             output = self._runner.run(chunks)
             events += self._classify(output.classified)
             if output.generating:
-                events += self._sample(output.generating, output.logits)
+                for sequence, new in self._sampler.draw(output.generating, output.logits):
+                    if new and isinstance(new[-1], Finished):
+                        self._remove(sequence)
+                    events += [(sequence.request.id, event) for event in new]
         except Exception as error:
             logger.exception("a step failed")
             for chunk in chunks:
@@ -266,91 +262,6 @@ class Engine:
             event = Classified(probabilities, sequence.prompt_length, sequence.timings(now))
             events.append((sequence.request.id, event))
         return events
-
-    def _sample(self, chunks: list[Chunk], logits: Tensor) -> list[tuple[str, Event]]:
-        """Draw the next token of each sequence and turn it into events."""
-        sequences = [chunk.sequence for chunk in chunks]
-        wants = [_generate(sequence) for sequence in sequences]
-        logprobs = self._logprobs(wants, logits)
-        for row, sequence in enumerate(sequences):
-            if sequence.processors:
-                prompt = sequence.tokens[: sequence.prompt_length]
-                generated = sequence.tokens[sequence.prompt_length :]
-                for process in sequence.processors:
-                    logits[row] = process(logits[row], prompt, generated)
-        settings = [want.sampling for want in wants]
-        uniforms = [
-            0.0 if want.sampling.temperature == 0 else _random(sequence)
-            for sequence, want in zip(sequences, wants, strict=True)
-        ]
-        tokens = sample(logits, settings, uniforms)
-        now = time.monotonic()
-        events: list[tuple[str, Event]] = []
-        for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
-            sequence.first_result = sequence.first_result or now
-            sequence.tokens.append(token)
-            if row in logprobs:
-                sequence.logprobs.append(self._token_logprob(token, *logprobs[row]))
-            events += self._advance(sequence, token, now)
-        return events
-
-    def _advance(self, sequence: Sequence, token: int, now: float) -> list[tuple[str, Event]]:
-        """The events of a new token: its text, and the end if this is it."""
-        want, text = _generate(sequence), sequence.text
-        assert text is not None
-        reason: FinishReason | None = None
-        piece = ""
-        if token in self.base.stop_tokens:
-            # The end token has no text, also where it does not end the sequence.
-            reason = None if want.ignore_eos else "eos"
-        else:
-            piece = text.push(token)
-            reason = "stop" if text.stopped else None
-        if reason is None and sequence.generated >= want.max_new_tokens:
-            reason = "length"
-        if reason is not None:
-            piece += text.flush()
-            if text.stopped:
-                reason = "stop"
-        events: list[tuple[str, Event]] = []
-        if piece or (reason is not None and sequence.logprobs):
-            events.append((sequence.request.id, Text(piece, tuple(sequence.logprobs))))
-            sequence.logprobs.clear()
-        if reason is not None:
-            self._remove(sequence)
-            finished = Finished(
-                reason,
-                prompt_tokens=sequence.prompt_length,
-                cached_tokens=0,
-                completion_tokens=sequence.generated,
-                timings=sequence.timings(now),
-            )
-            events.append((sequence.request.id, finished))
-        return events
-
-    def _logprobs(self, wants: list[Generate], logits: Tensor) -> dict[int, tuple[Tensor, int]]:
-        """Log-probabilities, (vocab,), and the number of alternatives, of rows that ask."""
-        rows = [row for row, want in enumerate(wants) if want.logprobs is not None]
-        if not rows:
-            return {}
-        values = torch.log_softmax(logits[rows].float(), dim=-1)
-        return {row: (values[i], wants[row].logprobs or 0) for i, row in enumerate(rows)}
-
-    def _token_logprob(self, token: int, values: Tensor, count: int) -> TokenLogprob:
-        top = values.topk(min(count, len(values)))
-        alternatives = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        return TokenLogprob(
-            token,
-            self._token_text(token),
-            float(values[token]),
-            tuple((other, self._token_text(other), value) for other, value in alternatives),
-        )
-
-    def _token_text(self, token: int) -> str:
-        try:
-            return self.base.tokenizer.decode([token])
-        except KeyError:  # a row of the embedding that is no token
-            return ""
 
     # ---- entering and leaving ----
 
@@ -375,14 +286,7 @@ class Engine:
     def _enter(self, request: Request, submitted: float, *, first: bool) -> None:
         assert request.id not in self._sequences, f"request id {request.id} is in use"
         sequence = Sequence(request, list(request.tokens), submitted)
-        if isinstance(request.want, Generate):
-            sampling = request.want.sampling
-            sequence.text = TextStream(self.base.tokenizer, request.want.stop)
-            sequence.draws = sampling.generator()
-            if sampling.penalises:
-                sequence.processors.append(
-                    lambda logits, prompt, new: penalise(logits, sampling, prompt, new)
-                )
+        self._sampler.prepare(sequence)
         self._sequences[request.id] = sequence
         self._scheduler.add(sequence, first=first)
 
@@ -409,17 +313,6 @@ class Engine:
 
     def _fail_all(self, reason: FailureReason, message: str) -> list[tuple[str, Event]]:
         return [self._fail(s, reason, message) for s in list(self._sequences.values())]
-
-
-def _generate(sequence: Sequence) -> Generate:
-    want = sequence.request.want
-    assert isinstance(want, Generate)
-    return want
-
-
-def _random(sequence: Sequence) -> float:
-    assert sequence.draws is not None
-    return sequence.draws.random()
 
 
 def _nothing() -> None:

@@ -155,7 +155,7 @@ def test_stop_strings_end_the_text_and_are_not_part_of_it(
     base: Base, monkeypatch: pytest.MonkeyPatch, stop: tuple[str, ...], expected: str | None
 ) -> None:
     fixed = iter(b"abcdefgh" * 8)
-    monkeypatch.setattr("model.engine.engine.sample", lambda logits, s, u: [next(fixed)])
+    monkeypatch.setattr("model.engine.sampler.sample", lambda logits, s, u: [next(fixed)])
     [events] = engine(base, {}).run([Request("1", (1,), Generate(8, GREEDY, stop=stop))])
     assert text_of(events) == (expected if expected is not None else "abcdefgh")
     end = events[-1]
@@ -168,7 +168,7 @@ def test_the_end_token_ends_a_text_unless_it_is_ignored(
 ) -> None:
     for ignore, text, reason, count in ((False, "a", "eos", 2), (True, "abcd", "length", 5)):
         fixed = iter([97, 256, 98, 99, 100])
-        monkeypatch.setattr("model.engine.engine.sample", lambda g, s, u, f=fixed: [next(f)])
+        monkeypatch.setattr("model.engine.sampler.sample", lambda g, s, u, f=fixed: [next(f)])
         want = Generate(5, GREEDY, ignore_eos=ignore)
         [events] = engine(base, {}).run([Request("1", (1,), want)])
         end = events[-1]
@@ -178,7 +178,7 @@ def test_the_end_token_ends_a_text_unless_it_is_ignored(
 
 def test_a_character_is_never_broken(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     fixed = iter("né🎉".encode() + b"\xf0\x9f")
-    monkeypatch.setattr("model.engine.engine.sample", lambda logits, s, u: [next(fixed)])
+    monkeypatch.setattr("model.engine.sampler.sample", lambda logits, s, u: [next(fixed)])
     [events] = engine(base, {}).run([Request("1", (1,), Generate(9, GREEDY))])
     pieces = [event.text for event in events if isinstance(event, Text)]
     assert pieces == ["n", "é", "🎉", "\ufffd"]

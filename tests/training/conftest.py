@@ -16,9 +16,43 @@ from model.tokenizer import Tokenizer
 from training.cli import main
 from training.tasks.tokenizer import save_tokenizer, train_tokenizer
 
-_HAM = "home dinner love meeting tomorrow bus mother sleep class later thanks morning".split()
-_SPAM = "win prize free cash claim urgent mobile text offer call guaranteed award".split()
-_BOTH = "the you to a is now for".split()
+_HAM = [
+    "home",
+    "dinner",
+    "love",
+    "meeting",
+    "tomorrow",
+    "bus",
+    "mother",
+    "sleep",
+    "class",
+    "later",
+    "thanks",
+    "morning",
+]
+_SPAM = [
+    "win",
+    "prize",
+    "free",
+    "cash",
+    "claim",
+    "urgent",
+    "mobile",
+    "text",
+    "offer",
+    "call",
+    "guaranteed",
+    "award",
+]
+_BOTH = [
+    "the",
+    "you",
+    "to",
+    "a",
+    "is",
+    "now",
+    "for",
+]
 
 
 def messages(count: int, words: list[str], seed: int) -> list[str]:
