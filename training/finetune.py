@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoint import Adapter, Base, is_adapter, load_base, save_adapter, save_base
+from model.checkpoint_files import check_target
 from model.classifier import ClassifierHead, Labels
 from model.errors import UsageError
 from model.gpt import GPT
@@ -166,10 +167,14 @@ def lora_settings(args: argparse.Namespace, settings: LoopSettings) -> LoRASetti
     return LoRASettings(args.lora_rank, alpha, tuple(args.lora_targets), settings.dropout)
 
 
-def check_method(args: argparse.Namespace, methods: Sequence[str], settings: LoopSettings) -> None:
-    """Raises:
-    UsageError: there is no such method, or it has no use for a flag.
+def check_flags(args: argparse.Namespace, methods: Sequence[str], settings: LoopSettings) -> None:
+    """What can be said before anything is read or trained.
+
+    Raises:
+        UsageError: there is no such method, or it has no use for a flag, or the checkpoint could
+            not be published.
     """
+    check_target(args.out)
     if args.method not in methods:
         raise UsageError(f"--method is {args.method!r}; it must be one of {', '.join(methods)}")
     if args.method == "head" and settings.dropout:

@@ -18,6 +18,7 @@ import contextlib
 import json
 import math
 import os
+import pickle
 import signal
 import sys
 import time
@@ -280,7 +281,12 @@ class Run:
         path = self.directory / "state" / "last.pt"
         if not path.exists():
             raise UsageError(f"--resume: {path} does not exist, so there is nothing to resume")
-        state = torch.load(path, map_location="cpu")
+        try:
+            state = torch.load(path, map_location="cpu")
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            raise PenwrightError(
+                f"--resume: {path} cannot be read: {error}; start again without --resume"
+            ) from error
         # A run that has not begun to decay may be made longer or shorter.
         free = _LENGTH if self.schedule.steady_until() > state["progress"]["step"] else ()
         for name, value in identity.items():

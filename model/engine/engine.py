@@ -229,6 +229,7 @@ class Engine:
         """Expire, schedule, compute and sample once."""
         events = self._expire()
         chunks = self._scheduler.schedule()
+        assert chunks or not self._sequences, "sequences wait and nothing is scheduled"
         with self._lock:
             self._queued = len(self._scheduler.waiting) + self._inbox.qsize()
         if not chunks:

@@ -121,6 +121,19 @@ def test_bad_flags(
     assert not out.exists()
 
 
+@pytest.mark.parametrize("command", ["pretrain", "classify", "instruct"])
+def test_nothing_else_is_overwritten(
+    command: str, files: Path, base_path: Path, tokenizer_file: Path, cli: Cli
+) -> None:
+    flags: tuple[object, ...] = ("--preset", "tiny", "--tokenizer", tokenizer_file)
+    if command != "pretrain":
+        flags = ("--base", base_path)
+    names = sorted(os.listdir(files))
+    result = cli(command, *flags, "--data", files / "text.txt", "--out", files, *SHORT)
+    assert_one_line(result, 2, f"--out {files} holds files that are no checkpoint")
+    assert sorted(os.listdir(files)) == names
+
+
 def test_argparse_errors_have_the_code_of_usage(cli: Cli) -> None:
     assert cli("classify")[0] == 2
     assert cli("classify", "--nonsense")[0] == 2

@@ -118,7 +118,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     settings = LoopSettings.from_args(args)
-    finetune.check_method(args, METHODS, settings)
+    finetune.check_flags(args, METHODS, settings)
     if args.class_weights not in CLASS_WEIGHTS:
         raise UsageError(
             f"--class-weights is {args.class_weights!r}; it must be one of "

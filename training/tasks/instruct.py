@@ -175,7 +175,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     settings = LoopSettings.from_args(args)
-    finetune.check_method(args, METHODS, settings)
+    finetune.check_flags(args, METHODS, settings)
     lora = finetune.lora_settings(args, settings)
     data = load_instructions(args.data)
     base = finetune.load_tunable(args.base)
