@@ -73,6 +73,10 @@ class Task(Protocol):
     """Whether the weights of the best evaluation are published, or those of the last step."""
 
     @property
+    def lengths(self) -> Sequence[int] | None:
+        """Of each example, where they differ: batches are then made of similar ones."""
+
+    @property
     def trained(self) -> nn.Module:
         """Holds the parameters that learn (those with `requires_grad`)."""
 
@@ -126,7 +130,7 @@ class Run:
             lr=settings.lr,
             weight_decay=settings.weight_decay,
         )
-        self.order = ShuffledOrder(task.examples, settings.seed)
+        self.order = ShuffledOrder(task.examples, settings.seed, task.lengths, settings.batch_size)
         self.progress = Progress()
         self.metrics_file = directory / "metrics.jsonl"
 

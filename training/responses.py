@@ -14,7 +14,6 @@ from training.data.instructions import Instruction
 from training.data.text import normalise
 from training.metrics import proportion
 from training.samples import generate
-from training.samples import generate
 
 MAX_NEW_TOKENS = 128
 

@@ -23,6 +23,7 @@ class Regression:
     name = "regression"
     keep_best = False
     examples = 24
+    lengths = None
     tokens_per_example = 3
 
     def __init__(self, stop_at: int = -1, dropout: float = 0.3, stuck: bool = False) -> None:

@@ -124,3 +124,24 @@ def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, message:
     with pytest.raises(DataError, match=message) as error:
         read_text(path)
     assert str(path) in str(error.value)
+
+
+def test_batches_of_similar_lengths_hold_every_item_once_an_epoch() -> None:
+    lengths = [(i * 7919) % 100 for i in range(101)]
+    order = ShuffledOrder(101, seed=3, lengths=lengths, batch_size=4)
+    items = [order[i] for i in range(3 * 101)]
+    for epoch in range(3):
+        assert sorted(items[epoch * 101 : (epoch + 1) * 101]) == list(range(101))
+    assert items[:101] != items[101:202]
+    again = ShuffledOrder(101, seed=3, lengths=lengths, batch_size=4)
+    assert [again[i] for i in (250, 3, 120)] == [items[i] for i in (250, 3, 120)]
+
+    def padded(chosen: list[int]) -> int:
+        batches = [chosen[i : i + 4] for i in range(0, len(chosen), 4)]
+        return sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
+
+    plain = ShuffledOrder(101, seed=3)
+    assert padded(items) < 0.75 * padded([plain[i] for i in range(3 * 101)])
+    # What comes first is not what is short: batches stay in random order.
+    firsts = [lengths[order[4 * i]] for i in range(20)]
+    assert firsts != sorted(firsts)

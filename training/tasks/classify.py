@@ -56,6 +56,7 @@ class Classification:
             None if class_weights is None else torch.tensor(class_weights, device=self.device)
         )
         self.examples = len(train.tokens)
+        self.lengths = [len(tokens) for tokens in train.tokens]
         lengths = [len(tokens) for tokens in train.tokens]
         self.tokens_per_example = padded_length(lengths, settings.batch_size)
 

@@ -104,6 +104,7 @@ class InstructionTuning:
         self.padding = tuning.base.tokenizer.end_token
         self.device = settings.torch_device
         self.examples = len(self.train)
+        self.lengths = [len(pair.tokens) for pair in self.train]
         lengths = [len(pair.tokens) - 1 for pair in self.train]
         self.tokens_per_example = padded_length(lengths, settings.batch_size)
 

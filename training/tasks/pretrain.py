@@ -41,6 +41,7 @@ class Pretraining:
 
     name = "pretrain"
     keep_best = False
+    lengths = None
 
     def __init__(
         self,
