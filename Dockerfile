@@ -15,18 +15,17 @@ COPY pyproject.toml README.md LICENSE ./
 COPY app app
 COPY model model
 COPY training training
+COPY checkpoints/default checkpoints/default
 RUN /opt/penwright/bin/pip install --constraint constraints.txt .
 
 FROM python:3.11-slim-bookworm
 
 RUN useradd --create-home --uid 10001 penwright
 COPY --from=build /opt/penwright /opt/penwright
-COPY checkpoints/default /models
 ENV PATH=/opt/penwright/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     PENWRIGHT_HOST=0.0.0.0 \
     PENWRIGHT_PORT=8000 \
-    PENWRIGHT_MODELS=/models \
     PENWRIGHT_LOG_FORMAT=json
 USER penwright
 WORKDIR /home/penwright
