@@ -1,18 +1,17 @@
 """The whole path as a user walks it, in real processes: text, three trainings, three endpoints."""
 
 import json
-import os
 import random
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+
+from tests.e2e.server import environment, serve
 
 NAMES = ("Anna", "Ben", "Clara", "David", "Emma")
 PLACES = ("the market", "the river", "the school", "the old house")
@@ -32,10 +31,6 @@ def program(name: str, *arguments: object, expect: int = 0) -> subprocess.Comple
     )
     assert done.returncode == expect, done.stdout + done.stderr
     return done
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "error"}
 
 
 def write_data(directory: Path) -> None:
@@ -97,37 +92,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def client(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    """A client of a real server process."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """A client of a server of these models."""
     log = tmp_path_factory.mktemp("log") / "serve.log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "--models", str(models), "--port", str(port)],
-            env=environment(),
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-            wait_until_ready(client, process, log)
-            yield client
-    finally:
-        process.terminate()
-        assert process.wait(30) == 0, log.read_text()
-
-
-def wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(300):
-        assert process.poll() is None, log.read_text()
-        try:
-            if client.get("/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(log.read_text())
+    with serve(log, "--models", models) as (client, _):
+        yield client
 
 
 def events(client: httpx.Client, path: str, body: dict[str, Any]) -> list[dict[str, Any]]:
