@@ -8,7 +8,13 @@ import sys
 from collections.abc import Sequence
 
 from model.errors import PenwrightError, UsageError
-from training.tasks import classify, data, evaluate, import_, instruct, pretrain, tokenizer
+
+try:
+    from training.tasks import classify, data, evaluate, import_, instruct, pretrain, tokenizer
+except ModuleNotFoundError as missing:  # the service is installed without what training needs
+    raise SystemExit(
+        f"penwright-train: {missing.name} is not installed: pip install 'penwright[train]'"
+    ) from None
 
 COMMANDS = {
     "tokenizer": (tokenizer, "learn a byte-pair vocabulary from text"),
