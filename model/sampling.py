@@ -129,7 +129,9 @@ def probabilities(logits: Tensor, settings: Sequence[SamplingSettings]) -> Tenso
         # The token that crosses the line is the last to stay, so at least one always does.
         before = ordered.cumsum(dim=-1) - ordered
         top_p = column([s.top_p for s in settings])
-        ordered = ordered.masked_fill((before >= top_p) & (top_p < 1), 0.0)
+        dropped = (before >= top_p) & (top_p < 1)
+        dropped[:, 0] = False  # where top_p is too small for fp32, too
+        ordered = ordered.masked_fill(dropped, 0.0)
         result = torch.zeros_like(result).scatter_(-1, order, ordered)
     if any(s.min_p for s in settings):
         least = column([s.min_p for s in settings]) * result.amax(dim=-1, keepdim=True)

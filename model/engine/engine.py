@@ -27,8 +27,8 @@ from model.engine.request import (
     Event,
     Failed,
     FailureReason,
-    Finished,
     Request,
+    Text,
 )
 from model.engine.runner import Runner
 from model.engine.sampler import Sampler
@@ -99,7 +99,7 @@ class Engine:
         self._sequences: dict[str, Sequence] = {}
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._queued = 0  # requests admitted and not yet given a slot; under the lock
+        self._held = 0  # requests taken and not ended, running or not; under the lock
         self._accepting = True  # under the lock
         self._steps = 0
         self._thread: threading.Thread | None = None
@@ -148,10 +148,10 @@ class Engine:
         with self._lock:
             if not self._accepting:
                 raise ShuttingDown("the engine is shutting down")
-            limit = self.settings.max_waiting + self._cache.free_slots
-            if self._queued >= limit and not probe:
-                raise QueueFull(f"{self._queued} requests are waiting already")
-            self._queued += 1
+            waiting = self._held - self._cache.slots
+            if waiting >= self.settings.max_waiting and not probe:
+                raise QueueFull(f"{waiting} requests are waiting already")
+            self._held += 1
             submitted = time.monotonic()
             self._inbox.put(lambda: self._enter(request, submitted, first=probe))
 
@@ -164,7 +164,7 @@ class Engine:
         running = len(self._scheduler.running)
         return EngineStats(
             running=running,
-            waiting=max(0, len(self._sequences) - running) + self._inbox.qsize(),
+            waiting=max(0, self._held - running),
             steps=self._steps,
             slots=self._cache.slots,
             free_slots=self._cache.free_slots,
@@ -181,7 +181,7 @@ class Engine:
         requests = list(requests)
         for request in requests:
             self._check(request)
-            self._queued += 1
+            self._held += 1
             self._enter(request, time.monotonic(), first=False)
         events: dict[str, list[Event]] = defaultdict(list)
         while self._sequences:
@@ -230,8 +230,6 @@ class Engine:
         events = self._expire()
         chunks = self._scheduler.schedule()
         assert chunks or not self._sequences, "sequences wait and nothing is scheduled"
-        with self._lock:
-            self._queued = len(self._scheduler.waiting) + self._inbox.qsize()
         if not chunks:
             return events
         try:
@@ -239,7 +237,7 @@ class Engine:
             events += self._classify(output.classified)
             if output.generating:
                 for sequence, new in self._sampler.draw(output.generating, output.logits):
-                    if new and isinstance(new[-1], Finished):
+                    if new and not isinstance(new[-1], Text):
                         self._remove(sequence)
                     events += [(sequence.request.id, event) for event in new]
         except Exception as error:
@@ -299,6 +297,8 @@ class Engine:
     def _remove(self, sequence: Sequence) -> None:
         del self._sequences[sequence.request.id]
         self._scheduler.finish(sequence)
+        with self._lock:
+            self._held -= 1
 
     def _expire(self) -> list[tuple[str, Event]]:
         now = time.monotonic()

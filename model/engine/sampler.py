@@ -12,6 +12,7 @@ from torch import Tensor
 from model.checkpoint import Base
 from model.engine.request import (
     Event,
+    Failed,
     Finished,
     FinishReason,
     Generate,
@@ -42,6 +43,7 @@ class Sampler:
                 lambda logits, prompt, new: penalise(logits, sampling, prompt, new)
             )
 
+    @torch.inference_mode()
     def draw(self, chunks: list[Chunk], logits: Tensor) -> list[tuple[Sequence, list[Event]]]:
         """Draw the next token of each sequence.
 
@@ -50,8 +52,12 @@ class Sampler:
             logits: (len(chunks), vocab)
 
         Returns:
-            each sequence with its events; the last one is `Finished` when the sequence has ended
+            each sequence with its events; the last one is `Finished` or `Failed` when it has ended
         """
+        # A network may have more rows than its tokenizer has tokens; those are never drawn.
+        logits = logits[:, : self.base.tokenizer.vocab_size]
+        broken = logits.isnan().any(dim=-1)
+        logits[broken] = 0.0  # so that the rows beside them are drawn as ever
         sequences = [chunk.sequence for chunk in chunks]
         wants = [_generate(sequence) for sequence in sequences]
         logprobs = self._logprobs(wants, logits)
@@ -70,6 +76,10 @@ class Sampler:
         now = time.monotonic()
         events: list[tuple[Sequence, list[Event]]] = []
         for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
+            if broken[row]:
+                failed = Failed("internal", "the network gave no usable logits")
+                events.append((sequence, [failed]))
+                continue
             sequence.first_result = sequence.first_result or now
             sequence.tokens.append(token)
             if row in logprobs:
@@ -130,10 +140,7 @@ class Sampler:
         )
 
     def _token_text(self, token: int) -> str:
-        try:
-            return self.base.tokenizer.decode([token])
-        except KeyError:  # a row of the embedding that is no token
-            return ""
+        return self.base.tokenizer.decode([token])
 
 
 def _generate(sequence: Sequence) -> Generate:

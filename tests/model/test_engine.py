@@ -373,3 +373,73 @@ def test_stopping_in_haste_fails_what_is_left(
     end = collected.wait_for_end("1")
     assert isinstance(end, Failed)
     assert end.reason == "shutdown"
+
+
+def test_a_row_without_usable_logits_fails_alone(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = engine(base, {})
+    run = own._runner.run
+
+    def spoil_the_second(chunks):  # type: ignore[no-untyped-def]
+        output = run(chunks)
+        for row, chunk in enumerate(output.generating):
+            if chunk.sequence.request.id == "bad":
+                with torch.inference_mode():
+                    output.logits[row, 7] = float("nan")
+        return output
+
+    monkeypatch.setattr(own._runner, "run", spoil_the_second)
+    want = Generate(5, SamplingSettings(seed=1), ignore_eos=True)
+    good, bad = own.run([Request("good", prompt(1), want), Request("bad", prompt(2), want)])
+    [alone] = engine(base, {}).run([Request("good", prompt(1), want)])
+    assert text_of(good) == text_of(alone)
+    assert isinstance(bad[-1], Failed)
+    assert own.stats().free_slots == own.stats().slots
+
+
+@pytest.mark.parametrize("top_p", [1e-300, 1e-46, 1e-12])
+def test_a_tiny_top_p_takes_the_most_probable_token(base: Base, top_p: float) -> None:
+    settings = (SamplingSettings(top_p=top_p, seed=3), GREEDY)
+    wants = [Generate(12, sampling, ignore_eos=True) for sampling in settings]
+    tiny, greedy = engine(base, {}).run(
+        [Request(str(i), prompt(4), want) for i, want in enumerate(wants)]
+    )
+    assert text_of(tiny) == text_of(greedy)
+
+
+def test_rows_of_the_network_that_are_no_tokens_are_never_drawn(base: Base) -> None:
+    config = GPTConfig(300, CONTEXT, n_layer=1, n_head=2, n_embd=32)
+    model = GPT(config).eval()
+    model.init_weights(torch.Generator().manual_seed(0))
+    padded = Base(Path(), "", "generate", config, model, base.tokenizer, (256,), None, {})
+    want = Generate(40, SamplingSettings(temperature=100, seed=0), ignore_eos=True, logprobs=2)
+    [events] = engine(padded, {}).run([Request("1", (1,), want)])
+    end = events[-1]
+    assert isinstance(end, Finished)
+    tokens = [entry.token for e in events if isinstance(e, Text) for entry in e.logprobs]
+    assert len(tokens) == end.completion_tokens == 40
+    assert max(tokens) < 257
+
+
+def test_admission_counts_before_the_engine_has_looked(base: Base) -> None:
+    """The thread has not even started: what is taken is counted all the same."""
+    own = engine(base, {}, slots=2, max_waiting=3)
+    for i in range(5):
+        own.submit(Request(str(i), (1,), LONG))
+    with pytest.raises(QueueFull):
+        own.submit(Request("one too many", (1,), LONG))
+    assert own.stats().waiting == 5
+
+
+def test_penalties_reach_the_row_that_asks_for_them(base: Base) -> None:
+    plain = Generate(30, GREEDY, ignore_eos=True)
+    penalised = Generate(
+        30, SamplingSettings(temperature=0, frequency_penalty=100.0), ignore_eos=True, logprobs=0
+    )
+    without, with_penalty, again = engine(base, {}).run(
+        [Request("a", (5,), plain), Request("b", (5,), penalised), Request("c", (5,), plain)]
+    )
+    assert text_of(without) == text_of(again) != text_of(with_penalty)
+    tokens = [entry.token for e in with_penalty if isinstance(e, Text) for entry in e.logprobs]
+    assert len(set(tokens)) == len(tokens) == 30
