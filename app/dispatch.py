@@ -119,12 +119,13 @@ class Dispatcher:
         before = self.stats()
         try:
             async with asyncio.timeout(limit):
-                if before.running or before.waiting:
-                    while self.stats().steps == before.steps:
-                        if not self.engine.alive:
-                            return False
-                        await asyncio.sleep(POLL_SECONDS)
-                    return True
+                # What keeps it busy may end without a step: all of it cancelled. Then it is idle.
+                while (now := self.stats()).running or now.waiting:
+                    if now.steps != before.steps:
+                        return True
+                    if not self.engine.alive:
+                        return False
+                    await asyncio.sleep(POLL_SECONDS)
                 with self.open([self._probe()], probe=True) as job:
                     async for _ in job:
                         pass

@@ -118,8 +118,12 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        if not isinstance(error, Problem):
-            error = Problem(error.status_code, "", _detail(request, error), headers=error.headers)
+        cause = error.__cause__
+        if isinstance(error, Problem):
+            return error.response(request.scope)
+        if error.status_code == 400 and isinstance(cause, ValueError | RecursionError):
+            return _unreadable(cause).response(request.scope)
+        error = Problem(error.status_code, "", _detail(request, error), headers=error.headers)
         return error.response(request.scope)
 
     @app.exception_handler(RequestValidationError)
@@ -139,6 +143,17 @@ def _detail(request: Request, error: HTTPException) -> str:
         allowed = (error.headers or {}).get("Allow", "another method")
         return f"{request.scope['path']} does not answer {request.method}; it answers {allowed}"
     return str(error.detail)
+
+
+def _unreadable(cause: Exception) -> Problem:
+    """For a body that Python's JSON reader refused otherwise than for its syntax."""
+    if isinstance(cause, UnicodeDecodeError):
+        reason = f"is not UTF-8: wrong bytes at {cause.start}"
+    elif isinstance(cause, RecursionError):
+        reason = "is nested too deeply; no field has lists in lists or objects"
+    else:
+        reason = "has a number of too many digits"
+    return Problem(400, "malformed-json", f"the body {reason}; send a JSON object in UTF-8")
 
 
 def _of_validation(error: RequestValidationError) -> Problem:

@@ -18,8 +18,10 @@ from model.engine.request import Event, Finished, Generate, Request, Text, Token
 from model.errors import TextError
 
 DEFAULT_NEW_TOKENS = 128
-_LONG_TEXT = 20_000
+_LONG_WORK = 20_000
 """Characters from which encoding takes long enough (a few ms) to leave the event loop for it."""
+_TEXT_WORK = 20
+"""What a text costs beside its characters, in characters."""
 
 
 async def encode(model: ServedModel, texts: Sequence[str]) -> list[list[int]]:
@@ -30,7 +32,7 @@ async def encode(model: ServedModel, texts: Sequence[str]) -> list[list[int]]:
     """
     encode_one = model.base.tokenizer.encode
     try:
-        if sum(map(len, texts)) > _LONG_TEXT:
+        if sum(map(len, texts)) + _TEXT_WORK * len(texts) > _LONG_WORK:
             return await asyncio.to_thread(lambda: [encode_one(text) for text in texts])
         return [encode_one(text) for text in texts]
     except TextError as error:
@@ -53,26 +55,32 @@ class Generation:
         return sum(len(request.tokens) for request in self.requests[:: self.choices])
 
 
+def check_batch(body: GenerateRequest, max_batch: int) -> None:
+    """Refuse too many sequences, before any work is done for them.
+
+    Raises:
+        Problem: 422.
+    """
+    count = len(body.prompts)
+    if count * body.n > max_batch:
+        raise invalid("prompt", f"{count} prompts x n = {body.n}; at most {max_batch} together")
+
+
 def plan(
     model: ServedModel,
     prompts: Sequence[Sequence[int]],
     body: GenerateRequest | InstructRequest,
     *,
     timeout: float,
-    max_batch: int,
 ) -> Generation:
     """The engine requests for `prompts`.
 
     Raises:
-        Problem: 400, a prompt does not fit the context; 422, too many sequences.
+        Problem: 400, a prompt does not fit the context.
     """
     choices, logprobs = 1, None
     if isinstance(body, GenerateRequest):
         choices, logprobs = body.n, body.logprobs
-    if len(prompts) * choices > max_batch:
-        raise invalid(
-            "prompt", f"{len(prompts)} prompts x n = {choices}; at most {max_batch} together"
-        )
     identity = uuid.uuid4().hex
     deadline = time.monotonic() + timeout
     requests: list[Request] = []

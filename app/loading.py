@@ -6,7 +6,8 @@ checkpoint has weights, and so an engine, of its own.
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from model.checkpoint import (
     load_base,
 )
 from model.classifier import ClassifierHead
-from model.errors import CheckpointError, UsageError
+from model.errors import CheckpointError, PenwrightError, UsageError
 from model.model_set import ModelSet, load_model_set
 
 logger = logging.getLogger(__name__)
@@ -112,11 +113,12 @@ def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
     for name, path in chosen.paths.items():
         if not path.is_dir():
             raise CheckpointError(f"{path}: no such checkpoint directory")
-        if is_adapter(path):
-            # With --base, that is the base: load_adapter refuses it if it is another one.
-            base_paths[name] = (settings.base or adapter_base_path(path)).resolve()
-        else:
-            base_paths[name] = path.resolve()
+        with _named_in_errors(path):
+            if is_adapter(path):
+                # With --base, that is the base: load_adapter refuses it if it is another one.
+                base_paths[name] = (settings.base or adapter_base_path(path)).resolve()
+            else:
+                base_paths[name] = path.resolve()
     bases = {path: _load_base(path, dtype, device) for path in dict.fromkeys(base_paths.values())}
 
     adapters: dict[Path, dict[str, Adapter]] = {path: {} for path in bases}
@@ -124,7 +126,10 @@ def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
         if is_adapter(path):
             base = bases[base_paths[name]]
             adapters[base_paths[name]][name] = _load_adapter(path, base)
-    dispatchers = {path: make_dispatcher(bases[path], adapters[path]) for path in bases}
+    dispatchers = {}
+    for path, base in bases.items():
+        with _named_in_errors(path):
+            dispatchers[path] = make_dispatcher(base, adapters[path])
 
     models = {}
     for name in chosen.paths:
@@ -136,25 +141,36 @@ def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
     return LoadedModels(models, dict(chosen.tasks), tuple(dispatchers.values()))
 
 
+@contextmanager
+def _named_in_errors(path: Path) -> Iterator[None]:
+    """Whatever goes wrong inside is told in a line that names the checkpoint directory."""
+    try:
+        yield
+    except PenwrightError:
+        raise
+    except Exception as error:
+        logger.debug("not foreseen", exc_info=error)
+        reason = str(error).split("\n", 1)[0]
+        raise CheckpointError(
+            f"{path}: cannot be used: {type(error).__name__}: {reason}"
+        ) from error
+
+
 def _load_base(path: Path, dtype: torch.dtype, device: torch.device) -> Base:
     started = time.monotonic()
-    base = load_base(path, dtype=dtype, device=device)
-    golden.verify(str(path), base.card.get("golden", []), base.model, base.tokenizer, base.head)
+    with _named_in_errors(path):
+        base = load_base(path, dtype=dtype, device=device)
+        golden.verify(str(path), base.card.get("golden"), base.model, base.tokenizer, base.head)
     _log_loaded(path, base.id, started)
     return base
 
 
 def _load_adapter(path: Path, base: Base) -> Adapter:
     started = time.monotonic()
-    adapter = load_adapter(path, base)
-    golden.verify(
-        str(path),
-        adapter.card.get("golden", []),
-        base.model,
-        base.tokenizer,
-        adapter.head,
-        adapter.lora,
-    )
+    with _named_in_errors(path):
+        adapter = load_adapter(path, base)
+        outputs, model = adapter.card.get("golden"), base.model
+        golden.verify(str(path), outputs, model, base.tokenizer, adapter.head, adapter.lora)
     _log_loaded(path, adapter.id, started)
     return adapter
 

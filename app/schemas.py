@@ -7,9 +7,23 @@ routes.
 
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
+from app.settings import MOST_BATCH
 from model.sampling import SamplingSettings
+
+# A body of a megabyte can hold hundreds of thousands of items or fields, each with an error of its
+# own: these bounds end validation early, since it runs on the event loop.
+_MOST_FIELDS = 100
+_MOST_TOKENS = 1_000_000
 
 
 def _unicode(text: str) -> str:
@@ -32,11 +46,15 @@ StopString = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(
 # The discriminator decides by the kind of the value, so that an error is told once and not for
 # each member of the union.
 Prompts = Annotated[
-    Annotated[Str, Tag("text")] | Annotated[list[Str], Field(min_length=1), Tag("list")],
+    Annotated[Str, Tag("text")]
+    | Annotated[list[Str], Field(min_length=1, max_length=MOST_BATCH, fail_fast=True), Tag("list")],
     Discriminator(_one_or_many),
 ]
 Texts = Annotated[
-    Annotated[NonEmpty, Tag("text")] | Annotated[list[NonEmpty], Field(min_length=1), Tag("list")],
+    Annotated[NonEmpty, Tag("text")]
+    | Annotated[
+        list[NonEmpty], Field(min_length=1, max_length=MOST_BATCH, fail_fast=True), Tag("list")
+    ],
     Discriminator(_one_or_many),
 ]
 Stops = Annotated[
@@ -58,6 +76,15 @@ class _Body(BaseModel):
         description="Name of a model, as /models lists them; by default the one of the model set.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _not_too_many(cls, values: Any) -> Any:
+        if isinstance(values, dict) and len(values) > _MOST_FIELDS:
+            raise ValueError(
+                f"has {len(values)} fields; there are only {', '.join(cls.model_fields)}"
+            )
+        return values
+
 
 class _Sampling(_Body):
     """How a text is generated."""
@@ -65,11 +92,15 @@ class _Sampling(_Body):
     max_new_tokens: int | None = Field(
         None,
         ge=1,
+        le=_MOST_TOKENS,
         description="Most tokens to generate. If given, the prompt and as many tokens must fit "
         "the model's context; if not, it is 128 or what the context has room for.",
     )
     top_k: int | None = Field(
-        None, ge=1, description="Draw from the k most probable tokens only; null is all."
+        None,
+        ge=1,
+        le=_MOST_TOKENS,
+        description="Draw from the k most probable tokens only; null is all.",
     )
     top_p: float = Field(
         1.0,
@@ -86,7 +117,7 @@ class _Sampling(_Body):
     )
     repetition_penalty: float = Field(
         1.0,
-        gt=0,
+        ge=1e-6,
         le=10,
         description="Above 1, makes tokens of the prompt and of the text so far less likely.",
     )
@@ -107,8 +138,10 @@ class _Sampling(_Body):
         None,
         ge=0,
         le=2**63 - 1,
-        description="The same request with the same seed gets the same text. With `n`, choice "
-        "k of a prompt draws with seed + k. Null draws anew each time.",
+        description="The same request with the same seed draws with the same numbers, and on a "
+        "CPU with the same build and settings gets the same text, except that what else is in "
+        "the batch can change the last bits of the logits, so that a near-tie may fall the other "
+        "way. With `n`, choice k of a prompt draws with seed + k. Null draws anew each time.",
     )
     ignore_eos: bool = Field(
         False, description="Go on after the end token, up to `max_new_tokens`."
@@ -211,4 +244,6 @@ class TokenizeRequest(_Body):
 class DetokenizeRequest(_Body):
     """Turn token ids into a text."""
 
-    tokens: list[Annotated[int, Field(ge=0)]] = Field(description="Token ids of the vocabulary.")
+    tokens: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(
+        max_length=_MOST_TOKENS, fail_fast=True, description="Token ids of the vocabulary."
+    )

@@ -17,6 +17,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from model.engine.engine import EngineSettings
 from model.errors import UsageError
 
+MOST_BATCH = 4096
+"""Upper bound of `max_batch`, and so of the lists in requests."""
+
 
 class Settings(BaseSettings):
     """Settings of one service process."""
@@ -71,7 +74,7 @@ class Settings(BaseSettings):
         1 << 20, ge=1024, le=1 << 30, description="largest request body, in bytes"
     )
     max_batch: int = Field(
-        64, ge=1, le=4096, description="most sequences of one request: prompts x n, or texts"
+        64, ge=1, le=MOST_BATCH, description="most sequences of one request: prompts x n, or texts"
     )
     drain_timeout: float = Field(
         30.0,

@@ -65,7 +65,7 @@ def compute(
 @torch.inference_mode()
 def verify(
     name: str,
-    expected: list[dict[str, Any]],
+    expected: object,
     model: GPT,
     tokenizer: Tokenizer,
     head: ClassifierHead | None = None,
@@ -76,17 +76,25 @@ def verify(
 
     Args:
         name: of the checkpoint, for the error.
-        expected: what its card holds.
+        expected: what its card holds, whatever that is.
         bound: largest allowed difference; by default that of the network's dtype.
 
     Returns:
         the largest difference
 
     Raises:
-        CheckpointError: an output differs by more than the bound, or there is none.
+        CheckpointError: an output differs by more than the bound, or is malformed, or there is
+            none.
     """
     if not expected:
         raise CheckpointError(f"{name}: its card has no golden outputs")
+    if not isinstance(expected, list):
+        raise CheckpointError(f"{name}: the golden outputs of its card are not a list")
+    labels = None if head is None else len(head.labels.names)
+    for place, entry in enumerate(expected):
+        fault = _fault(entry, model.config.vocab_size, labels)
+        if fault is not None:
+            raise CheckpointError(f"{name}: golden output {place} of its card {fault}")
     limit = BOUNDS[model.wte.weight.dtype] if bound is None else bound
     worst = 0.0
     for entry in expected:
@@ -105,6 +113,36 @@ def verify(
             )
         worst = max(worst, difference)
     return worst
+
+
+def _fault(entry: object, vocab_size: int, labels: int | None) -> str | None:
+    """What is wrong with an entry of a card, which anybody may have written; None if nothing is.
+
+    Args:
+        labels: how many the network's head has; None for a network without a head.
+    """
+    if not isinstance(entry, dict):
+        return "is not an object"
+    if not isinstance(entry.get("input"), str) or not entry["input"]:
+        return "has no input text"
+    if labels is not None:
+        return _fault_of_numbers(entry, "probabilities", labels)
+    tokens = entry.get("tokens")
+    if not isinstance(tokens, list) or not tokens:
+        return "has no list of tokens"
+    if not all(type(token) is int and 0 <= token < vocab_size for token in tokens):
+        return f"has tokens that are no ids of the vocabulary, 0 to {vocab_size - 1}"
+    return _fault_of_numbers(entry, "logprobs", len(tokens))
+
+
+def _fault_of_numbers(entry: dict[str, Any], field: str, count: int) -> str | None:
+    values = entry.get(field)
+    if not isinstance(values, list) or len(values) != count:
+        return f"has no list of {count} {field}"
+    # Numbers as they are written; not so large that fp32 cannot hold them.
+    if not all(type(value) in (int, float) and abs(value) < 1e30 for value in values):
+        return f"has {field} that are no numbers"
+    return None
 
 
 def _last_hidden(model: GPT, tokenizer: Tokenizer, lora: LoRA | None, text: str) -> Tensor:

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from app.answers import Choice, GenerateResponse, TokenLogprobs
 from app.examples import GENERATE_EXAMPLES
-from app.generation import collect, encode, logprobs_json, plan, timings, usage
+from app.generation import check_batch, collect, encode, logprobs_json, plan, timings, usage
 from app.routes.problems import WORK
 from app.schemas import GenerateRequest
 from app.service import ServiceDependency
@@ -28,13 +28,9 @@ async def generate(
     error after the first byte is an `event: error` with a problem as its data.
     """
     model = service.model("generate", body.model)
-    generation = plan(
-        model,
-        await encode(model, body.prompts),
-        body,
-        timeout=service.settings.request_timeout,
-        max_batch=service.settings.max_batch,
-    )
+    check_batch(body, service.settings.max_batch)
+    prompts = await encode(model, body.prompts)
+    generation = plan(model, prompts, body, timeout=service.settings.request_timeout)
     if body.stream:
         return await start_stream(generation)
     completions = await collect(generation)

@@ -24,14 +24,8 @@ async def instruct(
 ) -> Response | InstructResponse:
     """Follow an instruction, with an input if it needs one. Streams as /generate does."""
     model = service.model("instruct", body.model)
-    prompt = instruction_prompt(body.instruction, body.input)
-    generation = plan(
-        model,
-        await encode(model, [prompt]),
-        body,
-        timeout=service.settings.request_timeout,
-        max_batch=service.settings.max_batch,
-    )
+    prompts = await encode(model, [instruction_prompt(body.instruction, body.input)])
+    generation = plan(model, prompts, body, timeout=service.settings.request_timeout)
     if body.stream:
         return await start_stream(generation)
     [completion] = await collect(generation)

@@ -1,5 +1,7 @@
 """GET /models: what is served, and how good it is."""
 
+from typing import Any
+
 from fastapi import APIRouter
 
 from app.answers import ModelCard, ModelsResponse
@@ -39,5 +41,11 @@ def _card(model: ServedModel) -> ModelCard:
         labels=list(labels.names) if labels else None,
         positive=labels.positive if labels else None,
         threshold=labels.threshold if labels and labels.positive else None,
-        metrics=checkpoint.card.get("metrics", {}),
+        metrics=_metrics(checkpoint.card),
     )
+
+
+def _metrics(card: dict[str, Any]) -> dict[str, Any]:
+    """What a card says of quality. A card is written by hand at times: it may say nothing."""
+    metrics = card.get("metrics")
+    return metrics if isinstance(metrics, dict) else {}

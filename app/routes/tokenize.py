@@ -1,5 +1,6 @@
 """POST /tokenize and /detokenize: what the models read in place of text."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Body
@@ -11,6 +12,10 @@ from app.generation import encode
 from app.routes.problems import problems
 from app.schemas import DetokenizeRequest, TokenizeRequest
 from app.service import ServiceDependency
+from model.tokenizer import Tokenizer
+
+_MANY_TOKENS = 50_000
+"""From which decoding takes long enough (a few ms) to leave the event loop for it."""
 
 router = APIRouter(tags=["tokens"], responses=problems(400, 404, 413, 422, 503))
 
@@ -33,8 +38,15 @@ async def detokenize(
 ) -> DetokenizeResponse:
     """The text of token ids; bytes that are no whole character become U+FFFD."""
     model = service.any_model(body.model)
-    tokenizer = model.base.tokenizer
-    for place, token in enumerate(body.tokens):
+    if len(body.tokens) > _MANY_TOKENS:
+        text = await asyncio.to_thread(_decode, model.base.tokenizer, body.tokens)
+    else:
+        text = _decode(model.base.tokenizer, body.tokens)
+    return DetokenizeResponse(model=model.name, text=text)
+
+
+def _decode(tokenizer: Tokenizer, tokens: list[int]) -> str:
+    for place, token in enumerate(tokens):
         if token >= tokenizer.vocab_size:
             raise invalid(
                 f"tokens[{place}]",
@@ -42,7 +54,6 @@ async def detokenize(
                 token,
             )
     try:
-        text = tokenizer.decode(body.tokens)
+        return tokenizer.decode(tokens)
     except KeyError:
         raise invalid("tokens", "has an id that is no token of the vocabulary") from None
-    return DetokenizeResponse(model=model.name, text=text)

@@ -2,9 +2,13 @@
 
 import contextlib
 import json
+import os
+import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +29,7 @@ from model.gpt import GPT
 from model.lora import LoRA, LoRASettings
 from training.tasks.tokenizer import train_tokenizer
 
+ROOT = Path(__file__).resolve().parent.parent.parent
 # Long enough that a request of thousands of tokens is still running when a test looks at it.
 CONTEXT = 4096
 TEXT = "The old man and the sea. Once upon a time there was a little girl – she said: “né!”\n" * 30
@@ -159,3 +164,48 @@ def events(response: httpx.Response) -> list[tuple[str, Any]]:
                 data = value
         found.append((name, data if data == "[DONE]" else json.loads(data)))
     return found
+
+
+# ---- the program ----
+
+
+def environment(**settings: str) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if "PENWRIGHT" not in name}
+    return {**kept, "PYTHONPATH": str(ROOT), **settings}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def process(
+    *flags: str, program: Sequence[str] = ("-m", "app.cli"), **settings: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`penwright-serve` in a process of its own, and its address."""
+    port = free_port()
+    command = [sys.executable, *program, "--port", str(port), "--threads", "1", *flags]
+    started = subprocess.Popen(
+        command, env=environment(**settings), stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield started, f"http://127.0.0.1:{port}"
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def until_ready(started: subprocess.Popen[str], url: str) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        assert started.poll() is None, started.communicate()[1]
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.05)
+    raise AssertionError("not ready in time")

@@ -191,6 +191,12 @@ def test_tokens_and_text_are_each_others_inverse(client: httpx.Client) -> None:
     tokens = client.post("/tokenize", json={"text": text}).json()["tokens"]
     assert client.post("/detokenize", json={"tokens": tokens}).json()["text"] == text
     assert client.post("/tokenize", json={"text": ""}).json()["tokens"] == []
+    # Many are decoded in a thread.
+    many = client.post("/detokenize", json={"tokens": tokens * 3000})
+    assert many.json()["text"] == text * 3000
+    beyond = client.post("/detokenize", json={"tokens": [*[72] * 100_000, 300]})
+    assert beyond.status_code == 422
+    assert beyond.json()["errors"][0]["field"] == "tokens[100000]"
 
 
 def test_models_are_described(client: httpx.Client, checkpoints: Path) -> None:

@@ -1,11 +1,15 @@
 """Every bad input is a problem (RFC 9457) that says what is wrong."""
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+
+from model.errors import TextError
+from model.tokenizer import Tokenizer
 
 from .conftest import CONTEXT, serve
 
@@ -31,6 +35,15 @@ GENERATE: list[tuple[dict[str, Any], str]] = [
     ({"prompt": ["a", 1]}, "prompt[1]"),
     ({"prompt": ["a"] * 65}, "prompt"),
     ({"prompt": ["a"] * 9, "n": 8}, "prompt"),
+    ({"prompt": [""] * 349_425}, "prompt"),
+    ({"prompt": "a", "max_new_tokens": int("9" * 4300)}, "max_new_tokens"),
+    ({"prompt": "a", "max_new_tokens": 1_000_001}, "max_new_tokens"),
+    ({"prompt": "a", "top_k": int("9" * 4300)}, "top_k"),
+    ({"prompt": "a", "seed": int("9" * 4300)}, "seed"),
+    ({"prompt": "a", "n": int("9" * 4300)}, "n"),
+    ({"prompt": "a", "logprobs": int("9" * 4300)}, "logprobs"),
+    ({"prompt": "a", "temperature": int("9" * 4300)}, "temperature"),
+    ({"prompt": "a", "repetition_penalty": 1e-300}, "repetition_penalty"),
     ({"prompt": "a", "max_new_tokens": 0}, "max_new_tokens"),
     ({"prompt": "a", "max_new_tokens": True}, "max_new_tokens"),
     ({"prompt": "a", "max_new_tokens": "5"}, "max_new_tokens"),
@@ -70,6 +83,12 @@ OTHERS: list[tuple[str, dict[str, Any], str]] = [
     ("/detokenize", {"tokens": [-1]}, "tokens[0]"),
     ("/detokenize", {"tokens": [True]}, "tokens[0]"),
     ("/detokenize", {"tokens": [10**30]}, "tokens[0]"),
+    ("/detokenize", {"tokens": [int("9" * 4300)]}, "tokens[0]"),
+    # One error is enough: hundreds of thousands would take seconds on the event loop.
+    ("/detokenize", {"tokens": [-1] * 300_000}, "tokens[0]"),
+    ("/classify", {"text": ["a"] * 200_000}, "text"),
+    ("/classify", {"text": [""] * 200_000}, "text[0]"),
+    ("/tokenize", {str(i): 1 for i in range(80_000)}, "body"),
 ]
 
 
@@ -82,9 +101,8 @@ def test_an_invalid_field_is_named(
     client: httpx.Client, path: str, body: dict[str, Any], field: str
 ) -> None:
     # httpx refuses NaN, which Python's own JSON writes.
-    answer = client.post(
-        path, content=json.dumps(body), headers={"Content-Type": "application/json"}
-    )
+    content = json.dumps(body, separators=(",", ":"))
+    answer = client.post(path, content=content, headers={"Content-Type": "application/json"})
     found = problem(answer, 422)
     assert [error["field"] for error in found["errors"]] == [field]
     assert found["errors"][0]["message"]
@@ -131,6 +149,61 @@ def test_a_body_that_is_no_json_object_is_refused(
 ) -> None:
     answer = client.post("/generate", content=body, headers={"Content-Type": "application/json"})
     problem(answer, status)
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b'{"prompt": ', "is not JSON: Expecting value at 11"),
+        (b'{"prompt": "\xff"}', "is not UTF-8: wrong bytes at 12"),
+        (b'{"prompt": "a", "seed": ' + b"9" * 5000 + b"}", "a number of too many digits"),
+        (b"[" * 100_000, "is nested too deeply"),
+    ],
+    ids=["syntax", "encoding", "digits", "depth"],
+)
+def test_what_is_wrong_with_a_body_that_is_no_json_is_said(
+    client: httpx.Client, body: bytes, reason: str
+) -> None:
+    answer = client.post("/generate", content=body, headers={"Content-Type": "application/json"})
+    found = problem(answer, 400)
+    assert found["type"].endswith(":malformed-json")
+    assert reason in found["detail"]
+
+
+def test_too_many_texts_are_refused_before_they_are_encoded(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded = []
+    monkeypatch.setattr(Tokenizer, "encode", lambda _, text: encoded.append(text) or [1])
+    for path, body in (
+        ("/generate", {"prompt": [""] * 65}),
+        ("/generate", {"prompt": [""] * 9, "n": 8}),
+        ("/classify", {"text": ["a"] * 65}),
+    ):
+        problem(client.post(path, json=body), 422)
+    assert not encoded
+    assert client.post("/tokenize", json={"text": "seen"}).is_success
+    assert encoded == ["seen"]
+
+
+@pytest.mark.parametrize("texts", [[""] * 2000, ["a" * 30_000]], ids=["many", "long"])
+def test_what_takes_long_to_encode_is_encoded_off_the_event_loop(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch, texts: list[str]
+) -> None:
+    with serve(models=checkpoints, max_batch=4096, max_waiting=4096) as live:
+        threads = set()
+
+        def encode(_: Tokenizer, text: str) -> list[int]:
+            threads.add(threading.current_thread())
+            raise TextError("seen enough")
+
+        monkeypatch.setattr(Tokenizer, "encode", encode)
+        problem(live.client.post("/tokenize", json={"text": "short"}), 422)
+        [loop] = threads
+        threads.clear()
+        problem(live.client.post("/generate", json={"prompt": texts}), 422)
+        assert threads
+        assert loop not in threads
 
 
 def test_another_content_type_is_explained(client: httpx.Client) -> None:

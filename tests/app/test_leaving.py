@@ -136,6 +136,29 @@ def test_a_hanging_engine_does_not_hang_requests(
         assert answer.status_code == 504
 
 
+def test_an_extreme_setting_does_not_disturb_other_requests(live: Live) -> None:
+    ordinary = {"prompt": "The sea", "max_new_tokens": 60, "seed": 4, "ignore_eos": True}
+    extreme: list[dict[str, Any]] = [
+        {"prompt": "x", "top_p": 1e-300},
+        {"prompt": "x", "min_p": 1.0, "temperature": 100},
+        {"prompt": "x", "temperature": 1e-300},
+        {"prompt": "x", "repetition_penalty": 1e-6, "presence_penalty": -2},
+        {"prompt": "x", "top_k": 1_000_000, "top_p": 1e-300, "n": 4},
+    ]
+
+    def call(body: dict[str, Any]) -> Any:
+        answer = httpx.post(f"{live.url}/generate", json=body, timeout=30)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["choices"]
+
+    alone = call(ordinary)
+    with concurrent.futures.ThreadPoolExecutor(10) as pool:
+        together = [pool.submit(call, ordinary) for _ in range(4)]
+        for choices in pool.map(call, extreme):
+            assert all(choice["finish_reason"] in ("length", "eos") for choice in choices)
+        assert [future.result() for future in together] == [alone] * 4
+
+
 def test_requests_of_all_kinds_at_once(live: Live) -> None:
     bodies = [
         ("/generate", {"prompt": f"The old man {i}", "max_new_tokens": 20, "seed": i})

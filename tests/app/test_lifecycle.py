@@ -1,7 +1,7 @@
 """From start to end: loading, ready, failing, draining; and the program around it."""
 
+import concurrent.futures
 import json
-import os
 import shutil
 import signal
 import socket
@@ -9,19 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from app import loading
+from app import loading, service
 
-from .conftest import CONTEXT, serve
+from .conftest import CONTEXT, environment, process, serve, until_ready
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 LONG = {"prompt": "a", "max_new_tokens": CONTEXT - 1, "ignore_eos": True}
 
 
@@ -70,6 +67,42 @@ def test_a_checkpoint_that_answers_otherwise_than_its_card_is_not_served(
         assert live.client.post("/generate", json={"prompt": "a"}).status_code == 503
 
 
+def test_what_nobody_foresaw_at_loading_names_the_checkpoint(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyError("surprise\nand a second line")
+
+    monkeypatch.setattr(loading, "load_adapter", fail)
+    with serve(models=checkpoints, ready=False) as live:
+        live.wait(lambda: live.service.state == "failed")
+        detail = live.client.get("/readyz").json()["detail"]
+        assert f"{checkpoints / 'spam'}: cannot be used: KeyError: 'surprise" in detail
+        assert "\n" not in detail
+    [record] = [r for r in caplog.records if r.levelname == "ERROR"]
+    assert not record.exc_info
+
+
+def test_a_card_without_the_usual_fields_is_still_described(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    changed = tmp_path / "base"
+    shutil.copytree(checkpoints / "base", changed)
+    original = json.loads((changed / "card.json").read_text())
+    cards: list[dict[str, Any]] = [
+        {"golden": original["golden"], "files": original["files"]},
+        {**original, "metrics": None},
+        {**original, "metrics": [1]},
+        {**original, "metrics": {"f1": float("nan")}},
+    ]
+    for card in cards:
+        (changed / "card.json").write_text(json.dumps(card))
+        with serve(base=changed) as live:
+            answer = live.client.get("/models")
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["models"][0]["metrics"] in ({}, {"f1": None})
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_dead_engine_is_not_ready(checkpoints: Path) -> None:
     with serve(models=checkpoints) as live:
@@ -101,6 +134,33 @@ def test_a_stuck_engine_is_not_ready(checkpoints: Path, monkeypatch: pytest.Monk
         live.wait(lambda: live.client.get("/readyz").status_code == 200)
 
 
+def test_an_engine_that_is_emptied_without_a_step_is_ready(checkpoints: Path) -> None:
+    with (
+        serve(models=checkpoints, slots=1) as live,
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
+        [dispatcher] = live.service._dispatchers()
+        blocked, go = threading.Event(), threading.Event()
+
+        def block() -> None:
+            blocked.set()
+            go.wait(10)
+
+        with live.client.stream("POST", "/generate", json={**LONG, "stream": True}):
+            live.wait(lambda: live.running() == 1)
+            dispatcher.engine._inbox.put(block)
+            assert blocked.wait(10)
+            asked = pool.submit(httpx.get, f"{live.url}/readyz", timeout=30)
+            # It has seen a busy engine, and now all that the engine has is cancelled.
+            live.wait(lambda: dispatcher._turning is not None and not dispatcher._turning.done())
+            time.sleep(0.1)
+        live.wait(lambda: not dispatcher._jobs)
+        go.set()
+        started = time.monotonic()
+        assert asked.result().status_code == 200
+        assert time.monotonic() - started < service.PROBE_SECONDS / 2
+
+
 def test_a_busy_engine_is_ready(checkpoints: Path) -> None:
     with (
         serve(models=checkpoints, slots=1) as live,
@@ -114,51 +174,19 @@ def test_a_busy_engine_is_ready(checkpoints: Path) -> None:
 # ---- the program ----
 
 
-def environment(**settings: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if "PENWRIGHT" not in name}
-    return {**kept, "PYTHONPATH": str(ROOT), **settings}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@contextmanager
-def process(*flags: str, **settings: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    port = free_port()
-    command = [sys.executable, "-m", "app.cli", "--port", str(port), "--threads", "1", *flags]
-    started = subprocess.Popen(
-        command, env=environment(**settings), stderr=subprocess.PIPE, text=True
-    )
-    try:
-        yield started, f"http://127.0.0.1:{port}"
-    finally:
-        started.kill()
-        started.communicate()
-
-
-def until_ready(started: subprocess.Popen[str], url: str) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert started.poll() is None, started.communicate()[1]
-        try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.05)
-    raise AssertionError("not ready in time")
-
-
 def test_on_sigterm_running_requests_finish_and_new_ones_get_503(checkpoints: Path) -> None:
-    with process("--models", str(checkpoints), "--log-level", "warning") as (started, url):
+    with (
+        process("--models", str(checkpoints), "--log-level", "warning") as (started, url),
+        concurrent.futures.ThreadPoolExecutor() as pool,
+    ):
         until_ready(started, url)
+        whole = {**LONG, "max_new_tokens": 1500, "seed": 2}
+        waiting = pool.submit(httpx.post, f"{url}/generate", json=whole, timeout=60)
         body = {**LONG, "max_new_tokens": 2500, "stream": True, "seed": 1}
         with httpx.stream("POST", f"{url}/generate", json=body, timeout=60) as running:
             assert running.status_code == 200
+            while "penwright_requests_running 2.0" not in httpx.get(f"{url}/metrics").text:
+                assert not waiting.done()
             started.send_signal(signal.SIGTERM)
             time.sleep(0.3)
             refused = httpx.post(f"{url}/generate", json={"prompt": "a"})
@@ -169,6 +197,9 @@ def test_on_sigterm_running_requests_finish_and_new_ones_get_503(checkpoints: Pa
             text = running.read().decode()
         assert text.endswith("data: [DONE]\n\n")
         assert '"completion_tokens":2500' in text
+        answer = waiting.result()
+        assert answer.status_code == 200
+        assert answer.json()["usage"]["completion_tokens"] == 1500
         assert started.wait(10) == 0
 
 
@@ -200,6 +231,24 @@ def test_a_load_failure_ends_the_process_with_1_and_one_line(
     assert lines[-1].startswith("penwright-serve: ")
     assert "model.safetensors" in lines[-1]
     assert not any("Traceback" in line for line in lines)
+
+
+def test_a_malformed_card_ends_the_process_with_1_and_names_the_checkpoint(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "models"
+    shutil.copytree(checkpoints, broken)
+    card = json.loads((broken / "base" / "card.json").read_text())
+    del card["golden"][1]["tokens"]
+    (broken / "base" / "card.json").write_text(json.dumps(card))
+    with process("--models", str(broken)) as (started, _):
+        assert started.wait(60) == 1
+        assert started.stderr is not None
+        text = started.stderr.read()
+    assert text.splitlines()[-1] == (
+        f"penwright-serve: {broken / 'base'}: golden output 1 of its card has no list of tokens"
+    )
+    assert "Traceback" not in text
 
 
 def test_a_port_in_use_ends_the_process_with_1(checkpoints: Path) -> None:

@@ -353,6 +353,54 @@ class TestGoldenOutputs:
         with pytest.raises(CheckpointError, match="no golden outputs"):
             golden.verify("base", [], base.model, base.tokenizer)
 
+    @pytest.mark.parametrize(
+        ("entry", "words"),
+        [
+            (None, "is not an object"),
+            ({"input": None}, "has no input text"),
+            ({"input": ""}, "has no input text"),
+            ({"tokens": None}, "has no list of tokens"),
+            ({"tokens": []}, "has no list of tokens"),
+            ({"tokens": [0, 1, 2, 3, 10**6]}, "no ids of the vocabulary"),
+            ({"tokens": [0, 1, 2, 3, -1]}, "no ids of the vocabulary"),
+            ({"tokens": [0, 1, 2, 3, True]}, "no ids of the vocabulary"),
+            ({"tokens": [0, 1, 2, 3, "4"]}, "no ids of the vocabulary"),
+            ({"logprobs": None}, "has no list of 5 logprobs"),
+            ({"logprobs": [0.5]}, "has no list of 5 logprobs"),
+            ({"logprobs": [0, 0, 0, 0, "x"]}, "logprobs that are no numbers"),
+            ({"logprobs": [0, 0, 0, 0, float("nan")]}, "logprobs that are no numbers"),
+            ({"logprobs": [0, 0, 0, 0, 10**400]}, "logprobs that are no numbers"),
+        ],
+    )
+    def test_a_malformed_entry_is_refused_in_words(
+        self, base: Base, entry: dict[str, Any] | None, words: str
+    ) -> None:
+        first, second, *_ = base.card["golden"]
+        expected = [first, entry if entry is None else {**second, **entry}]
+        with pytest.raises(CheckpointError, match=rf"^dir: golden output 1 of its card .*{words}"):
+            golden.verify("dir", expected, base.model, base.tokenizer)
+
+    @pytest.mark.parametrize("field", ["input", "tokens", "logprobs"])
+    def test_an_entry_without_a_field_is_refused(self, base: Base, field: str) -> None:
+        del base.card["golden"][0][field]
+        with pytest.raises(CheckpointError, match="golden output 0 of its card has no"):
+            self.check(base)
+
+    @pytest.mark.parametrize("expected", [{"x": 1}, "x", 5])
+    def test_what_is_no_list_is_refused(self, base: Base, expected: object) -> None:
+        with pytest.raises(CheckpointError, match="not a list"):
+            golden.verify("dir", expected, base.model, base.tokenizer)
+
+    @pytest.mark.parametrize("values", [[0.5], [0.2, 0.3, 0.5], None, ["a", "b"]])
+    def test_probabilities_must_be_one_for_each_label(
+        self, base: Base, tmp_path: Path, values: object
+    ) -> None:
+        adapter = new_adapter(base, tmp_path / "spam")
+        expected = [{**adapter.card["golden"][0], "probabilities": values}]
+        given = (base.model, base.tokenizer, adapter.head, adapter.lora)
+        with pytest.raises(CheckpointError, match=r"spam: golden output 0 .* probabilities"):
+            golden.verify("spam", expected, *given)
+
     def test_an_adapter_has_its_own(self, base: Base, tmp_path: Path) -> None:
         adapter = new_adapter(base, tmp_path / "spam")
         expected = adapter.card["golden"]
