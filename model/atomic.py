@@ -11,13 +11,26 @@ from pathlib import Path
 from model.errors import PenwrightError
 
 
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Let a write that the operating system refuses name its file.
+
+    Raises:
+        PenwrightError: the block raised an OSError; names `path`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise PenwrightError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write `path` whole or not at all.
 
     Raises:
         PenwrightError: it cannot be written; names the file. What was there before still is.
     """
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
             try:
@@ -29,8 +42,6 @@ def write_file(path: Path, content: bytes) -> None:
             except BaseException:
                 os.unlink(file.name)
                 raise
-    except OSError as error:
-        raise PenwrightError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 @contextlib.contextmanager

@@ -25,8 +25,11 @@ def check_target(out: Path) -> None:
     """Refuse to publish over a directory that is no checkpoint; ask before a long training, too.
 
     Raises:
-        UsageError: `out` exists, has something in it, and no card.
+        UsageError: `out` exists, has something in it, and no card; or it is the working directory
+            or above it, which cannot be exchanged for another.
     """
+    if Path.cwd().is_relative_to(out.resolve()):
+        raise UsageError(f"--out {out} is or holds the working directory; name a new directory")
     if out.is_dir() and any(out.iterdir()) and not (out / CARD).is_file():
         raise UsageError(f"--out {out} holds files that are no checkpoint; name a new directory")
     if out.exists() and not out.is_dir():

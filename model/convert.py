@@ -114,8 +114,8 @@ def download(name: str) -> Path:
         from huggingface_hub import snapshot_download
     except ImportError as error:
         raise UsageError(
-            f"{name}: downloading needs the package huggingface_hub (`pip install penwright[hub]`);"
-            " a directory that is already here needs nothing"
+            f"{name}: downloading needs the package huggingface_hub (`pip install '.[hub]'` in "
+            "Penwright's directory); a directory that is already here needs nothing"
         ) from error
     try:
         return Path(snapshot_download(HUB_NAMES[name], allow_patterns=list(_HUB_FILES)))

@@ -114,7 +114,7 @@ class Tokenizer:
                 token, rank = line.split()
                 ranks[base64.b64decode(token, validate=True)] = int(rank)
             return cls(ranks, settings["pattern"], dict(settings["special_tokens"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             raise CheckpointError(f"{path}: not a usable tokenizer: {error}") from error
 
     @classmethod

@@ -4,6 +4,7 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -32,20 +33,33 @@ def run_fields(
     }
 
 
-def portable_command(argv: list[str]) -> str:
-    """The command as another user would type it: files of the directory that PENWRIGHT_DATA names
-    are written by that name, other absolute paths from the working directory. `--resume` is left
-    out, since a resumed run equals one that was never interrupted."""
-    data = os.environ.get("PENWRIGHT_DATA")
+def portable_command(argv: Sequence[str]) -> str:
+    """The command as another user would type it, without paths of this machine.
+
+    Files of the directory that PENWRIGHT_DATA names are written by that name, other absolute paths
+    from the working directory, or as `…/NAME` outside of it. Relative paths stay as typed.
+    `--resume` is left out, since a resumed run equals one that was never interrupted.
+    """
     words = ["penwright-train"]
     for argument in argv:
-        path = Path(argument)
+        flag, equals, value = argument.partition("=")
         if argument == "--resume":
             continue
-        if data and path.is_absolute() and path.is_relative_to(Path(data).resolve()):
-            words.append(f"$PENWRIGHT_DATA/{path.relative_to(Path(data).resolve())}")
-        elif path.is_absolute() and path.is_relative_to(Path.cwd()):
-            words.append(shlex.quote(str(path.relative_to(Path.cwd()))))
+        if flag.startswith("--") and Path(value).is_absolute():
+            words.append(flag + equals + _portable_path(Path(value)))
+        elif Path(argument).is_absolute():
+            words.append(_portable_path(Path(argument)))
         else:
             words.append(shlex.quote(argument))
     return " ".join(words)
+
+
+def _portable_path(path: Path) -> str:
+    data = os.environ.get("PENWRIGHT_DATA")
+    roots = [("$PENWRIGHT_DATA/", Path(data))] if data else []
+    for prefix, root in (*roots, ("", Path.cwd())):
+        # Either may be a symbolic link: as it is written, then where it leads.
+        for inner, outer in ((path, root.absolute()), (path.resolve(), root.resolve())):
+            if inner.is_relative_to(outer):
+                return prefix + shlex.quote(str(inner.relative_to(outer)))
+    return shlex.quote(f"…/{path.name}")

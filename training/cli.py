@@ -1,6 +1,7 @@
 """`penwright-train`: one program, one command for each kind of training.
 
-Exit codes: 0 done, 1 something went wrong, 2 a flag is wrong. Errors are one line on stderr.
+Exit codes: 0 done, 1 something went wrong, 2 a flag is wrong, 130 interrupted. Errors are one line
+on stderr.
 """
 
 import argparse
@@ -13,7 +14,8 @@ try:
     from training.tasks import classify, data, evaluate, import_, instruct, pretrain, tokenizer
 except ModuleNotFoundError as missing:  # the service is installed without what training needs
     raise SystemExit(
-        f"penwright-train: {missing.name} is not installed: pip install 'penwright[train]'"
+        f"penwright-train: {missing.name} is not installed: run pip install '.[train]' "
+        "in Penwright's directory"
     ) from None
 
 COMMANDS = {
@@ -53,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"penwright-train {args.command}: {where}{error.strerror or error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # while steps are taken, the loop saves its state and stops
+        print(f"penwright-train {args.command}: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -8,6 +8,8 @@ full         every weight; a checkpoint of its own
 
 import argparse
 import copy
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,7 +77,15 @@ def start_tuning(
 
     A head is fresh and always learns. `settings.dropout` acts on the input of the adapters, or on
     the network where the network itself learns.
+
+    Raises:
+        UsageError: the adapters' rank is above the network's width.
     """
+    if method == "lora" and lora.rank > base.config.n_embd:
+        raise UsageError(
+            f"--lora-rank is {lora.rank}; it must be at most {base.config.n_embd}, "
+            "the width of the base"
+        )
     generator = torch.Generator().manual_seed(settings.seed)
     device = settings.torch_device
     head = None
@@ -164,6 +174,8 @@ def lora_settings(args: argparse.Namespace, settings: LoopSettings) -> LoRASetti
     if args.method == "lora" and args.lora_rank < 1:
         raise UsageError(f"--lora-rank is {args.lora_rank}; with --method lora it must be above 0")
     alpha = 2.0 * args.lora_rank if args.lora_alpha is None else args.lora_alpha
+    if not math.isfinite(alpha):
+        raise UsageError(f"--lora-alpha is {alpha}; it must be a finite number")
     return LoRASettings(args.lora_rank, alpha, tuple(args.lora_targets), settings.dropout)
 
 
@@ -172,9 +184,15 @@ def check_flags(args: argparse.Namespace, methods: Sequence[str], settings: Loop
 
     Raises:
         UsageError: there is no such method, or it has no use for a flag, or the checkpoint could
-            not be published.
+            not be published or would take the base's place.
     """
     check_target(args.out)
+    out, base = args.out.resolve(), args.base.resolve()
+    if out.is_relative_to(base) or base.is_relative_to(out):
+        raise UsageError(
+            f"--out {args.out} is, holds or lies in --base {args.base}, which would be replaced "
+            "or altered; name a directory beside it"
+        )
     if args.method not in methods:
         raise UsageError(f"--method is {args.method!r}; it must be one of {', '.join(methods)}")
     if args.method == "head" and settings.dropout:
@@ -194,8 +212,8 @@ def load_tunable(path: Path) -> Base:
 
 
 def run_directory(args: argparse.Namespace) -> Path:
-    directory: Path = args.run or args.out.with_name(args.out.name + ".run")
-    return directory
+    """Of `--run`, or beside `--out`; also of a pretraining."""
+    return args.run or Path(os.path.abspath(args.out) + ".run")
 
 
 def identity(args: argparse.Namespace, tuning: Tuning, sources: Sequence[Any]) -> dict[str, Any]:

@@ -17,13 +17,11 @@ as it was, and the state is saved whole.
 import contextlib
 import json
 import math
-import os
-import pickle
 import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,11 +29,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from model.atomic import write_file, writing
 from model.errors import PenwrightError, UsageError
+from training import state as saved_state
 from training.data.text import ShuffledOrder
 from training.memory import keep_freed_memory
 from training.optim import Optimizer
-from training.report import plot_loss
+from training.report import plot_loss, read_metrics
 from training.schedule import Schedule
 from training.settings import LoopSettings
 
@@ -144,15 +144,17 @@ class Run:
         Raises:
             UsageError: nothing to resume, or it was trained with other settings.
             Stopped: SIGINT or SIGTERM came; the state is saved.
-            PenwrightError: the loss is not finite; names the step.
+            PenwrightError: the loss or the gradient is not finite; names the step.
         """
         identity = {**asdict(self.settings), **(describe or {})}
-        (self.directory / "state").mkdir(parents=True, exist_ok=True)
+        with writing(self.directory):
+            (self.directory / "state").mkdir(parents=True, exist_ok=True)
         torch.manual_seed(self.settings.seed)
         if resume:
             self._load(identity)
         else:
-            self.metrics_file.write_text("")
+            saved_state.forget(self.directory)
+            write_file(self.metrics_file, b"")
             self._evaluate()
         self.task.trained.train()
         with _stop_requests() as stop, self._progress_bar() as bar:
@@ -173,7 +175,8 @@ class Run:
                         f"stopped at step {self.progress.step} of {self.steps}; "
                         "the same command with --resume goes on"
                     )
-        if self.task.keep_best and (best := self.directory / "state" / "best.pt").exists():
+        best = saved_state.best_state(self.directory)
+        if self.task.keep_best and best.exists():
             self.task.trained.load_state_dict(torch.load(best, map_location=self.device))
         plot_loss(self.metrics_file, self.directory / "loss.png")
         self.task.trained.eval()
@@ -203,12 +206,9 @@ class Run:
                 part = self.task.loss(batch) / count
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.item()
-        if not math.isfinite(loss):
-            raise PenwrightError(
-                f"the loss is {loss} at step {progress.step}; the last good state is "
-                f"{self.directory / 'state' / 'last.pt'}: try a lower --lr or a longer --warmup"
-            )
-        norm = self.optimizer.clip(settings.clip or math.inf)
+        self._check_finite("the loss", loss)
+        norm = float(self.optimizer.clip(settings.clip or math.inf))
+        self._check_finite("the norm of the gradient", norm)
         factor = self.schedule.factor(progress.step)
         self.optimizer.step(factor)
         tokens = sum(batch.tokens for batch in batches)
@@ -220,11 +220,22 @@ class Run:
             "step": progress.step,
             "loss": loss,
             "lr": settings.lr * factor,
-            "grad_norm": float(norm),
+            "grad_norm": norm,
             "tokens": progress.tokens,
             "batch_tokens": tokens,
             "tokens_per_second": round(tokens / seconds, 1),
         }
+
+    def _check_finite(self, what: str, value: float) -> None:
+        """Before the optimizer's step: weights and saved state are still good."""
+        if math.isfinite(value):
+            return
+        last = saved_state.last_state(self.directory)
+        good = f"the last good state is {last}" if last.exists() else "no state is saved yet"
+        raise PenwrightError(
+            f"{what} is {value} at step {self.progress.step}; {good}: "
+            "try a lower --lr or a longer --warmup"
+        )
 
     def _evaluate(self, bar: "tqdm[Any] | None" = None) -> None:
         """Measure, without a trace in the training's random state."""
@@ -232,8 +243,7 @@ class Run:
             self.task.trained.eval()
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.autocast):
                 metrics = self.task.evaluate()
-            every = self.settings.sample_every
-            samples = self.task.samples() if every and self.progress.step % every == 0 else []
+            samples = self.task.samples() if self._samples_due() else []
             self.task.trained.train()
         self._log({"step": self.progress.step, "tokens": self.progress.tokens, **metrics})
         plot_loss(self.metrics_file, self.directory / "loss.png")
@@ -246,15 +256,25 @@ class Run:
             self.progress.best_loss = metrics["val_loss"]
             self.progress.bad_evaluations = 0
             if self.task.keep_best:
-                _save_file(self.task.trained.state_dict(), self.directory / "state" / "best.pt")
+                saved_state.save(
+                    self.task.trained.state_dict(), saved_state.best_state(self.directory)
+                )
         else:
             self.progress.bad_evaluations += 1
+
+    def _samples_due(self) -> bool:
+        """At the first evaluation at or after each multiple of `sample_every`, 0 included."""
+        step, every = self.progress.step, self.settings.sample_every
+        if not every or not step:
+            return bool(every)
+        before = (step - 1) // self.settings.eval_every * self.settings.eval_every
+        return step // every > before // every
 
     def _out_of_patience(self) -> bool:
         return 0 < self.settings.patience <= self.progress.bad_evaluations
 
     def _log(self, record: dict[str, Any]) -> None:
-        with self.metrics_file.open("a") as file:
+        with writing(self.metrics_file), self.metrics_file.open("a") as file:
             file.write(json.dumps(record) + "\n")
 
     def _progress_bar(self) -> "tqdm[Any]":
@@ -279,48 +299,35 @@ class Run:
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
         }
-        _save_file(state, self.directory / "state" / "last.pt")
+        saved_state.save(state, saved_state.last_state(self.directory))
 
     def _load(self, identity: Mapping[str, Any]) -> None:
-        path = self.directory / "state" / "last.pt"
-        if not path.exists():
-            raise UsageError(f"--resume: {path} does not exist, so there is nothing to resume")
-        try:
-            state = torch.load(path, map_location="cpu")
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            raise PenwrightError(
-                f"--resume: {path} cannot be read: {error}; start again without --resume"
-            ) from error
-        # A run that has not begun to decay may be made longer or shorter.
-        free = _LENGTH if self.schedule.steady_until() > state["progress"]["step"] else ()
-        for name, value in identity.items():
-            if name not in free and state["identity"].get(name) != value:
-                raise UsageError(
-                    f"--resume: --{name.replace('_', '-')} is {value}, but the saved run has "
-                    f"{state['identity'].get(name)}; resume with the same settings"
-                )
+        state = saved_state.load(self.directory)
+        saved_state.check_same(state, identity, free=self._may_change(state))
         self.progress = Progress(**state["progress"])
+        best = saved_state.best_state(self.directory)
+        if self.task.keep_best and math.isfinite(self.progress.best_loss) and not best.exists():
+            raise UsageError(f"--resume: {best} is missing; start again without --resume")
         self.task.trained.load_state_dict(state["trained"])
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
         if state["cuda_random"]:
             torch.cuda.set_rng_state_all(state["cuda_random"])
         # Lines of steps after the saved one belong to work that is now done again.
-        lines = self.metrics_file.read_text().splitlines() if self.metrics_file.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= self.progress.step]
-        self.metrics_file.write_text("".join(line + "\n" for line in kept))
+        records = read_metrics(self.metrics_file) if self.metrics_file.exists() else []
+        kept = [record for record in records if record["step"] <= self.progress.step]
+        write_file(self.metrics_file, "".join(json.dumps(r) + "\n" for r in kept).encode())
 
-
-def _save_file(state: Any, path: Path) -> None:
-    temporary = path.with_suffix(".tmp")
-    try:
-        torch.save(state, temporary)
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into RuntimeError
-        temporary.unlink(missing_ok=True)
-        raise PenwrightError(
-            f"{path}: cannot be written: {error}; what was there before still is"
-        ) from error
+    def _may_change(self, state: Mapping[str, Any]) -> Sequence[str]:
+        """A run may be made longer or shorter when neither length has an effect on any step that
+        is done: none of them decayed, in the saved run as in this one."""
+        length = {name: state["identity"][name] for name in _LENGTH}
+        saved = replace(self.settings, **length)
+        saved_steps = saved.total_steps(self.task.examples, self.task.tokens_per_example)
+        steady = min(
+            self.schedule.steady_until(), replace(self.schedule, steps=saved_steps).steady_until()
+        )
+        return _LENGTH if state["progress"]["step"] <= steady else ()
 
 
 @dataclass

@@ -7,13 +7,31 @@ from pathlib import Path
 from typing import Any
 
 from model.atomic import write_file
+from model.errors import DataError
+
+
+def read_metrics(file: Path) -> list[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`; a last one that a crash or a full disk cut off is left out.
+
+    Raises:
+        DataError: another line is not valid JSON.
+    """
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise DataError(f"{file}: line {number} is not valid JSON: {error}") from error
+    return records
 
 
 def plot_loss(metrics_file: Path, out: Path) -> None:
     """Training and validation loss over the steps, as PNG."""
     from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
-    records = [json.loads(line) for line in metrics_file.read_text().splitlines()]
+    records = read_metrics(metrics_file)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     for key, label in (("loss", "training"), ("val_loss", "validation")):

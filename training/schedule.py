@@ -52,7 +52,7 @@ class Schedule:
             return (step + 1) / (self.warmup + 1)
         if self.kind == "constant":
             return 1.0
-        start = self.warmup if self.kind == "cosine" else self.steps * (1 - self.decay)
+        start = self.warmup if self.kind == "cosine" else self._decay_start()
         progress = min(1.0, max(0.0, (step - start) / max(1.0, self.steps - 1 - start)))
         share = 0.5 * (1 + math.cos(math.pi * progress)) if self.kind == "cosine" else 1 - progress
         return self.final + (1 - self.final) * share
@@ -61,4 +61,8 @@ class Schedule:
         """The first step whose factor depends on how long the run is; 0 for `cosine`."""
         if self.kind == "cosine":
             return 0
-        return self.steps if self.kind == "constant" else int(self.steps * (1 - self.decay))
+        return self.steps if self.kind == "constant" else int(self._decay_start())
+
+    def _decay_start(self) -> float:
+        """Where `wsd` begins to fall: not before the peak is reached."""
+        return max(self.warmup, self.steps * (1 - self.decay))

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +39,9 @@ class LoopSettings:
     dropout: float = _option(0.0, "dropout while training")
     eval_every: int = _option(100, "steps between evaluations")
     eval_batches: int = _option(50, "batches of an evaluation; 0 for all of the validation part")
-    sample_every: int = _option(0, "steps between printed samples; 0 for none")
+    sample_every: int = _option(
+        0, "steps between samples, printed with the next evaluation; 0: none"
+    )
     patience: int = _option(0, "stop after this many evaluations without improvement; 0: never")
     save_every: int = _option(500, "steps between saved states, from which --resume goes on")
     precision: str = _option("auto", "fp32, bf16 (autocast), or auto: bf16 where it is fast")
@@ -49,6 +52,10 @@ class LoopSettings:
     def __post_init__(self) -> None:
         if sum(bool(x) for x in (self.steps, self.epochs, self.tokens)) != 1:
             raise UsageError("give exactly one of --steps, --epochs and --tokens")
+        for option in dataclasses.fields(self):
+            value = getattr(self, option.name)
+            if isinstance(value, float):
+                self._check(option.name, math.isfinite(value), "a finite number")
         for name in ("batch_size", "accumulate", "eval_every", "save_every"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in (
@@ -56,6 +63,7 @@ class LoopSettings:
             *("sample_every", "patience", "threads", "seed"),
         ):
             self._check(name, getattr(self, name) >= 0, "at least 0")
+        self._check("seed", self.seed < 2**63, "below 2^63")
         self._check("lr", self.lr > 0, "above 0")
         self._check("dropout", 0 <= self.dropout < 1, "in [0, 1)")
         self._check("optimizer", self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,6 +88,17 @@ def test_bad_data(
         ("pretrain", ("--preset", "huge"), "--preset is 'huge'; it must be one of gpt2-124m"),
         ("pretrain", ("--preset", "tiny", "--context", 100_000), "--context is 100000"),
         ("pretrain", ("--preset", "tiny", "--val-fraction", 1.5), "--val-fraction is 1.5"),
+        ("pretrain", ("--context", 0), "--context is 0; it must be at least 1"),
+        ("pretrain", ("--context", -1), "--context is -1; it must be at least 1"),
+        ("pretrain", ("--stride", 0), "--stride is 0; it must be at least 1"),
+        ("pretrain", ("--stride", -4), "--stride is -4; it must be at least 1"),
+        ("pretrain", ("--tokenizer", "."), "--tokenizer ."),
+        ("pretrain", ("--steps", 0, "--epochs", "inf"), "--epochs is inf"),
+        ("pretrain", ("--seed", 2**64), f"--seed is {2**64}; it must be below 2^63"),
+        ("classify", ("--out", "."), "--out . is or holds the working directory"),
+        ("pretrain", ("--out", ".."), "--out .. is or holds the working directory"),
+        ("classify", ("--lora-rank", 33), "--lora-rank is 33; it must be at most 32"),
+        ("instruct", ("--lora-alpha", "nan"), "--lora-alpha is nan"),
         ("pretrain", ("--preset", "tiny", "--resume"), "--resume: "),
         ("pretrain", ("--preset", "tiny", "--warmup", 2), "--warmup is 2"),
         ("pretrain", ("--tokenizer", "none.tiktoken"), "--tokenizer none.tiktoken"),
@@ -207,23 +219,74 @@ def test_evaluate_without_data_needs_metrics_on_the_card(base_path: Path, cli: C
 def test_a_full_disk_leaves_the_published_checkpoint_whole(
     limit: int, base_path: Path, files: Path, cli: Cli
 ) -> None:
-    """No file may grow beyond the limit: the operating system refuses real writes, first those of
-    the run's state, then those of the checkpoint."""
+    """No file may grow beyond the limit: the operating system refuses real writes, those of the
+    metrics, of the run's state or of the checkpoint."""
     out = files / "spam"
     command = ("classify", "--base", base_path, "--data", files / "spam.tsv", "--out", out)
     assert cli(*command, *SHORT, "--method", "full")[0] == 0
     before = load_base(out).id
-    state = (files / "spam.run" / "state" / "last.pt").read_bytes()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
     try:
         result = cli(*command, *SHORT, "--method", "full")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert_one_line(result, 1)
+    assert_one_line(result, 1, "spam.run/", ": cannot be written: ")
     assert load_base(out).id == before
-    assert (files / "spam.run" / "state" / "last.pt").read_bytes() == state
+    assert os.listdir(files / "spam.run" / "state") == []
     assert not [name for name in os.listdir(files) if name.startswith(".")]
+
+
+@pytest.mark.parametrize("path", ["", ".", "inside/deeper", ".."])
+def test_the_base_is_never_the_target(path: str, altered: Path, files: Path, cli: Cli) -> None:
+    """Nor what holds it: that looks like a checkpoint that may be replaced."""
+    (altered.parent / "card.json").write_text("{}")
+    before = sorted(altered.iterdir())
+    flags = ("--base", altered, "--data", files / "spam.tsv", *SHORT, "--method", "full")
+    result = cli("classify", *flags, "--out", altered / path)
+    assert_one_line(result, 2, f"--out {altered / path} is, holds or lies in --base {altered}")
+    assert sorted(altered.iterdir()) == before
+    link = files / "link"
+    link.symlink_to(altered)
+    assert_one_line(cli("classify", *flags, "--out", link), 2, f"--out {link} is, holds")
+
+
+NEGATIVE = json.dumps({"pattern": "x", "special_tokens": {"<|endoftext|>": -1}})
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"pattern": 5}', '{"special_tokens": {}}', NEGATIVE]
+)
+def test_invalid_settings_of_a_tokenizer(
+    content: str, tokenizer_file: Path, files: Path, cli: Cli
+) -> None:
+    path = files / "own.tiktoken"
+    path.write_bytes(tokenizer_file.read_bytes())
+    (files / "own.tiktoken.json").write_text(content)
+    flags = ("--data", files / "text.txt", "--tokenizer", path, "--out", files / "out")
+    assert_one_line(cli("pretrain", *flags, *SHORT), 1, path)
+
+
+def test_token_files_on_a_full_disk(tokenizer_file: Path, files: Path, cli: Cli) -> None:
+    flags = ("--data", files / "text.txt", "--tokenizer", tokenizer_file, "--out", files / "out")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        result = cli("pretrain", *flags, *SHORT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert_one_line(result, 1, files / "out.run" / "data" / "train.bin", "cannot be written: ")
+
+
+def test_an_interrupt_outside_of_the_steps(
+    base_path: Path, files: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(path: Path) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("training.finetune.load_base", interrupt)
+    flags = ("--base", base_path, "--data", files / "spam.tsv", "--out", files / "out")
+    assert_one_line(cli("classify", *flags), 130, "interrupted")
 
 
 def test_a_checkpoint_that_cannot_be_published_leaves_the_old_one(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from model.checkpoint import Base, is_adapter, load_adapter, load_base
 from model.lora import LoRASettings
@@ -164,6 +165,30 @@ def test_an_adapter_learns_and_its_base_stays(
     adapter = load_adapter(out, after)
     assert (adapter.task, adapter.head) == ("instruct", None)
     assert any(bool(b.abs().sum() > 0) for b in adapter.lora.b.values())
+
+
+def test_samples_are_answers_to_instructions(
+    base_path: Path, instruction_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    out = tmp_path / "out"
+    command = ("instruct", "--base", base_path, "--data", instruction_file, "--out", out)
+    assert cli(*command, *SHORT)[0] == 0
+    without = load_file(out / "adapter.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        shown: list[list[str]] = []
+        original = InstructionTuning.samples
+        patch.setattr(
+            InstructionTuning,
+            "samples",
+            lambda self: shown.append(original(self)) or shown[-1],
+        )
+        assert cli(*command, *SHORT, "--sample-every", 1)[0] == 0
+    assert len(shown) == 3  # at the steps 0, 3 and 6
+    assert all(len(texts) == 2 for texts in shown)
+    assert shown[0][0].startswith("Name three animals that live in the sea. ")
+    # What is shown has no effect on what is learnt.
+    again = load_file(out / "adapter.safetensors")
+    assert all(torch.equal(without[name], again[name]) for name in without)
 
 
 def test_rows_left_out_are_reported(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from model.errors import PenwrightError, UsageError
+from model.errors import DataError, PenwrightError, UsageError
 from training.loop import Batch, Run, Stopped
 from training.settings import LoopSettings
 
@@ -206,14 +206,94 @@ def test_the_best_evaluation_is_kept_when_the_task_wants_it(tmp_path: Path) -> N
         assert torch.equal(a, b)
 
 
+class Exploding(Regression):
+    """The third step's gradient is infinite, and its loss is not."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        loss = super().loss(batch)
+        if self.batches == 3 and self.trained.training:
+            first = next(self.trained.parameters())
+            loss = loss + torch.sqrt((first - first.detach()).abs().sum())
+        return loss
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_state(tmp_path: Path) -> None:
-    train(Regression(), tmp_path)
-    saved = (tmp_path / "state" / "last.pt").read_bytes()
     task = Regression()
     task.y = task.y * math.inf
-    with pytest.raises(PenwrightError, match=r"the loss is inf at step 0.*--lr"):
-        train(task, tmp_path)
+    with pytest.raises(PenwrightError, match=r"the loss is inf at step 0; no state.*--lr"):
+        train(task, tmp_path, schedule="constant")
+    train(Regression(), tmp_path, schedule="constant")
+    saved = (tmp_path / "state" / "last.pt").read_bytes()
+    with pytest.raises(PenwrightError, match=r"the loss is inf at step 6; .*last\.pt"):
+        train(task, tmp_path, schedule="constant", steps=9, resume=True)
     assert (tmp_path / "state" / "last.pt").read_bytes() == saved
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path: Path, clip: float) -> None:
+    task = Exploding()
+    with pytest.raises(
+        PenwrightError, match=r"norm of the gradient is (inf|nan) at step 2; .*last"
+    ):
+        train(task, tmp_path, save_every=1, clip=clip)
+    saved = torch.load(tmp_path / "state" / "last.pt")
+    assert saved["progress"]["step"] == 2
+    for name, tensor in task.trained.state_dict().items():
+        assert torch.equal(tensor, saved["trained"][name])
+
+
+def test_a_fresh_start_forgets_the_state_of_the_run_before(tmp_path: Path) -> None:
+    """A crash before the first save must not leave what `--resume` would take for this run's."""
+
+    class Kept(Regression):
+        keep_best = True
+
+    class Crashing(Kept):
+        def evaluate(self) -> dict[str, float]:
+            raise PenwrightError("crash")
+
+    train(Kept(), tmp_path)
+    with pytest.raises(PenwrightError, match="crash"):
+        train(Crashing(), tmp_path)
+    assert os.listdir(tmp_path / "state") == []
+    with pytest.raises(UsageError, match="nothing to resume"):
+        train(Kept(), tmp_path, resume=True)
+    train(Kept(), tmp_path)
+    (tmp_path / "state" / "best.pt").unlink()
+    with pytest.raises(UsageError, match=r"best\.pt is missing"):
+        train(Kept(), tmp_path, resume=True)
+
+
+def test_a_torn_last_line_of_the_metrics_is_skipped(tmp_path: Path) -> None:
+    train(Regression(), tmp_path / "whole")
+    with pytest.raises(Stopped):
+        train(Regression(stop_at=2), tmp_path / "parts")
+    metrics = tmp_path / "parts" / "metrics.jsonl"
+    with metrics.open("a") as file:
+        file.write('{"step": 4, "lo')
+    train(Regression(), tmp_path / "parts", resume=True)
+    assert records(tmp_path / "whole") == records(tmp_path / "parts")
+    metrics.write_text('{"step"\n{"step": 1}\n')
+    with pytest.raises(DataError, match=r"metrics\.jsonl: line 1 is not valid JSON"):
+        train(Regression(), tmp_path / "parts", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"), [(0, []), (1, [0, 2, 4, 6, 8]), (3, [0, 4, 6]), (5, [0, 6])]
+)
+def test_samples_come_with_the_first_evaluation_at_or_after_each_multiple(
+    tmp_path: Path, every: int, expected: list[int]
+) -> None:
+    found = []
+
+    class Sampled(Regression):
+        def samples(self) -> list[str]:
+            found.append(run.progress.step)
+            return []
+
+    run = Run(Sampled(), settings(steps=8, sample_every=every), tmp_path)
+    run.train()
+    assert found == expected
 
 
 def test_a_step_without_a_target_is_an_error_and_not_nan(tmp_path: Path) -> None:
@@ -252,9 +332,29 @@ def test_a_steady_run_may_be_made_longer(tmp_path: Path) -> None:
     assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
 
 
+def test_a_run_that_has_decayed_is_not_made_longer(tmp_path: Path) -> None:
+    """Of 10 steps the last two decay: from step 8 on, more steps would be another run's."""
+    changes = {"schedule": "wsd", "save_every": 1}
+    train(Regression(), tmp_path / "b", steps=20, **changes)
+    for done, good in ((8, True), (9, False)):
+        directory = tmp_path / str(done)
+        with pytest.raises(Stopped):
+            train(Regression(stop_at=done - 1), directory, steps=10, **changes)
+        if good:
+            train(Regression(), directory, steps=20, resume=True, **changes)
+            assert_same_state(directory, tmp_path / "b")
+        else:
+            with pytest.raises(UsageError, match="--steps is 20, but the saved run has 10"):
+                train(Regression(), directory, steps=20, resume=True, **changes)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"steps": 0, "epochs": math.inf}, "--epochs is inf; it must be a finite number"),
+        ({"steps": 0, "epochs": math.nan}, "--epochs is nan"),
+        ({"lr": math.inf}, "--lr is inf"),
+        ({"seed": 2**63}, "--seed is 9223372036854775808; it must be below 2"),
         ({"epochs": 1.0}, "exactly one of --steps, --epochs and --tokens"),
         ({"steps": 0}, "exactly one of"),
         ({"batch_size": 0}, "--batch-size is 0; it must be at least 1"),

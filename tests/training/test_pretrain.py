@@ -80,6 +80,36 @@ def test_the_published_base_knows_what_it_learnt(
     assert 0 < measured["bits_per_byte"] < 8
 
 
+def test_resuming_with_another_split_is_refused_and_loses_nothing(
+    tmp_path: Path, command: tuple[object, ...], text_file: Path, cli: Cli
+) -> None:
+    out = tmp_path / "out"
+    assert cli(*command, "--out", out)[0] == 0
+    tokens = tmp_path / "out.run" / "data" / "train.bin"
+    written = tokens.stat().st_mtime_ns
+    code, err = cli(*command, "--out", out, "--resume", "--val-fraction", 0.4)
+    assert (code, "--val-fraction is 0.4, but the saved run has 0.2" in err) == (2, True), err
+    other = tmp_path / "other.txt"
+    other.write_text(text_file.read_text() + "more\n")
+    code, err = cli(*command, "--out", out, "--resume", "--data", other)
+    assert (code, "--data is not what the saved run was trained on" in err) == (2, True), err
+    assert tokens.stat().st_mtime_ns == written
+    assert cli(*command, "--out", out, "--resume")[0] == 0
+
+
+def test_evaluation_tells_files_of_the_same_name_apart(
+    tmp_path: Path, base_path: Path, text_file: Path, cli: Cli
+) -> None:
+    paths = [tmp_path / "a" / "text.txt", tmp_path / "b" / "text.txt", tmp_path / "c.txt"]
+    for count, path in enumerate(paths, 1):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("mother is home " * 10 * count)
+    assert cli("evaluate", base_path, "--data", *paths, "--json", tmp_path / "m.json")[0] == 0
+    measured = json.loads((tmp_path / "m.json").read_text())
+    assert list(measured) == [str(paths[0]), str(paths[1]), "c.txt"]
+    assert [values["bytes"] for values in measured.values()] == [150, 300, 450]
+
+
 def test_text_metrics_measure_every_token_once(base: Base, tokenizer: Tokenizer) -> None:
     context = base.config.context_length
     text = "win the prize for you. " * 60

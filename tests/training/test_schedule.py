@@ -1,5 +1,7 @@
 """Learning-rate schedules."""
 
+import itertools
+
 import pytest
 
 from model.errors import UsageError
@@ -23,6 +25,15 @@ def test_wsd_is_steady_then_falls() -> None:
     assert schedule.steady_until() == 80
     assert {schedule.factor(step) for step in range(5, 81)} == {1.0}
     assert schedule.factor(99) == pytest.approx(0.0)
+
+
+def test_wsd_falls_only_after_a_long_warm_up() -> None:
+    schedule = Schedule(100, warmup=90, kind="wsd", final=0.0)
+    factors = [schedule.factor(step) for step in range(100)]
+    assert factors[:91] == sorted(factors[:91])
+    assert factors[90] == 1.0
+    assert max(abs(a - b) for a, b in itertools.pairwise(factors)) < 0.12
+    assert schedule.steady_until() == 90
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)

@@ -23,9 +23,21 @@ def test_documents_end_at_separator_lines_only() -> None:
     assert list(documents(text)) == ["one", "two <|endoftext|> still two"]
 
 
-@pytest.mark.xfail(strict=True, reason="two separators in a row leave one of them as a document")
 def test_an_empty_document_is_none() -> None:
     text = "one\n<|endoftext|>\n<|endoftext|>\ntwo\n"
+    assert list(documents(text)) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "one\r\n<|endoftext|>\r\ntwo\r\n",
+        "one\r<|endoftext|>\rtwo",
+        "\ufeff<|endoftext|>\none\n<|endoftext|> \t\ntwo",
+        "one\n<|endoftext|>\n\n<|endoftext|>\n<|endoftext|>\ntwo\n<|endoftext|>",
+    ],
+)
+def test_separators_are_found_whatever_the_line_ends(text: str) -> None:
     assert list(documents(text)) == ["one", "two"]
 
 
@@ -76,6 +88,31 @@ def test_one_document_is_cut(tmp_path: Path, tokenizer: Tokenizer) -> None:
     text = tokenizer.decode(files.train[:-1].tolist()) + tokenizer.decode(files.val[:-1].tolist())
     assert text.strip() == ("win the prize " * 100).strip()
     assert len(tokenizer.decode(files.val[:-1].tolist())) == pytest.approx(350, abs=1)
+
+
+@pytest.mark.parametrize("val_fraction", [0.001, 0.999])
+def test_documents_are_cut_where_a_part_would_be_empty(
+    tmp_path: Path, tokenizer: Tokenizer, val_fraction: float
+) -> None:
+    paths = [tmp_path / "a.txt", tmp_path / "b.txt"]
+    texts = ["win the prize " * 300, "mother is home " * 300]
+    for path, text in zip(paths, texts, strict=True):
+        path.write_text(text)
+    files = tokenize_files(paths, tokenizer, tmp_path / "data", val_fraction)
+    end = tokenizer.end_token
+    pieces = [
+        [tokenizer.decode(p[p != end].tolist()) for p in np.split(part, np.where(part == end)[0])]
+        for part in (files.train, files.val)
+    ]
+    assert [train + val for train, val in zip(*pieces, strict=True)][:2] == texts
+    assert [source["documents"] for source in files.sources] == [1, 1]
+    assert len(pieces[1][0]) == pytest.approx(len(texts[0]) * val_fraction, abs=1)
+
+
+def test_a_text_too_short_to_be_split(tmp_path: Path, tokenizer: Tokenizer) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(DataError, match=r"a\.txt: the text is too short"):
+        tokenize_files([tmp_path / "a.txt"], tokenizer, tmp_path / "data", 0.1)
 
 
 def test_windows_are_views_with_the_next_token_as_target() -> None:

@@ -6,10 +6,11 @@ two bytes each, and mapped from there: data may be larger than memory, and a win
 until it is read.
 """
 
+import contextlib
 import hashlib
 import json
 import lzma
-import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from model.atomic import write_file, writing
 from model.errors import DataError
 from model.tokenizer import END_OF_TEXT, Tokenizer
 
@@ -26,11 +28,16 @@ Tokens = npt.NDArray[np.integer]
 
 SPLIT_RULE = (
     "a document is validation when the SHA-256 of its lower-cased, space-normalised text, read as "
-    "a fraction, is below val_fraction; of a single document, its last val_fraction is"
+    "a fraction, is below val_fraction; where that leaves a part empty, as with a single document, "
+    "the last val_fraction of each document is"
 )
 """For cards."""
 
-_VERSION = 1  # of the token files: raise it when documents are cut or split differently
+_PARTS = ("train", "val")
+
+_SEPARATOR = re.compile(rf"^{re.escape(END_OF_TEXT)}[ \t]*$", re.MULTILINE)
+
+_VERSION = 2  # of the token files: raise it when documents are cut or split differently
 
 
 def read_text(path: Path) -> str:
@@ -58,8 +65,10 @@ def read_text(path: Path) -> str:
 
 
 def documents(text: str) -> Iterator[str]:
-    """The documents of a file, without the lines that separate them and without empty ones."""
-    for document in f"\n{text}\n".split(f"\n{END_OF_TEXT}\n"):
+    """The documents of a file, without the lines that separate them and without empty ones; line
+    ends are `\\n`, and a byte order mark is dropped."""
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    for document in _SEPARATOR.split(text):
         if document.strip():
             yield document.strip("\n")
 
@@ -95,11 +104,13 @@ def tokenize_files(
 ) -> TokenFiles:
     """Tokenize `paths` into `directory`, or map what an earlier call with the same input left.
 
-    A document is in the validation part when the hash of its normalised text says so; of a single
-    document, the last `val_fraction` is. Repeated documents are kept once.
+    A document is in the validation part when the hash of its normalised text says so. Where that
+    leaves a part empty, the last `val_fraction` of each document is. Repeated documents are kept
+    once.
 
     Raises:
-        DataError: a file cannot be used, or one of the two parts would be empty.
+        DataError: a file cannot be used, or the text is too short to be split.
+        PenwrightError: the tokens cannot be written; names the file.
     """
     digests = [file_sha256(path) for path in paths]
     key = hashlib.sha256(
@@ -107,12 +118,11 @@ def tokenize_files(
     ).hexdigest()
     meta_file = directory / "meta.json"
     if not (meta_file.exists() and json.loads(meta_file.read_text())["key"] == key):
-        directory.mkdir(parents=True, exist_ok=True)
-        meta_file.unlink(missing_ok=True)
+        with writing(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            meta_file.unlink(missing_ok=True)
         meta = _write_tokens(paths, digests, tokenizer, directory, val_fraction)
-        temporary = meta_file.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"key": key, **meta}))
-        os.replace(temporary, meta_file)
+        write_file(meta_file, json.dumps({"key": key, **meta}).encode())
     meta = json.loads(meta_file.read_text())
     dtype = np.dtype(meta["dtype"])
     return TokenFiles(
@@ -136,44 +146,59 @@ def _write_tokens(
     tokenizer: Tokenizer,
     directory: Path,
     val_fraction: float,
+    *,
+    cut: bool = False,
 ) -> dict[str, object]:
+    """Write both parts and return what `meta.json` holds. With `cut`, each document gives its end
+    to the validation part."""
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     seen: set[str] = set()
     sources = []
-    sizes = {"train": 0, "val": 0}
-    with (directory / "train.bin").open("wb") as train, (directory / "val.bin").open("wb") as val:
-        files = {"train": train, "val": val}
+    sizes = dict.fromkeys(_PARTS, 0)
+    with contextlib.ExitStack() as stack:
+        files = {}
+        for part in _PARTS:
+            path = directory / f"{part}.bin"
+            stack.enter_context(writing(path))  # closing writes, too
+            files[part] = stack.enter_context(path.open("wb"))
 
         def write(part: str, texts: list[str]) -> None:
-            for tokens in tokenizer.encode_batch(texts):
-                files[part].write(np.array([*tokens, tokenizer.end_token], dtype).tobytes())
-                sizes[part] += len(tokens) + 1
+            with writing(directory / f"{part}.bin"):
+                for tokens in tokenizer.encode_batch(texts):
+                    files[part].write(np.array([*tokens, tokenizer.end_token], dtype).tobytes())
+                    sizes[part] += len(tokens) + 1
+                files[part].flush()
 
         for path, digest in zip(paths, digests, strict=True):
-            parts: dict[str, list[str]] = {"train": [], "val": []}
-            found = list(documents(read_text(path)))
-            if len(found) == 1 and len(paths) == 1:
-                cut = int(len(found[0]) * (1 - val_fraction))
-                parts = {"train": [found[0][:cut]], "val": [found[0][cut:]]}
-            else:
-                for document in found:
-                    identity = text_hash(document)
-                    if identity not in seen:
-                        seen.add(identity)
-                        part = "val" if hash_fraction(document) < val_fraction else "train"
-                        parts[part].append(document)
+            before = len(seen)
+            parts: dict[str, list[str]] = {part: [] for part in _PARTS}
+            for document in documents(read_text(path)):
+                identity = text_hash(document)
+                if identity not in seen:
+                    seen.add(identity)
+                    for part, text in _split(document, val_fraction, cut):
+                        parts[part].append(text)
             for part, texts in parts.items():
                 for start in range(0, len(texts), 256):
                     write(part, texts[start : start + 256])
-            kept = len(parts["train"]) + len(parts["val"])
-            sources.append({"file": path.name, "sha256": digest, "documents": kept})
-    for part, size in sizes.items():
-        if not size:
-            raise DataError(
-                f"{', '.join(str(p) for p in paths)}: no document falls into the {part} part; "
-                "give more documents or another --val-fraction"
-            )
-    return {"dtype": dtype.name, "sources": sources}
+            sources.append({"file": path.name, "sha256": digest, "documents": len(seen) - before})
+    if all(sizes.values()):
+        return {"dtype": dtype.name, "sources": sources}
+    if not cut:
+        return _write_tokens(paths, digests, tokenizer, directory, val_fraction, cut=True)
+    raise DataError(
+        f"{', '.join(str(path) for path in paths)}: the text is too short to be split; "
+        "give more of it or another --val-fraction"
+    )
+
+
+def _split(document: str, val_fraction: float, cut: bool) -> list[tuple[str, str]]:
+    """A document, or its two pieces, each with its part."""
+    if not cut:
+        return [("val" if hash_fraction(document) < val_fraction else "train", document)]
+    end = int(len(document) * (1 - val_fraction))
+    pieces = (("train", document[:end]), ("val", document[end:]))
+    return [(part, text) for part, text in pieces if text]
 
 
 class Windows:

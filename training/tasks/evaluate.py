@@ -10,6 +10,7 @@ Without `--data`, the numbers on the card are printed.
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,7 @@ def _instruct_metrics(base: Base, network: Network, paths: Sequence[Path]) -> di
 
 def _text_metrics(base: Base, network: Network, paths: Sequence[Path]) -> dict[str, Any]:
     end = base.tokenizer.end_token
+    names = Counter(path.name for path in paths)
     result = {}
     for path in paths:
         # Every document follows an end token, as in training, so its first token counts as well.
@@ -102,5 +104,6 @@ def _text_metrics(base: Base, network: Network, paths: Sequence[Path]) -> dict[s
         for document in base.tokenizer.encode_batch(list(documents(read_text(path)))):
             tokens += [*document, end]
         stream = np.array(tokens, np.uint32)
-        result[path.name] = text_metrics(network.model, stream, base.tokenizer)
+        name = path.name if names[path.name] == 1 else str(path)
+        result[name] = text_metrics(network.model, stream, base.tokenizer)
     return result

@@ -16,6 +16,7 @@ import torch
 from model.checkpoint import save_base
 from model.convert import HUB_NAMES, download, read_hugging_face
 from model.errors import UsageError
+from training.card import portable_command
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -51,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
         }
     imported = read_hugging_face(directory)
     card["source"]["files"] = imported.files
-    card["command"] = f"penwright-train import {args.source} --out {args.out} --dtype {args.dtype}"
+    words = ("import", args.source, "--out", str(args.out), "--dtype", args.dtype)
+    card["command"] = portable_command(words)
     base = save_base(
         args.out, imported.model, imported.tokenizer, card=card, dtype=_DTYPES[args.dtype]
     )

@@ -39,6 +39,12 @@ from training.settings import LoopSettings
 
 METHODS = ("lora", "full")
 
+_SAMPLES = (
+    Instruction("Name three animals that live in the sea.", "", ""),
+    Instruction("Rewrite the sentence in the past tense.", "The boy walks to school.", ""),
+)
+"""What `--sample-every` shows answers to."""
+
 _ROWS = 16  # of a forward pass when measuring: fixed, so that a measurement can be repeated
 
 
@@ -97,6 +103,7 @@ class InstructionTuning:
     keep_best = True
 
     def __init__(self, tuning: Tuning, train: Pairs, val: Pairs, settings: LoopSettings) -> None:
+        self.base = tuning.base
         self.trained = tuning.trained
         self.network = tuning.network
         self.train, self.val = train.pairs, val.pairs
@@ -129,7 +136,12 @@ class InstructionTuning:
         return {"val_loss": total / count, "val_perplexity": math.exp(min(total / count, 700.0))}
 
     def samples(self) -> list[str]:
-        return []
+        """What it answers to instructions that are no data; of those that fit the context."""
+        room = self.base.config.context_length - 1
+        fitting = encode(_SAMPLES, self.base.tokenizer, room).rows
+        base = replace(self.base, model=self.network.model)
+        responses = respond(base, self.network.lora, fitting, max_new_tokens=48)
+        return [f"{response.instruction} {response.response}" for response in responses]
 
 
 @torch.no_grad()

@@ -21,9 +21,10 @@ from model.config import GPTConfig, preset
 from model.errors import UsageError
 from model.gpt import GPT
 from model.tokenizer import Tokenizer
+from training import state as saved_state
 from training.card import run_fields
-from training.data.text import SPLIT_RULE, TokenFiles, Windows, tokenize_files
-from training.finetune import round_as_saved
+from training.data.text import SPLIT_RULE, TokenFiles, Windows, file_sha256, tokenize_files
+from training.finetune import round_as_saved, run_directory
 from training.loop import Batch, Run
 from training.loss import token_loss
 from training.perplexity import text_metrics
@@ -118,7 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--licence", action="append", default=[], help="source and licence of data, for the card"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the saved state")
-    LoopSettings.add_arguments(parser, epochs=1.0)
+    LoopSettings.add_arguments(parser, epochs=1.0, sample_every=500)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -128,22 +129,29 @@ def run(args: argparse.Namespace) -> None:
         raise UsageError(f"--val-fraction is {args.val_fraction}; it must be between 0 and 1")
     tokenizer = load_tokenizer(args.tokenizer)
     changes: dict[str, Any] = {"vocab_size": tokenizer.vocab_size}
+    for name in ("context", "stride"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} is {value}; it must be at least 1")
     if args.context:
         changes["context_length"] = args.context
     config = dataclasses.replace(preset(args.preset), **changes)
     stride = args.stride or config.context_length
-    directory = args.run or args.out.with_name(args.out.name + ".run")
+    directory = run_directory(args)
+    identity = {
+        "architecture": config.to_dict(),
+        "stride": stride,
+        "tokenizer": tokenizer.sha256,
+        "val_fraction": args.val_fraction,
+    }
+    if args.resume:
+        _check_resume(directory, identity, args.data)
     files = tokenize_files(args.data, tokenizer, directory / "data", args.val_fraction)
     model = new_model(config, settings)
     task = Pretraining(model, tokenizer, files, settings, stride)
     progress = Run(task, settings, directory).train(
         resume=args.resume,
-        describe={
-            "architecture": config.to_dict(),
-            "stride": stride,
-            "data": list(files.sources),
-            "tokenizer": tokenizer.sha256,
-        },
+        describe={**identity, "data": list(files.sources)},
     )
     round_as_saved(model)
     metrics = task.measure()
@@ -163,6 +171,14 @@ def run(args: argparse.Namespace) -> None:
     base = save_base(args.out, model, tokenizer, card=card)
     print_metrics(metrics)
     print(f"{args.out}: base {base.id[:12]}, {model.parameter_count():,} parameters")
+
+
+def _check_resume(directory: Path, identity: dict[str, Any], data: Sequence[Path]) -> None:
+    """Before other tokens take the place of those in the directory of the run."""
+    state = saved_state.load(directory)
+    saved_state.check_same(state, identity)
+    if [source["sha256"] for source in state["identity"]["data"]] != list(map(file_sha256, data)):
+        raise UsageError("--resume: --data is not what the saved run was trained on")
 
 
 def new_model(config: GPTConfig, settings: LoopSettings) -> GPT:

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from model.atomic import write_file
+from model.checkpoint_files import read_json
 from model.errors import DataError, UsageError
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer, byte_of_character
 from training.data.text import documents, read_text
@@ -73,6 +74,7 @@ def load_tokenizer(name: str) -> Tokenizer:
 
     Raises:
         UsageError: the file or its settings are missing.
+        CheckpointError: one of them is invalid; names it.
     """
     if name == "gpt2":
         return Tokenizer.gpt2()
@@ -80,11 +82,11 @@ def load_tokenizer(name: str) -> Tokenizer:
     for needed in (path, _settings_file(path)):
         if not needed.is_file():
             raise UsageError(f"--tokenizer {name}: {needed} is missing; give `gpt2` or a file")
-    return Tokenizer.from_file(path, json.loads(_settings_file(path).read_text()))
+    return Tokenizer.from_file(path, read_json(_settings_file(path)))
 
 
 def _settings_file(path: Path) -> Path:
-    return path.with_name(path.name + ".json")
+    return Path(f"{path}.json")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

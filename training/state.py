@@ -1,0 +1,84 @@
+"""The saved state of a run: `state/last.pt`, from which `--resume` goes on, and `state/best.pt`."""
+
+import os
+import pickle
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.errors import PenwrightError, UsageError
+
+
+def last_state(directory: Path) -> Path:
+    return directory / "state" / "last.pt"
+
+
+def best_state(directory: Path) -> Path:
+    return directory / "state" / "best.pt"
+
+
+def forget(directory: Path) -> None:
+    """Delete the state of an earlier run, which a new one must not go on from.
+
+    The order matters when this is cut short: `last.pt` never stands without its `best.pt`.
+    """
+    last_state(directory).unlink(missing_ok=True)
+    best_state(directory).unlink(missing_ok=True)
+
+
+def load(directory: Path) -> dict[str, Any]:
+    """What `last.pt` of the run in `directory` holds, on the CPU.
+
+    Raises:
+        UsageError: there is none.
+        PenwrightError: it cannot be read.
+    """
+    path = last_state(directory)
+    if not path.exists():
+        raise UsageError(f"--resume: {path} does not exist, so there is nothing to resume")
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu")
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise PenwrightError(
+            f"--resume: {path} cannot be read: {error}; start again without --resume"
+        ) from error
+    return state
+
+
+def check_same(
+    state: Mapping[str, Any], identity: Mapping[str, Any], free: Collection[str] = ()
+) -> None:
+    """Refuse to go on from `state` with other settings than those it was saved with.
+
+    Args:
+        free: names in `identity` that may differ. What the saved run does not know may, too.
+
+    Raises:
+        UsageError: a value differs; names its flag.
+    """
+    saved = state["identity"]
+    for name, value in identity.items():
+        if name not in free and saved.get(name, value) != value:
+            raise UsageError(
+                f"--resume: --{name.replace('_', '-')} is {value}, but the saved run has "
+                f"{saved[name]}; resume with the same settings"
+            )
+
+
+def save(state: Any, path: Path) -> None:
+    """Write `path` whole or not at all.
+
+    Raises:
+        PenwrightError: it cannot be written; names the file.
+    """
+    temporary = path.with_suffix(".tmp")
+    try:
+        torch.save(state, temporary)
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise PenwrightError(
+            f"{path}: cannot be written: {error}; what was there before still is"
+        ) from error
