@@ -284,7 +284,7 @@ def _read_adapter(path: Path, base: Base, card: dict[str, Any]) -> Adapter:
         shape = LoRASettings(settings["rank"], settings["alpha"], tuple(settings["targets"]))
     except (UsageError, TypeError) as error:
         raise CheckpointError(f"{source}: {error}") from error
-    weight = base.model.wte.weight
+    dtype, device = base.model.dtype, base.model.device
     with torch.device("meta"):
         lora = LoRA(base.config, shape)
         head = None
@@ -294,7 +294,7 @@ def _read_adapter(path: Path, base: Base, card: dict[str, Any]) -> Adapter:
                 base.config.n_embd, _labels({"names": settings["labels"], **fields}, source)
             )
     weights = {}
-    for name, tensor in read_weights(path / _ADAPTER_WEIGHTS, weight.dtype, weight.device).items():
+    for name, tensor in read_weights(path / _ADAPTER_WEIGHTS, dtype, device).items():
         if name.startswith(_PEFT_PREFIX):
             layer, part, _ = name.removeprefix(_PEFT_PREFIX).rsplit(".", 2)
             name = f"{'a' if part == 'lora_A' else 'b'}.{layer.replace('.', '/')}"

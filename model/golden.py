@@ -33,6 +33,8 @@ _TOP = 5
 
 BOUNDS = {torch.float32: 2e-3, torch.bfloat16: 0.25, torch.float16: 0.05}
 """Largest difference of a log-probability or probability that a precision explains."""
+INT8_BOUND = 0.5
+"""The same for 8-bit weights."""
 
 
 @torch.inference_mode()
@@ -77,7 +79,7 @@ def verify(
     Args:
         name: of the checkpoint, for the error.
         expected: what its card holds, whatever that is.
-        bound: largest allowed difference; by default that of the network's dtype.
+        bound: largest allowed difference; by default that of the network's precision.
 
     Returns:
         the largest difference
@@ -95,7 +97,9 @@ def verify(
         fault = _fault(entry, model.config.vocab_size, labels)
         if fault is not None:
             raise CheckpointError(f"{name}: golden output {place} of its card {fault}")
-    limit = BOUNDS[model.wte.weight.dtype] if bound is None else bound
+    limit = bound
+    if limit is None:
+        limit = INT8_BOUND if model.quantized else BOUNDS[model.dtype]
     worst = 0.0
     for entry in expected:
         hidden = _last_hidden(model, tokenizer, lora, entry["input"])
@@ -148,7 +152,7 @@ def _fault_of_numbers(entry: dict[str, Any], field: str, count: int) -> str | No
 def _last_hidden(model: GPT, tokenizer: Tokenizer, lora: LoRA | None, text: str) -> Tensor:
     """(1, n_embd)"""
     tokens = tokenizer.encode(text)[-model.config.context_length :]
-    batch = torch.tensor([tokens], device=model.wte.weight.device)
+    batch = torch.tensor([tokens], device=model.device)
     hidden: Tensor = model(batch, adapters=lora)[:, -1]
     return hidden
 

@@ -46,6 +46,14 @@ class Projection(nn.Linear):
         return y if adapters is None else adapters.adapt(self.path, x, y)
 
 
+class TokenEmbedding(nn.Embedding):
+    """The token embedding, which is the output head as well where the two are tied."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(…, n_embd) -> (…, vocab)"""
+        return F.linear(hidden, self.weight)
+
+
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a token sees itself and those before it."""
 
@@ -117,7 +125,8 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig, dropout: float = 0.0) -> None:
         super().__init__()
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.quantized = False  # whether `model.quantize` has given it 8-bit weights
+        self.wte = TokenEmbedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.context_length, config.n_embd)
         self.dropout = nn.Dropout(dropout)
         self.h = nn.ModuleList(Block(config, i, dropout) for i in range(config.n_layer))
@@ -176,6 +185,15 @@ class GPT(nn.Module):
         return out
 
     @property
+    def device(self) -> torch.device:
+        return self.wpe.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which it computes, whatever its large matrices are stored in."""
+        return self.wpe.weight.dtype
+
+    @property
     def output_weight(self) -> Tensor:
         """The output head, (vocab, n_embd)."""
         head = self.wte if self.lm_head is None else self.lm_head
@@ -183,7 +201,10 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, n_embd) -> (…, vocab)"""
-        return F.linear(hidden, self.output_weight)
+        if self.lm_head is None:
+            return self.wte.logits(hidden)
+        out: Tensor = self.lm_head(hidden)
+        return out
 
     def parameter_count(self) -> int:
         """Number of parameters, a tied head counted once."""

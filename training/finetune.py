@@ -41,7 +41,7 @@ class Network:
 
     @property
     def device(self) -> torch.device:
-        return self.model.wte.weight.device
+        return self.model.device
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """(batch, time) -> (batch, time, n_embd)"""

@@ -27,7 +27,7 @@ def text_metrics(model: GPT, tokens: Tokens, tokenizer: Tokenizer) -> dict[str, 
         model: in evaluation mode.
         tokens: at least two.
     """
-    device = model.wte.weight.device
+    device = model.device
     length = model.config.context_length
     starts = range(0, len(tokens) - 1, length)
     total, count = 0.0, 0

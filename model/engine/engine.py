@@ -87,8 +87,8 @@ class Engine:
         settings: EngineSettings,
         deliver: Deliver,
     ) -> None:
-        weight = base.model.wte.weight
-        cache = KVCache(base.config, settings.slots, dtype=weight.dtype, device=weight.device)
+        model = base.model
+        cache = KVCache(base.config, settings.slots, dtype=model.dtype, device=model.device)
         self.base = base
         self.settings = settings
         self._cache = cache

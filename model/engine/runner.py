@@ -37,7 +37,7 @@ class Runner:
         self.base = base
         self.adapters = dict(adapters)
         self.cache = cache
-        self.device = base.model.wte.weight.device
+        self.device = base.model.device
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> StepOutput:

@@ -1,0 +1,1 @@
+"""What is written in C, for the CPU."""

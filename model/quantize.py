@@ -1,0 +1,187 @@
+"""8-bit weights for serving on a CPU: a quarter of the memory to read for each token.
+
+    quantize(base.model)        # in place; the network then computes in fp32 around the products
+
+Every weight is a whole number in [-127, 127] times a scale of its output channel. Each row of
+activations is a byte in [0, 255], less a zero point, times a scale of its own: a row therefore
+depends on no other row. The products are summed exactly, in integers. What is no product (layer
+norms, attention, adapters, biases) stays in fp32.
+
+The token embedding is quantized, too, and looked up in the 8-bit output head where the two are
+tied. A copy of it in bf16 would be the largest tensor of the process (77 MB beside the 124 MB of
+GPT-2's weights in 8 bits), and what it would improve is small: see tests/model/test_quantize.py.
+
+With the C kernel (`model.kernels`) this runs at the speed of memory. Without it torch computes
+exactly the same numbers, several times slower.
+"""
+
+import functools
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model.errors import UsageError
+from model.gpt import GPT, Adapts, Projection
+from model.kernels import int8
+
+_ROWS_AT_ONCE = 4096
+_EXACT_INPUTS = 512  # 512 × 255 × 127 < 2^24: sums of so many products are exact in fp32
+
+
+class Layer(Protocol):
+    """A quantized layer: `int8.PackedLinear`, or `TorchLinear`."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(…, in_features) -> (…, out_features), fp32"""
+
+    def rows(self, channels: Tensor) -> Tensor:
+        """The weights of some output channels: (…,) -> (…, in_features), fp32"""
+
+
+class TorchLinear:
+    """What int8.c computes, bit for bit, in torch alone."""
+
+    def __init__(self, values: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        self.values = values
+        self.scale = scale
+        self.sums = values.sum(1, dtype=torch.int32)
+        self.bias = torch.zeros(len(values)) if bias is None else bias.float()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        quantized, step, zero = quantize_rows(x.float().reshape(-1, x.shape[-1]))
+        sums = exact_product(quantized, self.values) - zero.int() * self.sums
+        y = sums.float() * (step * self.scale) + self.bias
+        return y.view(*x.shape[:-1], -1)
+
+    def rows(self, channels: Tensor) -> Tensor:
+        out: Tensor = self.values[channels] * self.scale[channels, None]
+        return out
+
+
+def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(out, in) of any float -> its values (out, in) int8, and the scale of each row (out,) fp32"""
+    values = torch.empty(weight.shape, dtype=torch.int8)
+    scale = torch.empty(len(weight))
+    for start in range(0, len(weight), _ROWS_AT_ONCE):  # no fp32 copy of the whole
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        part = weight[rows].float()
+        scale[rows] = part.abs().amax(1) / 127
+        # A row of zeros, or of next to nothing, becomes zeros.
+        inverse = torch.where(scale[rows] > 1e-30, 1 / scale[rows], 0.0)
+        values[rows] = (part * inverse[:, None]).round_().clamp_(-127, 127).to(torch.int8)
+    return values, scale
+
+
+def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Activations as bytes, with `x ≈ step × (bytes - zero)` and 0 kept exactly.
+
+    Args:
+        x: (rows, in) fp32. A row with an infinity or a NaN gets the step NaN.
+
+    Returns:
+        bytes (rows, in) uint8, step (rows, 1) fp32, zero (rows, 1) fp32
+    """
+    finite = x.isfinite().all(1, keepdim=True)
+    low, high = x.amin(1, keepdim=True).clamp(max=0), x.amax(1, keepdim=True).clamp(min=0)
+    step = torch.where(finite, high / 255 - low / 255, 0.0)
+    usable = step > 1e-30  # 1 / step must not overflow
+    inverse = torch.where(usable, 1 / step, 0.0)
+    zero = torch.where(usable, (-low * inverse).round().clamp(max=255), 0.0)
+    numbers = torch.where(usable, (x * inverse).round() + zero, 0.0).clamp(0, 255)
+    step = torch.where(usable, step, torch.where(finite, 0.0, torch.nan))
+    return numbers.to(torch.uint8), step, zero
+
+
+def exact_product(quantized: Tensor, values: Tensor) -> Tensor:
+    """(rows, in) uint8 times (out, in) int8, transposed -> (rows, out) int32, exact"""
+    if int_mm_is_exact():
+        centred = (quantized.int() - 128).to(torch.int8)
+        return torch._int_mm(centred, values.T) + 128 * values.sum(1, dtype=torch.int32)
+    sums = torch.zeros(len(quantized), len(values), dtype=torch.int32)
+    for start in range(0, values.shape[1], _EXACT_INPUTS):
+        part = slice(start, start + _EXACT_INPUTS)
+        sums += F.linear(quantized[:, part].float(), values[:, part].float()).int()
+    return sums
+
+
+@functools.cache
+def int_mm_is_exact() -> bool:
+    """Whether `torch._int_mm` is exact here; on processors without VNNI it is not, in silence."""
+    generator = torch.Generator().manual_seed(0)
+    ends = torch.tensor([-128, -127, 127], dtype=torch.int8)
+    for rows in (1, 16):
+        for a, b in (
+            (torch.full((rows, 768), 127), torch.full((64, 768), 127)),
+            (torch.full((rows, 768), -128), torch.full((64, 768), -127)),
+            (
+                ends[torch.randint(3, (rows, 768), generator=generator)],
+                ends[torch.randint(1, 3, (64, 768), generator=generator)],
+            ),
+        ):
+            product = torch._int_mm(a.to(torch.int8), b.to(torch.int8).T)
+            if not torch.equal(product.long(), a.long() @ b.long().T):
+                return False
+    return True
+
+
+class QuantizedProjection(nn.Module):
+    """A `Projection` with 8-bit weights."""
+
+    def __init__(self, path: str, layer: Layer) -> None:
+        super().__init__()
+        self.path = path
+        self.layer = layer
+
+    def forward(self, x: Tensor, adapters: Adapts | None = None) -> Tensor:
+        y = self.layer(x)
+        return y if adapters is None else adapters.adapt(self.path, x, y)
+
+
+class QuantizedEmbedding(nn.Module):
+    """A `TokenEmbedding` with 8-bit weights."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.layer.rows(tokens)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.layer(hidden)
+
+
+@torch.no_grad()
+def quantize(model: GPT, kernel: int8.Kernel | None = None) -> None:
+    """Give `model` 8-bit weights, in place; what remains becomes fp32. For inference only.
+
+    A network that is held in bf16 is quantized from bf16: the same result as from fp32 where the
+    checkpoint stores bf16, and the peak of memory is lower.
+
+    Args:
+        kernel: computes the products; by default `int8.load()`, or torch where there is none.
+
+    Raises:
+        UsageError: the model is not on a CPU.
+    """
+    if model.device.type != "cpu":
+        raise UsageError(f"--quantize int8 is for the CPU; the model is on {model.device}")
+    kernel = kernel or int8.load()
+
+    def layer(weight: Tensor, bias: Tensor | None = None) -> Layer:
+        values, scale = quantize_weight(weight)
+        return kernel.pack(values, scale, bias) if kernel else TorchLinear(values, scale, bias)
+
+    # Names first: no list may keep the replaced weights alive.
+    for name in [n for n, module in model.named_modules() if isinstance(module, Projection)]:
+        old = model.get_submodule(name)
+        assert isinstance(old, Projection)
+        model.set_submodule(name, QuantizedProjection(old.path, layer(old.weight, old.bias)))
+    if model.lm_head is not None:
+        head = QuantizedProjection("lm_head", layer(model.lm_head.weight))
+        model.set_submodule("lm_head", head)
+    model.set_submodule("wte", QuantizedEmbedding(layer(model.wte.weight)))
+    model.float().requires_grad_(False)
+    model.quantized = True
