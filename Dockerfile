@@ -6,12 +6,17 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 
+# For the C kernels. They use the OpenMP library that torch brings: the second stage needs nothing.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+
 RUN python3 -m venv /opt/penwright
 COPY constraints.txt ./
 # First and alone: the largest layer, which changes least.
 RUN /opt/penwright/bin/pip install --constraint constraints.txt \
     ${TORCH_INDEX:+--index-url ${TORCH_INDEX}} torch
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY app app
 COPY model model
 COPY training training

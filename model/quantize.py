@@ -53,7 +53,7 @@ class TorchLinear:
         quantized, step, zero = quantize_rows(x.float().reshape(-1, x.shape[-1]))
         sums = exact_product(quantized, self.values) - zero.int() * self.sums
         y = sums.float() * (step * self.scale) + self.bias
-        return y.view(*x.shape[:-1], -1)
+        return y.view(*x.shape[:-1], len(self.scale))
 
     def rows(self, channels: Tensor) -> Tensor:
         out: Tensor = self.values[channels] * self.scale[channels, None]

@@ -1,0 +1,291 @@
+"""8-bit layers: every path exact, equal to the others bit for bit, and close to fp32."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model import golden, quantize
+from model.checkpoint import load_base, save_base
+from model.config import GPTConfig
+from model.errors import CheckpointError, UsageError
+from model.gpt import GPT
+from model.kernels import int8
+from model.lora import LoRA, LoRASettings
+from model.quantize import Layer, QuantizedProjection, TorchLinear
+from model.tokenizer import Tokenizer
+
+SHAPES = [(1, 1), (4, 1), (7, 5), (32, 96), (50, 257), (384, 384), (768, 130), (3072, 64)]
+"""(in, out); few are multiples of the tile's 4 inputs and 64 channels."""
+FORMS = [*int8.PATHS, "torch", "torch without _int_mm"]
+
+Pack = Callable[[Tensor, Tensor, Tensor | None], Layer]
+
+
+@pytest.fixture(params=FORMS)
+def pack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pack:
+    """Makes a layer of values, scale and bias, in each form that runs here."""
+    form: str = request.param
+    if form in int8.PATHS:
+        kernel = kernel_or_skip(form)
+        return kernel.pack
+    if form == "torch without _int_mm":
+        monkeypatch.setattr(quantize, "int_mm_is_exact", lambda: False)
+    return TorchLinear
+
+
+def kernel_or_skip(path: str | None = None) -> int8.Kernel:
+    try:
+        kernel = int8.load(path)
+    except ValueError:
+        pytest.skip(f"this processor has no {path}")
+    if kernel is None:
+        pytest.skip("the C kernel was not compiled when the package was installed")
+    return kernel
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def new_layer(pack: Pack, inputs: int, outputs: int) -> tuple[Layer, Tensor, Tensor]:
+    weight, bias = normal(outputs, inputs), normal(outputs, seed=1)
+    return pack(*quantize.quantize_weight(weight), bias), weight, bias
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
+@pytest.mark.parametrize("extreme", [False, True])
+def test_sums_are_exact(pack: Pack, inputs: int, outputs: int, extreme: bool) -> None:
+    """Bytes times whole numbers with both scales 1: the output is the integer sum itself."""
+    generator = torch.Generator().manual_seed(inputs)
+    if extreme:  # where 16 bits overflow
+        x = torch.full((9, inputs), 255.0)
+        sign = torch.randint(0, 2, (outputs, 1), generator=generator) * 2 - 1
+        values = (sign * 127).expand(outputs, inputs).to(torch.int8)
+    else:
+        x = torch.randint(0, 256, (9, inputs), generator=generator).float()
+        values = torch.randint(-127, 128, (outputs, inputs), generator=generator).to(torch.int8)
+    x[:, 0] = 255.0  # the range is then [0, 255] and the step 1
+    y = pack(values, torch.ones(outputs), None)(x)
+    assert torch.equal(y, (x.long() @ values.long().T).float())
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
+def test_every_form_gives_the_same_bits(pack: Pack, inputs: int, outputs: int) -> None:
+    x = normal(23, inputs, seed=2) * torch.logspace(-20, 20, 23)[:, None]
+    ours = new_layer(pack, inputs, outputs)[0](x)
+    assert torch.equal(ours, new_layer(TorchLinear, inputs, outputs)[0](x))
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
+def test_the_error_is_that_of_rounding(pack: Pack, inputs: int, outputs: int) -> None:
+    """At most half a step in each activation, and half a scale in each weight."""
+    layer, weight, bias = new_layer(pack, inputs, outputs)
+    x = normal(16, inputs, seed=3)
+    x[0] = x[0].abs() + 3  # all on one side of zero
+    step = (x.amax(1).clamp(min=0) - x.amin(1).clamp(max=0))[:, None] / 255
+    scale = weight.abs().amax(1) / 127
+    exact = x.double() @ weight.double().T + bias
+    bound = x.abs().sum(1, keepdim=True) * scale / 2 + step / 2 * weight.abs().sum(1)
+    bound += inputs * step * scale / 4
+    assert torch.all((layer(x) - exact).abs() <= 1.001 * bound + 1e-5)
+    # And the typical error is far smaller.
+    if inputs >= 32:
+        assert (layer(x) - exact).norm() < 0.015 * exact.norm()
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(32, 96), (50, 257), (768, 130)])
+def test_a_row_does_not_depend_on_its_neighbours(pack: Pack, inputs: int, outputs: int) -> None:
+    layer = new_layer(pack, inputs, outputs)[0]
+    x = normal(64, inputs, seed=4)
+    x[::3] *= 1000  # a scale for the whole batch would drown the other rows
+    together = layer(x)
+    for rows in (1, 2, 7):
+        for start in range(0, 64 - rows + 1, 5):
+            part = slice(start, start + rows)
+            assert torch.equal(layer(x[part]), together[part]), (rows, start)
+
+
+@pytest.mark.usefixtures("two_threads")
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_threads_change_nothing(pack: Pack, rows: int) -> None:
+    layer = new_layer(pack, 384, 1000)[0]  # enough work for two
+    x = normal(rows, 384, seed=5)
+    two = layer(x)
+    torch.set_num_threads(1)
+    assert torch.equal(layer(x), two)
+
+
+def test_extreme_rows(pack: Pack) -> None:
+    layer, weight, bias = new_layer(pack, 50, 70)
+    x = normal(8, 50, seed=6)
+    x[1], x[2], x[3], x[4] = 0, 3.0, -3.0, x[4] * 1e-38
+    x[5, 7], x[6, 8], x[7, 9] = torch.inf, torch.nan, -torch.inf
+    y = layer(x)
+    assert torch.equal(y[1], bias)
+    assert torch.equal(y[4], bias)
+    for row, value in ((2, 3.0), (3, -3.0)):  # a constant row is exact but for its weights
+        goal = F.linear(torch.full((50,), value), weight, bias)
+        assert (y[row] - goal).abs().max() < 50 * 3 * weight.abs().max() / 127 / 2
+    assert y[:5].isfinite().all()
+    assert y[5:].isnan().all()
+    assert torch.equal(layer(x[:1]), y[:1])
+    largest = torch.finfo(torch.float32).max
+    assert layer(torch.tensor([[largest, -largest] * 25])).shape == (1, 70)
+
+
+def test_zero_and_tiny_weights(pack: Pack) -> None:
+    weight = normal(5, 8)
+    weight[1], weight[2] = 0, 1e-40
+    y = pack(*quantize.quantize_weight(weight), None)(normal(3, 8, seed=1))
+    assert torch.equal(y[:, 1:3], torch.zeros(3, 2))
+    assert y.isfinite().all()
+
+
+def test_shapes_and_types_of_rows(pack: Pack) -> None:
+    layer = new_layer(pack, 50, 70)[0]
+    x = normal(4, 3, 50)
+    y = layer(x)
+    assert y.shape == (4, 3, 70)
+    assert torch.equal(layer(x[1, 2]), y[1, 2])
+    assert torch.equal(layer(x.transpose(0, 1)), y.transpose(0, 1))
+    assert torch.equal(layer(x.bfloat16()), layer(x.bfloat16().float()))
+    assert layer(x[:0]).shape == (0, 3, 70)
+
+
+def test_rows_of_weights_are_looked_up(pack: Pack) -> None:
+    weight = normal(130, 50)
+    values, scale = quantize.quantize_weight(weight)
+    tokens = torch.tensor([[0, 63, 64], [129, 128, 0]])
+    rows = pack(values, scale, None).rows(tokens)
+    assert torch.equal(rows, (values * scale[:, None])[tokens])
+    assert (rows - weight[tokens]).abs().max() <= 0.501 * scale.max()
+
+
+def test_the_fallback_is_exact_where_int_mm_is_not() -> None:
+    """oneDNN held to AVX2, as on a processor without VNNI: `_int_mm` is then wrong, in silence."""
+    script = (
+        "import torch; from model.quantize import exact_product, int_mm_is_exact\n"
+        "x = torch.full((16, 768), 255, dtype=torch.uint8)\n"
+        "w = torch.full((64, 768), 127, dtype=torch.int8)\n"
+        "assert (exact_product(x, w) == 768 * 255 * 127).all()\n"
+        "a = w[:16]; wrong = (torch._int_mm(a, w.T) != 768 * 127 * 127).any()\n"
+        "assert not (wrong and int_mm_is_exact())\n"
+    )
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": str(root)}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment)
+
+
+# The network.
+
+
+@pytest.fixture
+def trained(model: GPT) -> GPT:
+    """With weights as large as a trained network has them."""
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.15)
+            parameter.copy_(parameter.bfloat16())  # as a checkpoint stores them
+    return model
+
+
+def copy_of(model: GPT) -> GPT:
+    copy = GPT(model.config).eval()
+    copy.load_state_dict(model.state_dict())
+    return copy
+
+
+@torch.inference_mode()
+def loss_of(model: GPT, tokens: Tensor) -> float:
+    logits = model.logits(model(tokens[:, :-1]))
+    return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_the_loss_stays(
+    trained: GPT, tied: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if compiled:
+        kernel_or_skip()
+    else:
+        monkeypatch.setattr(int8, "load", lambda: None)
+    if not tied:
+        trained = GPT(replace(trained.config, tied=False)).eval()
+        trained.init_weights(torch.Generator().manual_seed(1))
+    quantized = copy_of(trained)
+    quantize.quantize(quantized)
+    assert (quantized.quantized, trained.quantized) == (True, False)
+    tokens = torch.randint(0, 261, (16, 32), generator=torch.Generator().manual_seed(8))
+    # 1% of perplexity, which is e to the loss
+    assert abs(loss_of(quantized, tokens) - loss_of(trained, tokens)) < 0.01
+
+
+def test_no_matrix_stays_in_floating_point(trained: GPT) -> None:
+    quantize.quantize(trained)
+    left = {name for name, p in trained.named_parameters() if p.ndim > 1}
+    assert left == {"wpe.weight"}
+    assert isinstance(trained.h[1].get_submodule("mlp.c_fc"), QuantizedProjection)
+
+
+def test_quantizing_from_bf16_is_the_same(trained: GPT) -> None:
+    half = copy_of(trained).bfloat16()
+    quantize.quantize(half)
+    quantize.quantize(trained)
+    assert half.dtype == torch.float32
+    tokens = torch.arange(32)[None]
+    assert torch.equal(half.logits(half(tokens)), trained.logits(trained(tokens)))
+
+
+def test_adapters_act_on_a_quantized_network(trained: GPT) -> None:
+    lora = LoRA(trained.config, LoRASettings(rank=4))
+    with torch.no_grad():
+        for i, parameter in enumerate(lora.parameters()):
+            parameter.copy_(normal(*parameter.shape, seed=i) * 0.1)
+    quantized = copy_of(trained)
+    quantize.quantize(quantized)
+    tokens = torch.arange(32)[None]
+    with torch.inference_mode():
+        plain = quantized(tokens)
+        adapted, goal = quantized(tokens, adapters=lora), trained(tokens, adapters=lora)
+    assert (adapted - goal).norm() < 0.1 * (adapted - plain).norm()
+    assert torch.equal(quantized(tokens), plain)
+
+
+def test_golden_outputs_hold_and_a_wrong_scale_shows(
+    trained: GPT, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    save_base(tmp_path / "base", trained, tokenizer, card={})
+    base = load_base(tmp_path / "base", dtype=torch.bfloat16)
+    quantize.quantize(base.model)
+    expected = base.card["golden"]
+    assert golden.verify("base", expected, base.model, tokenizer) <= golden.INT8_BOUND
+    layer = base.model.h[0].get_submodule("mlp.c_proj").layer
+    assert isinstance(layer, int8.PackedLinear | TorchLinear)
+    layer.scale *= 3
+    with pytest.raises(CheckpointError, match="differs from its card"):
+        golden.verify("base", expected, base.model, tokenizer)
+
+
+def test_only_a_cpu_is_quantized(config: GPTConfig) -> None:
+    with torch.device("meta"):
+        model = GPT(config)
+    with pytest.raises(UsageError, match="for the CPU"):
+        quantize.quantize(model)
