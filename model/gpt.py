@@ -89,10 +89,11 @@ class MLP(nn.Module):
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
         self.c_fc = Projection(f"h.{layer}.mlp.c_fc", config.n_embd, 4 * config.n_embd)
+        self.act = nn.GELU(approximate="tanh")
         self.c_proj = Projection(f"h.{layer}.mlp.c_proj", 4 * config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, adapters: Adapts | None) -> Tensor:
-        hidden = F.gelu(self.c_fc(x, adapters), approximate="tanh")
+        hidden = self.act(self.c_fc(x, adapters))
         out: Tensor = self.c_proj(hidden, adapters)
         return out
 

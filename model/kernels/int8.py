@@ -56,6 +56,13 @@ class Kernel:
         """
         return PackedLinear(self, values, scale, bias)
 
+    def gelu(self, x: Tensor) -> Tensor:
+        """GELU in its tanh form, within 1e-6; in place where `x` is contiguous fp32."""
+        assert x.is_cpu
+        x = x.float().contiguous()
+        self.library.int8_gelu(x.data_ptr(), x.numel(), self.path, torch.get_num_threads())
+        return x
+
 
 class PackedLinear:
     """One layer in the layout of int8.c. The C side holds pointers into its tensors."""
@@ -87,9 +94,9 @@ class PackedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, in_features) -> (…, out_features), fp32"""
-        x = x.float().contiguous()
-        assert x.device.type == "cpu"
+        assert x.is_cpu
         assert x.shape[-1] == self.in_features
+        x = x.float().contiguous()
         y = torch.empty(*x.shape[:-1], self.out_features)
         failed = self.kernel.library.int8_linear(
             self._pointer,
@@ -139,6 +146,13 @@ def load(path: str | None = None) -> Kernel | None:
         ctypes.c_int,
         ctypes.c_int,
     ]
+    library.int8_gelu.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int,
+        ctypes.c_int,
+    ]
+    library.int8_gelu.restype = None
     able = PATHS[: library.int8_paths()]
     if path is not None and path not in able:
         raise ValueError(f"path {path!r} is none of {', '.join(able)}")

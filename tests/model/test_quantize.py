@@ -92,6 +92,22 @@ def test_every_form_gives_the_same_bits(pack: Pack, inputs: int, outputs: int) -
     assert torch.equal(ours, new_layer(TorchLinear, inputs, outputs)[0](x))
 
 
+@pytest.mark.parametrize("path", int8.PATHS)
+def test_gelu(path: str) -> None:
+    """Within 1e-6 of the exact value, and the same bits on every path and at every place."""
+    kernel, portable = kernel_or_skip(path), kernel_or_skip("portable")
+    special = torch.tensor([0.0, 1e30, -1e30, 1e-40, torch.inf, torch.nan])
+    x = torch.cat([torch.linspace(-12, 12, 100_003), special])
+    y = kernel.gelu(x.clone())
+    exact = F.gelu(x.double(), approximate="tanh")
+    assert torch.all((y - exact).abs()[:-4] <= 1e-6 * exact.abs()[:-4].clamp(min=1))
+    assert y[-2] == torch.inf
+    assert y[-1].isnan()
+    assert torch.equal(y[:-1], portable.gelu(x.clone())[:-1])
+    for start, end in ((0, 1), (5, 22), (99_999, 100_001)):
+        assert torch.equal(kernel.gelu(x[start:end].clone()), y[start:end])
+
+
 @pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
 def test_the_error_is_that_of_rounding(pack: Pack, inputs: int, outputs: int) -> None:
     """At most half a step in each activation, and half a scale in each weight."""
