@@ -88,7 +88,7 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     step = torch.where(finite, high / 255 - low / 255, 0.0)
     usable = step > 1e-30  # 1 / step must not overflow
     inverse = torch.where(usable, 1 / step, 0.0)
-    zero = torch.where(usable, (-low * inverse).round().clamp(max=255), 0.0)
+    zero = torch.where(usable, (-low * inverse).round(), 0.0)
     numbers = torch.where(usable, (x * inverse).round() + zero, 0.0).clamp(0, 255)
     step = torch.where(usable, step, torch.where(finite, 0.0, torch.nan))
     return numbers.to(torch.uint8), step, zero

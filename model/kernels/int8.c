@@ -50,11 +50,10 @@ quantize_body(const float *restrict x, int64_t n, uint8_t *restrict u, float *st
         return;
     }
     const float inverse = 1 / *step;
-    float offset = rintf(-low * inverse);
-    offset = offset > 255 ? 255 : offset;
+    const float offset = rintf(-low * inverse);
     for (int64_t i = 0; i < n; i++) {
         float v = rintf(x[i] * inverse) + offset;
-        v = v < 0 ? 0 : v;
+        v = v < 0 ? 0 : v; /* the ends of a symmetric range round to 0 and 256 */
         v = v > 255 ? 255 : v;
         u[i] = (uint8_t)(int32_t)v;
     }
@@ -276,11 +275,9 @@ int int8_linear(const Weights *w, const float *x, int64_t rows, float *y, int pa
 #pragma omp parallel num_threads(threads) if (rows * w->in_features * w->out_features > MIN_WORK)
     {
 #pragma omp for schedule(static)
-        for (int64_t r = 0; r < rows; r++) {
+        for (int64_t r = 0; r < rows; r++) /* padding meets weights of zero: any bytes will do */
             use->quantize(x + r * w->in_features, w->in_features, bytes + r * stride, steps + r,
                           zeros + r);
-            memset(bytes + r * stride + w->in_features, 0, stride - w->in_features);
-        }
 #pragma omp for schedule(static)
         for (int64_t b = 0; b < blocks; b++) {
             const int64_t first = b * CHANNELS, left = w->out_features - first;

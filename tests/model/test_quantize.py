@@ -73,10 +73,11 @@ def new_layer(pack: Pack, inputs: int, outputs: int) -> tuple[Layer, Tensor, Ten
 def test_sums_are_exact(pack: Pack, inputs: int, outputs: int, extreme: bool) -> None:
     """Bytes times whole numbers with both scales 1: the output is the integer sum itself."""
     generator = torch.Generator().manual_seed(inputs)
-    if extreme:  # where 16 bits overflow
-        x = torch.full((9, inputs), 255.0)
+    if extreme:  # where 16 bits overflow, and 24
+        x = 255.0 - torch.randint(0, 2, (9, inputs), generator=generator)
         sign = torch.randint(0, 2, (outputs, 1), generator=generator) * 2 - 1
-        values = (sign * 127).expand(outputs, inputs).to(torch.int8)
+        size = 127 - torch.randint(0, 2, (outputs, inputs), generator=generator)
+        values = (sign * size).to(torch.int8)
     else:
         x = torch.randint(0, 256, (9, inputs), generator=generator).float()
         values = torch.randint(-127, 128, (outputs, inputs), generator=generator).to(torch.int8)
@@ -114,6 +115,7 @@ def test_the_error_is_that_of_rounding(pack: Pack, inputs: int, outputs: int) ->
     layer, weight, bias = new_layer(pack, inputs, outputs)
     x = normal(16, inputs, seed=3)
     x[0] = x[0].abs() + 3  # all on one side of zero
+    x[1:9] = x[1:9].sign() * torch.arange(1, 9)[:, None]  # symmetric ranges
     step = (x.amax(1).clamp(min=0) - x.amin(1).clamp(max=0))[:, None] / 255
     scale = weight.abs().amax(1) / 127
     exact = x.double() @ weight.double().T + bias
@@ -190,7 +192,8 @@ def test_rows_of_weights_are_looked_up(pack: Pack) -> None:
     tokens = torch.tensor([[0, 63, 64], [129, 128, 0]])
     rows = pack(values, scale, None).rows(tokens)
     assert torch.equal(rows, (values * scale[:, None])[tokens])
-    assert (rows - weight[tokens]).abs().max() <= 0.501 * scale.max()
+    half = weight.abs().amax(1, keepdim=True) / 127 / 2
+    assert torch.all((rows - weight[tokens]).abs() <= 1.001 * half[tokens])
 
 
 def test_the_fallback_is_exact_where_int_mm_is_not() -> None:
@@ -254,8 +257,10 @@ def test_the_loss_stays(
     assert abs(loss_of(quantized, tokens) - loss_of(trained, tokens)) < 0.01
 
 
-def test_no_matrix_stays_in_floating_point(trained: GPT) -> None:
+def test_no_matrix_and_no_slow_gelu_stays(trained: GPT) -> None:
+    kernel_or_skip()
     quantize.quantize(trained)
+    assert not any(isinstance(module, torch.nn.GELU) for module in trained.modules())
     left = {name for name, p in trained.named_parameters() if p.ndim > 1}
     assert left == {"wpe.weight"}
     assert isinstance(trained.h[1].get_submodule("mlp.c_fc"), QuantizedProjection)
