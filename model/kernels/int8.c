@@ -95,12 +95,13 @@ static inline __attribute__((always_inline)) void gelu_body(float *x, int64_t n)
     }
 }
 
-/* Each path has three functions that loop, and one that sums; `dot` sums `rows` (up to ROWS) rows of x, `stride` bytes apart,
-   times one block of weights, into sums (rows, CHANNELS). */
+/* Each path has three functions that loop, and `dot`: `rows` (up to ROWS) rows of x, `stride` bytes
+   apart, times one block of weights, into sums (rows, CHANNELS). Meanwhile it may fetch `ahead`
+   from memory, `step` bytes for each group of inputs. */
 typedef struct {
     void (*quantize)(const float *, int64_t, uint8_t *, float *, int32_t *);
     void (*dot)(const uint8_t *x, int64_t stride, const int8_t *w, int64_t groups, int rows,
-                int32_t *sums);
+                int32_t *sums, const int8_t *ahead, int64_t step);
     void (*finish)(const Weights *, int64_t, int64_t, const int32_t *, float, int32_t, float *);
     void (*gelu)(float *, int64_t);
 } Path;
@@ -122,7 +123,7 @@ typedef struct {
 LOOPS(portable, )
 
 static void dot_portable(const uint8_t *x, int64_t stride, const int8_t *w, int64_t groups,
-                         int rows, int32_t *sums)
+                         int rows, int32_t *sums, const int8_t *ahead, int64_t step)
 {
     memset(sums, 0, sizeof(int32_t) * CHANNELS * rows);
     for (int r = 0; r < rows; r++, sums += CHANNELS)
@@ -183,7 +184,7 @@ AVX2 INLINE void tile_avx2(const uint8_t *x, int64_t stride, const int8_t *w, in
 }
 
 AVX2 static void dot_avx2(const uint8_t *x, int64_t stride, const int8_t *w, int64_t groups,
-                          int rows, int32_t *sums)
+                          int rows, int32_t *sums, const int8_t *ahead, int64_t step)
 {
     for (int c = 0; c < CHANNELS; c += 16) {
         int r = 0;
@@ -196,13 +197,14 @@ AVX2 static void dot_avx2(const uint8_t *x, int64_t stride, const int8_t *w, int
 
 /* A block for a constant number of rows, so that the sums stay in registers. */
 VNNI INLINE void tile_vnni(const uint8_t *x, int64_t stride, const int8_t *w, int64_t groups,
-                           const int rows, int32_t *sums)
+                           const int rows, int32_t *sums, const int8_t *ahead, int64_t step)
 {
     __m512i sum[ROWS][4];
     for (int r = 0; r < rows; r++)
         for (int q = 0; q < 4; q++)
             sum[r][q] = _mm512_setzero_si512();
     for (int64_t g = 0; g < groups; g++, w += 4 * CHANNELS) {
+        __builtin_prefetch(ahead + g * step, 0, 2);
         __m512i weights[4];
         for (int q = 0; q < 4; q++)
             weights[q] = _mm512_loadu_si512(w + 64 * q);
@@ -218,13 +220,13 @@ VNNI INLINE void tile_vnni(const uint8_t *x, int64_t stride, const int8_t *w, in
 }
 
 VNNI static void dot_vnni(const uint8_t *x, int64_t stride, const int8_t *w, int64_t groups,
-                          int rows, int32_t *sums)
+                          int rows, int32_t *sums, const int8_t *ahead, int64_t step)
 {
     switch (rows) {
-    case 1: tile_vnni(x, stride, w, groups, 1, sums); break;
-    case 2: tile_vnni(x, stride, w, groups, 2, sums); break;
-    case 3: tile_vnni(x, stride, w, groups, 3, sums); break;
-    default: tile_vnni(x, stride, w, groups, ROWS, sums);
+    case 1: tile_vnni(x, stride, w, groups, 1, sums, ahead, step); break;
+    case 2: tile_vnni(x, stride, w, groups, 2, sums, ahead, step); break;
+    case 3: tile_vnni(x, stride, w, groups, 3, sums, ahead, step); break;
+    default: tile_vnni(x, stride, w, groups, ROWS, sums, ahead, step);
     }
 }
 #endif
@@ -266,7 +268,8 @@ int int8_linear(const Weights *w, const float *x, int64_t rows, float *y, int pa
 {
     const Path *use = &paths[path];
     const int64_t groups = (w->in_features + 3) / 4, stride = 4 * groups;
-    const int64_t blocks = (w->out_features + CHANNELS - 1) / CHANNELS;
+    const int64_t blocks = (w->out_features + CHANNELS - 1) / CHANNELS, size = CHANNELS * stride;
+    const int64_t tiles = (rows + ROWS - 1) / ROWS; /* of a block, each fetching a part of the next */
     float *steps = malloc(rows * (sizeof(float) + sizeof(int32_t) + stride) + 1);
     if (!steps)
         return -1;
@@ -282,10 +285,12 @@ int int8_linear(const Weights *w, const float *x, int64_t rows, float *y, int pa
         for (int64_t b = 0; b < blocks; b++) {
             const int64_t first = b * CHANNELS, left = w->out_features - first;
             int32_t sums[ROWS * CHANNELS];
-            for (int64_t r = 0; r < rows; r += ROWS) {
+            const int8_t *block = w->weight + b * size;
+            for (int64_t t = 0; t < tiles; t++) {
+                const int64_t r = t * ROWS;
                 const int tile = (int)(rows - r < ROWS ? rows - r : ROWS);
-                use->dot(bytes + r * stride, stride, w->weight + first * stride, groups, tile,
-                         sums);
+                use->dot(bytes + r * stride, stride, block, groups, tile, sums,
+                         block + size + t * size / tiles, 4 * CHANNELS / tiles);
                 for (int i = 0; i < tile; i++)
                     use->finish(w, first, left < CHANNELS ? left : CHANNELS, sums + i * CHANNELS,
                                 steps[r + i], zeros[r + i], y + (r + i) * w->out_features + first);
