@@ -28,6 +28,7 @@ from model.checkpoint import (
 from model.classifier import ClassifierHead
 from model.errors import CheckpointError, PenwrightError, UsageError
 from model.model_set import ModelSet, load_model_set
+from model.quantize import quantize
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
     chosen = model_set(settings)
     threads = settings.threads or default_threads()
     torch.set_num_threads(threads)
-    device, dtype = settings.torch_device(), settings.torch_dtype()
+    device = settings.torch_device()
     logger.info("loading models", extra={"device": str(device), "threads": threads})
 
     base_paths: dict[str, Path] = {}
@@ -119,7 +120,9 @@ def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
                 base_paths[name] = (settings.base or adapter_base_path(path)).resolve()
             else:
                 base_paths[name] = path.resolve()
-    bases = {path: _load_base(path, dtype, device) for path in dict.fromkeys(base_paths.values())}
+    bases = {
+        path: _load_base(path, settings, device) for path in dict.fromkeys(base_paths.values())
+    }
 
     adapters: dict[Path, dict[str, Adapter]] = {path: {} for path in bases}
     for name, path in chosen.paths.items():
@@ -156,10 +159,12 @@ def _named_in_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _load_base(path: Path, dtype: torch.dtype, device: torch.device) -> Base:
+def _load_base(path: Path, settings: Settings, device: torch.device) -> Base:
     started = time.monotonic()
     with _named_in_errors(path):
-        base = load_base(path, dtype=dtype, device=device)
+        base = load_base(path, dtype=settings.torch_dtype(), device=device)
+        if settings.quantize == "int8":
+            quantize(base.model)
         golden.verify(str(path), base.card.get("golden"), base.model, base.tokenizer, base.head)
     _log_loaded(path, base.id, started)
     return base

@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import torch
 
 from app import examples
 from model import golden
 from model.checkpoint import load_adapter, load_base
+from model.quantize import quantize
 from tests.e2e.server import serve
+from training import classification
 from training.cli import main
+from training.data.labelled import load_labelled
+from training.finetune import Network
+from training.perplexity import text_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "checkpoints" / "default"
@@ -38,6 +44,29 @@ def test_they_give_their_golden_outputs(dtype: torch.dtype) -> None:
         adapter = load_adapter(MODELS / name, base)
         expected = adapter.card["golden"]
         golden.verify(name, expected, base.model, base.tokenizer, adapter.head, adapter.lora)
+
+
+def test_8_bit_weights_keep_the_quality(real_data: Path) -> None:
+    """Perplexity within 1% of fp32, F1 of spam within half a point."""
+    base, small = load_base(MODELS / "base"), load_base(MODELS / "base")
+    quantize(small.model)
+    golden.verify("base", small.card["golden"], small.model, small.tokenizer)
+    text = (real_data / "eval" / "wikitext-2-valid.txt").read_text()[:80_000]
+    tokens = np.array(base.tokenizer.encode(text))
+    perplexities = [
+        text_metrics(each.model, tokens, each.tokenizer)["perplexity"] for each in (base, small)
+    ]
+    assert perplexities[1] == pytest.approx(perplexities[0], rel=0.01)
+    data = load_labelled([real_data / "spam" / "SMSSpamCollection.tsv"])
+    f1 = []
+    for each in (base, small):
+        adapter = load_adapter(MODELS / "spam", each)
+        network = Network(each.model, adapter.lora, adapter.head)
+        names = classification.head_of(network).labels.names
+        rows = classification.encode(data.test, names, each.tokenizer, 512)
+        metrics = classification.measure(network, rows, each.tokenizer.end_token)
+        f1.append(metrics["test_natural"]["f1"]["value"])
+    assert f1[1] == pytest.approx(f1[0], abs=0.005)
 
 
 def test_a_wrong_adapter_does_not_give_them() -> None:
@@ -77,9 +106,12 @@ def test_evaluation_gives_the_numbers_of_the_card_again(real_data: Path, tmp_pat
                 assert value["value"] == pytest.approx(entry["value"], abs=1e-4), name
 
 
-@pytest.fixture(scope="module")
-def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with serve(tmp_path_factory.mktemp("log") / "serve.log") as (client, _):
+@pytest.fixture(scope="module", params=["none", "int8"])
+def client(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[httpx.Client]:
+    log = tmp_path_factory.mktemp("log") / "serve.log"
+    with serve(log, "--quantize", request.param) as (client, _):
         yield client
 
 
