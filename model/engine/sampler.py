@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Base
+from model.draws import Floats, log_normaliser, ranked
 from model.engine.request import (
     Event,
     Failed,
@@ -21,7 +22,7 @@ from model.engine.request import (
 )
 from model.engine.scheduler import Chunk, Sequence
 from model.engine.text_stream import TextStream
-from model.sampling import penalise, sample
+from model.sampling import Penalties, sample
 
 
 class Sampler:
@@ -39,9 +40,7 @@ class Sampler:
         sequence.text = TextStream(self.base.tokenizer, want.stop)
         sequence.draws = sampling.generator()
         if sampling.penalises:
-            sequence.processors.append(
-                lambda logits, prompt, new: penalise(logits, sampling, prompt, new)
-            )
+            sequence.processors.append(Penalties(sampling))
 
     @torch.inference_mode()
     def draw(self, chunks: list[Chunk], logits: Tensor) -> list[tuple[Sequence, list[Event]]]:
@@ -55,35 +54,30 @@ class Sampler:
             each sequence with its events; the last one is `Finished` or `Failed` when it has ended
         """
         # A network may have more rows than its tokenizer has tokens; those are never drawn.
-        logits = logits[:, : self.base.tokenizer.vocab_size]
-        broken = logits.isnan().any(dim=-1)
-        logits[broken] = 0.0  # so that the rows beside them are drawn as ever
+        logits = logits[:, : self.base.tokenizer.vocab_size].float()
         sequences = [chunk.sequence for chunk in chunks]
         wants = [_generate(sequence) for sequence in sequences]
-        logprobs = self._logprobs(wants, logits)
-        for row, sequence in enumerate(sequences):
-            if sequence.processors:
-                prompt = sequence.tokens[: sequence.prompt_length]
-                generated = sequence.tokens[sequence.prompt_length :]
-                for process in sequence.processors:
-                    logits[row] = process(logits[row], prompt, generated)
-        settings = [want.sampling for want in wants]
+        raw = {
+            row: _row(logits[row]) for row, want in enumerate(wants) if want.logprobs is not None
+        }
+        _process(sequences, logits)
         uniforms = [
             0.0 if want.sampling.temperature == 0 else _random(sequence)
             for sequence, want in zip(sequences, wants, strict=True)
         ]
-        tokens = sample(logits, settings, uniforms)
+        tokens = sample(logits, [want.sampling for want in wants], uniforms)
         now = time.monotonic()
         events: list[tuple[Sequence, list[Event]]] = []
         for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
-            if broken[row]:
+            if token is None:
                 failed = Failed("internal", "the network gave no usable logits")
                 events.append((sequence, [failed]))
                 continue
             sequence.first_result = sequence.first_result or now
             sequence.tokens.append(token)
-            if row in logprobs:
-                sequence.logprobs.append(self._token_logprob(token, *logprobs[row]))
+            if row in raw:
+                count = wants[row].logprobs or 0
+                sequence.logprobs.append(self._token_logprob(token, raw[row], count))
             events.append((sequence, self._advance(sequence, token, now)))
         return events
 
@@ -114,33 +108,48 @@ class Sampler:
                 Finished(
                     reason,
                     prompt_tokens=sequence.prompt_length,
-                    cached_tokens=0,
+                    cached_tokens=sequence.reused,
                     completion_tokens=sequence.generated,
                     timings=sequence.timings(now),
                 )
             )
         return events
 
-    def _logprobs(self, wants: list[Generate], logits: Tensor) -> dict[int, tuple[Tensor, int]]:
-        """Log-probabilities, (vocab,), and the number of alternatives, of rows that ask."""
-        rows = [row for row, want in enumerate(wants) if want.logprobs is not None]
-        if not rows:
-            return {}
-        values = torch.log_softmax(logits[rows].float(), dim=-1)
-        return {row: (values[i], wants[row].logprobs or 0) for i, row in enumerate(rows)}
-
-    def _token_logprob(self, token: int, values: Tensor, count: int) -> TokenLogprob:
-        top = values.topk(min(count, len(values)))
-        alternatives = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    def _token_logprob(self, token: int, logits: Floats, count: int) -> TokenLogprob:
+        """Of a token and the `count` most probable ones; `logits` is (vocab,), unprocessed."""
+        normaliser = log_normaliser(logits)
         return TokenLogprob(
             token,
             self._token_text(token),
-            float(values[token]),
-            tuple((other, self._token_text(other), value) for other, value in alternatives),
+            float(logits[token]) - normaliser,
+            tuple(
+                (other, self._token_text(other), float(logits[other]) - normaliser)
+                for other in ranked(logits, count).tolist()
+            ),
         )
 
     def _token_text(self, token: int) -> str:
         return self.base.tokenizer.decode([token])
+
+
+def _row(logits: Tensor) -> Floats:
+    """A copy, (vocab,), where `model.draws` works; processors may write into the original."""
+    row: Floats = logits.cpu().numpy().copy()
+    return row
+
+
+def _process(sequences: list[Sequence], logits: Tensor) -> None:
+    """Pass each row, in place, through its sequence's processors."""
+    for row, sequence in enumerate(sequences):
+        if not sequence.processors:
+            continue
+        prompt = sequence.tokens[: sequence.prompt_length]
+        generated = sequence.tokens[sequence.prompt_length :]
+        given = changed = logits[row]
+        for process in sequence.processors:
+            changed = process(changed, prompt, generated)
+        if changed is not given:
+            logits[row] = changed
 
 
 def _generate(sequence: Sequence) -> Generate:

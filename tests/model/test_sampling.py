@@ -3,14 +3,23 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from model.draws import log_normaliser, ranked
 from model.errors import UsageError
-from model.sampling import SamplingSettings, penalise, probabilities, sample
+from model.sampling import (
+    Penalties,
+    SamplingSettings,
+    _sample_anywhere,
+    penalise,
+    probabilities,
+    sample,
+)
 
 ROWS = st.lists(
     # Quarters: equal logits are common, so ties are met.
@@ -94,7 +103,8 @@ def test_only_tokens_with_probability_are_drawn(
     wanted = [data.draw(SETTINGS) for _ in rows]
     tokens = sample(torch.tensor(rows), wanted, [uniform] * len(rows))
     chances = probabilities(torch.tensor(rows), wanted)
-    assert all(chances[row, token] > 0 for row, token in enumerate(tokens))
+    assert None not in tokens
+    assert all(chances[row, token] > 0 for row, token in enumerate(tokens) if token is not None)
 
 
 def test_temperature_0_takes_the_first_of_the_best() -> None:
@@ -138,7 +148,7 @@ def test_extreme_settings_still_give_a_distribution(wanted: SamplingSettings) ->
     result = probabilities(logits[None], [wanted])
     assert torch.isfinite(result).all()
     assert result.sum().item() == pytest.approx(1.0)
-    assert 0 <= sample(logits[None], [wanted], [0.999])[0] < 4
+    assert sample(logits[None], [wanted], [0.999])[0] in range(4)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +172,7 @@ def test_settings_that_are_refused(field: str, value: float, allowed: str) -> No
         SamplingSettings(**{field: value})  # type: ignore[arg-type]
 
 
-def draws(logits: Tensor, wanted: SamplingSettings, count: int) -> list[int]:
+def draws(logits: Tensor, wanted: SamplingSettings, count: int) -> list[int | None]:
     generator = wanted.generator()
     return [sample(logits, [wanted], [generator.random()])[0] for _ in range(count)]
 
@@ -192,6 +202,157 @@ def test_draws_follow_the_distribution(temperature: float) -> None:
         if p > 0
     )
     assert statistic < 20.5  # 99.9% quantile with 5 degrees of freedom
+
+
+def rows_of_a_model(rows: int, vocab: int, spread: float, seed: int = 0) -> Tensor:
+    """Logits of normal spread, in quarters for every other row so that many are equal, and a few
+    that stand out."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, vocab, generator=generator) * spread
+    logits[::2] = (logits[::2] * 4).round() / 4
+    for row in logits:
+        row[torch.randint(vocab, (5,), generator=generator)] += 4 * spread
+    return logits
+
+
+MANY = [
+    SamplingSettings(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+    for temperature in (0.0, 0.6, 1.0, 3.0)
+    for top_k in (None, 1, 7, 40, 500, 3000)
+    for top_p in (1.0, 0.95, 0.5, 1e-9)
+    for min_p in (0.0, 0.02)
+]
+SWEEP = [math.nextafter(1, 0), *(i / 60 for i in range(60))]
+
+
+@pytest.mark.parametrize("vocab", [1, 63, 700, 5000])
+@pytest.mark.parametrize("spread", [0.3, 3.0])
+def test_a_uniform_number_gives_the_token_of_the_definition(vocab: int, spread: float) -> None:
+    """Through every way to find the candidates: groups, bins, sorts. The two add up with different
+    rounding, so the number may be off by that of some thousand additions in fp32."""
+    for logits, wanted in zip(rows_of_a_model(len(MANY), vocab, spread), MANY, strict=True):
+        expected = probabilities(logits[None], [wanted])[0].double()
+        upto = expected.cumsum(0)
+        tokens = sample(logits.expand(len(SWEEP), -1), [wanted] * len(SWEEP), SWEEP)
+        for uniform, token in zip(SWEEP, tokens, strict=True):
+            assert token is not None
+            assert expected[token] > 0, wanted
+            if wanted.temperature == 0:
+                assert token == logits.argmax()
+            else:
+                assert upto[token] - expected[token] - 2e-5 <= uniform <= upto[token] + 2e-5, wanted
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.5, 0.9])
+def test_equal_tokens_are_kept_by_their_ids(top_p: float) -> None:
+    """More of them than are sorted otherwise; the last to stay has a known number."""
+    vocab, last = 4000, int(4000 * top_p) - 1
+    for wanted in (SamplingSettings(top_p=top_p), SamplingSettings(top_k=last + 1)):
+        tokens = sample(torch.zeros(2, vocab), [wanted] * 2, [0.0, math.nextafter(1, 0)])
+        assert tokens == [0, last]
+
+
+def test_a_row_is_drawn_alike_in_any_company() -> None:
+    """Bit for bit: the points are the borders between tokens, where the last bit decides."""
+    logits, count = rows_of_a_model(24, 50_257, 2.0), 24
+    warm = [s for s in MANY if s.temperature]
+    wanted = [warm[(i * 31) % len(warm)] for i in range(count)]
+    uniforms = [
+        border(row, s, (i * 0.618) % 1)
+        for i, (row, s) in enumerate(zip(logits, wanted, strict=True))
+    ]
+    alone = [
+        sample(row[None], [s], [u])[0] for row, s, u in zip(logits, wanted, uniforms, strict=True)
+    ]
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tolist()
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2):
+            torch.set_num_threads(number)
+            assert sample(logits, wanted, uniforms) == alone
+            shuffled = sample(
+                logits[order], [wanted[i] for i in order], [uniforms[i] for i in order]
+            )
+            assert shuffled == [alone[i] for i in order]
+            # Rows of a wider tensor begin elsewhere in memory.
+            wide = torch.cat([torch.zeros(count, 3), logits, torch.zeros(count, 2)], dim=1)
+            assert sample(wide[:, 3:-2], wanted, uniforms) == alone
+    finally:
+        torch.set_num_threads(threads)
+
+
+def border(row: Tensor, wanted: SamplingSettings, near: float) -> float:
+    """A number from which on another token is drawn than just below it."""
+    low, high = 0.0, near
+    [first] = sample(row[None], [wanted], [low])
+    if sample(row[None], [wanted], [high])[0] == first:
+        return high  # one token has all up to there
+    while math.nextafter(low, 1) < high and (low + high) / 2 not in (low, high):
+        middle = (low + high) / 2
+        if sample(row[None], [wanted], [middle])[0] == first:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+@THOROUGH
+@given(rows=ROWS, data=st.data())
+def test_what_other_devices_do_is_the_same(rows: list[list[float]], data: st.DataObject) -> None:
+    wanted = [data.draw(SETTINGS) for _ in rows]
+    # Not at a border, which whole and floating numbers round differently.
+    uniforms = [data.draw(st.integers(0, 998)) / 999 + math.pi * 1e-4 for _ in rows]
+    logits = torch.tensor(rows)
+    chances = probabilities(logits, wanted).double().cumsum(-1)
+    points = torch.tensor(uniforms, dtype=torch.float64)[:, None]
+    if bool(((chances - points).abs() < 1e-5).any()):
+        reject()
+    assert _sample_anywhere(logits, wanted, uniforms) == sample(logits, wanted, uniforms)
+
+
+@pytest.mark.parametrize("way", [sample, _sample_anywhere])
+def test_rows_without_a_distribution_give_nothing_and_spoil_no_other(way) -> None:  # type: ignore[no-untyped-def]
+    logits = torch.zeros(5, 6)
+    logits[:, 0] = -math.inf
+    logits[1, 3], logits[2, 3], logits[3] = math.nan, math.inf, -math.inf
+    for wanted in (SamplingSettings(), SamplingSettings(temperature=0), SamplingSettings(top_k=2)):
+        tokens = way(logits, [wanted] * 5, [0.0] * 5)
+        assert tokens == [1, None, None, None, 1]
+
+
+@pytest.mark.parametrize("wanted", MANY, ids=str)
+def test_what_a_processor_rules_out_is_never_drawn(wanted: SamplingSettings) -> None:
+    logits = torch.full((1, 900), -math.inf)
+    logits[0, [70, 500, 899]] = torch.tensor([1.0, 1.0, 0.5])
+    tokens = {sample(logits, [wanted], [uniform])[0] for uniform in SWEEP}
+    assert tokens <= {70, 500, 899}
+
+
+def test_ranked_is_a_stable_sort() -> None:
+    for vocab in (1, 64, 1000):
+        for logits in rows_of_a_model(6, vocab, 1.0, seed=vocab).numpy():
+            expected = np.argsort(-logits, kind="stable")
+            for k in (0, 1, 5, 15, 16, 400, 5000):
+                assert ranked(logits, k).tolist() == expected[:k].tolist()
+
+
+def test_the_normaliser_is_that_of_log_softmax() -> None:
+    logits = rows_of_a_model(1, 5000, 3.0)[0]
+    logits[7] = -math.inf
+    ours = logits - log_normaliser(logits.numpy())
+    assert torch.allclose(ours, logits.log_softmax(-1), atol=1e-5)
+
+
+def test_penalties_that_count_on_equal_those_that_start_anew() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(40, (60,), generator=generator).tolist()
+    wanted = SamplingSettings(repetition_penalty=1.3, presence_penalty=0.4, frequency_penalty=0.1)
+    growing, prompt = Penalties(wanted), tokens[:9]
+    for end in (0, 1, 2, 10, 11, 51):  # from step to step, or several tokens at once
+        logits = torch.randn(40, generator=generator)
+        generated = tokens[9 : 9 + end]
+        expected = penalise(logits, wanted, prompt, generated)
+        assert torch.equal(growing(logits, prompt, generated), expected)
 
 
 @THOROUGH
