@@ -44,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
         kind = field.annotation
         if typing.get_origin(kind) is Literal:
             metavar = "|".join(typing.get_args(kind))
+        elif kind is bool:
+            metavar = "true|false"
         elif kind in (int, float):
             metavar = "N"
         else:

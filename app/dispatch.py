@@ -16,7 +16,7 @@ from types import TracebackType
 from app.errors import of_failure, queue_full, unavailable
 from app.metrics import Metrics
 from model.checkpoint import Adapter, Base
-from model.engine.engine import Engine, EngineSettings, QueueFull, ShuttingDown
+from model.engine.engine import Engine, QueueFull, ShuttingDown
 from model.engine.request import (
     Classified,
     EngineStats,
@@ -27,6 +27,7 @@ from model.engine.request import (
     Request,
     Text,
 )
+from model.engine.settings import EngineSettings
 from model.sampling import SamplingSettings
 
 logger = logging.getLogger(__name__)
@@ -79,9 +80,8 @@ class Dispatcher:
         """
         job = Job(self, requests, counted=not probe)
         try:
-            for request in requests:
-                self._jobs[request.id] = job
-                self.engine.submit(request, probe=probe)
+            self._jobs |= {request.id: job for request in requests}
+            self.engine.submit(*requests, probe=probe)
         except QueueFull as error:
             job.close()
             raise queue_full(f"{error}; try again later") from error

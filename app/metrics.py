@@ -3,10 +3,14 @@
 Everything hangs on a registry of its own, so that two apps in one process do not share figures.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from model.engine.request import EngineStats
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -17,19 +21,41 @@ _SECONDS = (
 )
 
 
+class _Engines(Collector):
+    """The figures of the engines, all of them together, at the moment that Prometheus asks."""
+
+    def __init__(self, stats: Callable[[], Sequence[EngineStats]]) -> None:
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        engines = self._stats()
+        blocks = sum(engine.blocks for engine in engines)
+        used = blocks - sum(engine.free_blocks for engine in engines)
+        for name, text, value in (
+            ("requests_running", "Sequences being computed", sum(e.running for e in engines)),
+            ("requests_waiting", "Sequences in the queue", sum(e.waiting for e in engines)),
+            ("cache_bytes", "Memory for keys and values", sum(e.cache_bytes for e in engines)),
+            ("cache_usage_ratio", "Share of it that running sequences use", used / (blocks or 1)),
+        ):
+            yield GaugeMetricFamily(f"penwright_{name}", text, value=value)
+        for name, text, value in (
+            ("preemptions", "Sequences sent back to wait", sum(e.preemptions for e in engines)),
+            ("cache_queries", "Prompt tokens looked up", sum(e.prompt_tokens for e in engines)),
+            ("cache_hits", "Prompt tokens found", sum(e.cached_tokens for e in engines)),
+        ):
+            yield CounterMetricFamily(f"penwright_{name}", text, value=value)
+
+
 class Metrics:
     """The figures of one app.
 
     Args:
-        running, waiting: sequences in the engines now; read when Prometheus asks.
+        stats: figures of each engine now; read when Prometheus asks.
     """
 
-    def __init__(self, running: Callable[[], int], waiting: Callable[[], int]) -> None:
+    def __init__(self, stats: Callable[[], Sequence[EngineStats]]) -> None:
         self._registry = registry = CollectorRegistry()
-        gauge = Gauge("penwright_requests_running", "Sequences being computed", registry=registry)
-        gauge.set_function(running)
-        gauge = Gauge("penwright_requests_waiting", "Sequences in the queue", registry=registry)
-        gauge.set_function(waiting)
+        registry.register(_Engines(stats))
         self._requests = Counter(
             "penwright_requests", "HTTP requests answered", ("route", "status"), registry=registry
         )

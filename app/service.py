@@ -32,10 +32,7 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.metrics = Metrics(
-            running=lambda: sum(d.stats().running for d in self._dispatchers()),
-            waiting=lambda: sum(d.stats().waiting for d in self._dispatchers()),
-        )
+        self.metrics = Metrics(lambda: [d.stats() for d in self._dispatchers()])
         self.state: State = "loading"
         self.failure: Exception | None = None
         self.in_flight = 0
@@ -72,7 +69,9 @@ class Service:
         if self.state == "loading":
             self.state = "ready"
         seconds = round(time.monotonic() - started, 3)
-        logger.info("ready", extra={"models": sorted(loaded.models), "seconds": seconds})
+        cache = sum(dispatcher.stats().cache_bytes for dispatcher in loaded.dispatchers)
+        extra = {"models": sorted(loaded.models), "seconds": seconds, "cache_bytes": cache}
+        logger.info("ready", extra=extra)
 
     def drain(self) -> None:
         """Take no more work; what was taken goes on. May be called in a signal handler."""

@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from model.engine.engine import EngineSettings
+from model.engine.settings import EngineSettings
 from model.errors import UsageError
 
 MOST_BATCH = 4096
@@ -59,12 +59,21 @@ class Settings(BaseSettings):
     threads: int = Field(
         0, ge=0, le=1024, description="CPU threads; 0 takes the container's CPU quota, else all"
     )
-    slots: int = Field(16, ge=1, le=4096, description="sequences that run at once")
+    slots: int = Field(32, ge=1, le=4096, description="sequences that run at once")
     max_waiting: int = Field(
         256, ge=1, le=1_000_000, description="sequences that may wait; beyond that answers are 429"
     )
     step_tokens: int = Field(
-        512, ge=1, le=1_000_000, description="most tokens computed in one step; at least slots"
+        256, ge=1, le=1_000_000, description="most tokens computed in one step; at least slots"
+    )
+    cache_mb: int = Field(
+        0,
+        ge=0,
+        le=1 << 24,
+        description="memory for keys and values, in MB, for each base; 0 is room for 16 contexts",
+    )
+    reuse_prefixes: bool = Field(
+        True, description="take over what an earlier request computed for the same beginning"
     )
     request_timeout: float = Field(
         120.0,
@@ -117,7 +126,13 @@ class Settings(BaseSettings):
 
     @property
     def engine(self) -> EngineSettings:
-        return EngineSettings(self.slots, self.max_waiting, self.step_tokens)
+        return EngineSettings(
+            slots=self.slots,
+            max_waiting=self.max_waiting,
+            step_tokens=self.step_tokens,
+            cache_mb=self.cache_mb,
+            reuse_prefixes=self.reuse_prefixes,
+        )
 
     def torch_device(self) -> torch.device:
         """Where the models run.

@@ -1,9 +1,10 @@
 """Keys and values of running sequences, so that a token is computed once.
 
-The memory is taken once, at the start, as a fixed number of slots of one context each: its size is
-known before the first request, and a step allocates nothing for it. Which sequence is in which slot
-is the scheduler's business; the network sees a `CacheStep`, which says for one forward pass where
-the new tokens of each sequence go.
+The memory is taken once, at the start, as blocks of 16 tokens: its size is known before the first
+request, and a step allocates nothing for it. A sequence has a list of blocks; several sequences
+that begin alike may share the first of them. Which block belongs to whom is the business of
+`model.engine.blocks`; the network sees a `CacheStep`, which says for one forward pass where the
+tokens of each sequence are and where the new ones go.
 """
 
 from collections.abc import Sequence
@@ -15,54 +16,50 @@ from torch import Tensor
 
 from model.config import GPTConfig
 
+BLOCK_TOKENS = 16
+
+
+def blocks_for(tokens: int) -> int:
+    """The number of blocks that hold so many tokens."""
+    return -(-tokens // BLOCK_TOKENS)
+
 
 class KVCache:
-    """`slots` sequences of up to `length` tokens each.
+    """Memory for `blocks` blocks of tokens.
 
-    `keys` and `values` are (layer, slot, head, time, head_dim).
+    `keys` and `values` are (layer, block, head, BLOCK_TOKENS, head_dim).
     """
 
     def __init__(
         self,
         config: GPTConfig,
-        slots: int,
+        blocks: int,
         *,
-        length: int | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.length = config.context_length if length is None else length
-        shape = (config.n_layer, slots, config.n_head, self.length, config.head_dim)
+        shape = (config.n_layer, blocks, config.n_head, BLOCK_TOKENS, config.head_dim)
         # Not zeroed: pages that no sequence has used yet then cost no memory.
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
-        self.slots = slots
-        self._free = list(range(slots - 1, -1, -1))
+        self.blocks = blocks
 
     @staticmethod
-    def bytes_per_slot(config: GPTConfig, dtype: torch.dtype) -> int:
-        """Memory of one slot of a full context, in bytes."""
-        return 2 * config.n_layer * config.context_length * config.n_embd * dtype.itemsize
+    def bytes_per_block(config: GPTConfig, dtype: torch.dtype) -> int:
+        """Memory of one block in all layers, in bytes."""
+        return 2 * config.n_layer * BLOCK_TOKENS * config.n_embd * dtype.itemsize
 
     @property
-    def free_slots(self) -> int:
-        return len(self._free)
-
-    def acquire(self) -> int:
-        """A slot that nobody uses. Asking when there is none is a bug of the caller's."""
-        assert self._free, "no free cache slot"
-        return self._free.pop()
-
-    def release(self, slot: int) -> None:
-        assert slot not in self._free, f"cache slot {slot} released twice"
-        self._free.append(slot)
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
 
 
 @dataclass(frozen=True)
 class Segment:
     """The new tokens of one sequence within a step."""
 
-    slot: int
+    blocks: Sequence[int]
+    """Where its tokens are, in their order; enough for the new ones, too."""
     start: int
     """How many tokens of this sequence are in the cache already."""
     length: int
@@ -78,50 +75,66 @@ class CacheStep:
 
     def __init__(self, cache: KVCache, segments: Sequence[Segment]) -> None:
         for segment in segments:
-            assert segment.start + segment.length <= cache.length, "segment overruns its slot"
+            assert segment.start + segment.length <= len(segment.blocks) * BLOCK_TOKENS, (
+                "segment overruns its blocks"
+            )
         self.cache = cache
-        self.segments = tuple(segments)
-        # A later chunk of a prompt sees all that is cached and, of its own tokens, the earlier.
-        self._masks = {
-            segment: torch.ones(
+        device = cache.keys.device
+        places = [
+            (segment.blocks[at // BLOCK_TOKENS], at % BLOCK_TOKENS)
+            for segment in segments
+            for at in range(segment.start, segment.start + segment.length)
+        ]
+        # Of each new token: its block, and its place there.
+        self._block, self._place = torch.tensor(places, device=device).view(-1, 2).unbind(1)
+        self._segments = [
+            (
+                torch.tensor(segment.blocks[: blocks_for(end)], device=device),
                 segment.length,
-                segment.start + segment.length,
-                dtype=torch.bool,
-                device=cache.keys.device,
-            ).tril_(segment.start)
-            for segment in self.segments
-            if segment.start > 0 and segment.length > 1
-        }
+                end,
+                self._mask(segment, device),
+            )
+            for segment in segments
+            for end in [segment.start + segment.length]
+        ]
+
+    @staticmethod
+    def _mask(segment: Segment, device: torch.device) -> Tensor | None:
+        """What a later chunk of a prompt sees: all that is cached and, of its own, the earlier."""
+        if segment.start == 0 or segment.length == 1:
+            return None
+        shape = (segment.length, segment.start + segment.length)
+        return torch.ones(shape, dtype=torch.bool, device=device).tril_(segment.start)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Store `key` and `value`, and attend over all that each sequence has so far.
 
         Args:
-            layer: index of the block.
+            layer: index of the block of the network.
             query, key, value: (tokens, head, head_dim).
 
         Returns:
             (tokens, head, head_dim)
         """
         keys, values = self.cache.keys[layer], self.cache.values[layer]
+        keys[self._block, :, self._place] = key.to(keys.dtype)
+        values[self._block, :, self._place] = value.to(values.dtype)
         out = torch.empty_like(query)
-        offset = 0
-        for segment in self.segments:
-            rows = slice(offset, offset + segment.length)
-            end = segment.start + segment.length
-            k, v = keys[segment.slot], values[segment.slot]  # (head, time, head_dim)
-            k[:, segment.start : end] = key[rows].transpose(0, 1)
-            v[:, segment.start : end] = value[rows].transpose(0, 1)
-            out[rows] = (
-                F.scaled_dot_product_attention(
-                    query[rows].transpose(0, 1)[None].to(k.dtype),
-                    k[None, :, :end],
-                    v[None, :, :end],
-                    attn_mask=self._masks.get(segment),
-                    is_causal=segment.start == 0 and segment.length > 1,
-                )[0]
-                .transpose(0, 1)
-                .to(out.dtype)
+        first = 0
+        for blocks, length, end, mask in self._segments:
+            rows = slice(first, first + length)
+            attended = F.scaled_dot_product_attention(
+                query[rows].transpose(0, 1)[None].to(keys.dtype),
+                _in_order(keys, blocks, end),
+                _in_order(values, blocks, end),
+                attn_mask=mask,
+                is_causal=mask is None and length > 1,
             )
-            offset = rows.stop
+            out[rows] = attended[0].transpose(0, 1).to(out.dtype)
+            first = rows.stop
         return out
+
+
+def _in_order(cells: Tensor, blocks: Tensor, end: int) -> Tensor:
+    """The first `end` tokens of a sequence: (block, head, place, dim) -> (1, head, end, dim)"""
+    return cells[blocks].transpose(0, 1).flatten(1, 2)[None, :, :end]

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from model.checkpoint import Adapter, Base
-from model.engine.engine import Engine, EngineSettings
+from model.engine.engine import Engine
 from model.engine.request import Failed, Generate, Request, Text
+from model.engine.settings import EngineSettings
 from model.errors import PenwrightError
 from model.gpt import GPT
 from model.sampling import SamplingSettings

@@ -49,7 +49,12 @@ async def classify(
             _result(labels, event, truncated, body.threshold)
             for event, (_, truncated) in zip(classified, tokens, strict=True)
         ],
-        usage=Usage(prompt_tokens=total, completion_tokens=0, total_tokens=total, cached_tokens=0),
+        usage=Usage(
+            prompt_tokens=total,
+            completion_tokens=0,
+            total_tokens=total,
+            cached_tokens=sum(event.cached_tokens for event in classified),
+        ),
     )
 
 

@@ -12,14 +12,15 @@ Training uses the same engine without the thread: `engine.run(requests)`.
 """
 
 import logging
+import math
 import queue
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 from model.checkpoint import Adapter, Base
+from model.engine.blocks import BlockPool
 from model.engine.request import (
     Classified,
     Classify,
@@ -33,6 +34,7 @@ from model.engine.request import (
 from model.engine.runner import Runner
 from model.engine.sampler import Sampler
 from model.engine.scheduler import Chunk, Scheduler, Sequence
+from model.engine.settings import EngineSettings, cache_dtype
 from model.errors import ContextLengthError, PenwrightError, UsageError
 from model.kv_cache import KVCache
 
@@ -47,28 +49,6 @@ class QueueFull(PenwrightError):
 
 class ShuttingDown(PenwrightError):
     """The engine takes no more requests."""
-
-
-@dataclass(frozen=True)
-class EngineSettings:
-    """Bounds of an engine."""
-
-    slots: int = 16
-    """Sequences that run at once; each has a cache slot of a full context."""
-    max_waiting: int = 256
-    """Requests that may wait for a slot."""
-    step_tokens: int = 512
-    """Largest number of tokens computed in one step; at least `slots`."""
-
-    def __post_init__(self) -> None:
-        if self.slots < 1:
-            raise UsageError(f"slots is {self.slots}; it must be at least 1")
-        if self.max_waiting < 0:
-            raise UsageError(f"max_waiting is {self.max_waiting}; it must be at least 0")
-        if self.step_tokens < self.slots:
-            raise UsageError(
-                f"step_tokens is {self.step_tokens}; it must be at least slots ({self.slots})"
-            )
 
 
 class Engine:
@@ -88,13 +68,15 @@ class Engine:
         deliver: Deliver,
     ) -> None:
         model = base.model
-        cache = KVCache(base.config, settings.slots, dtype=model.dtype, device=model.device)
+        dtype = cache_dtype(model)
+        blocks = settings.blocks(base.config, dtype)
         self.base = base
         self.settings = settings
-        self._cache = cache
-        self._runner = Runner(base, adapters, cache)
+        self._cache = KVCache(base.config, blocks, dtype=dtype, device=model.device)
+        self._pool = BlockPool(blocks, reuse=settings.reuse_prefixes)
+        self._runner = Runner(base, adapters, self._cache)
         self._sampler = Sampler(base)
-        self._scheduler = Scheduler(cache, settings.step_tokens)
+        self._scheduler = Scheduler(self._pool, settings.slots, settings.step_tokens)
         self._deliver = deliver
         self._sequences: dict[str, Sequence] = {}
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -132,8 +114,8 @@ class Engine:
         """Whether the thread turns."""
         return self._thread is not None and self._thread.is_alive()
 
-    def submit(self, request: Request, *, probe: bool = False) -> None:
-        """Hand in a request. Its events come through `deliver`.
+    def submit(self, *requests: Request, probe: bool = False) -> None:
+        """Hand in requests, all of them or none. Their events come through `deliver`.
 
         Args:
             probe: go to the head of the line, whatever waits: for health checks.
@@ -144,16 +126,21 @@ class Engine:
             ContextLengthError: the tokens, with those to come, exceed the context.
             UsageError: an adapter that is not there, or cannot do what is wanted; no tokens.
         """
-        self._check(request)
+        for request in requests:
+            self._check(request)
         with self._lock:
             if not self._accepting:
                 raise ShuttingDown("the engine is shutting down")
-            waiting = self._held - self._cache.slots
-            if waiting >= self.settings.max_waiting and not probe:
-                raise QueueFull(f"{waiting} requests are waiting already")
-            self._held += 1
+            waiting = max(0, self._held - self.settings.slots)
+            room = self.settings.slots + self.settings.max_waiting - self._held
+            if len(requests) > room and not probe:
+                raise QueueFull(
+                    f"{waiting} requests are waiting already, of {self.settings.max_waiting}; "
+                    f"there is no room for {len(requests)} more"
+                )
+            self._held += len(requests)
             submitted = time.monotonic()
-            self._inbox.put(lambda: self._enter(request, submitted, first=probe))
+            self._inbox.put(lambda: self._enter(requests, submitted, first=probe))
 
     def cancel(self, request_id: str) -> None:
         """Drop a request wherever it is, before the next step. Nothing more is delivered for it."""
@@ -166,9 +153,13 @@ class Engine:
             running=running,
             waiting=max(0, self._held - running),
             steps=self._steps,
-            slots=self._cache.slots,
-            free_slots=self._cache.free_slots,
-            cache_bytes=self._cache.keys.nbytes + self._cache.values.nbytes,
+            slots=self.settings.slots,
+            blocks=self._pool.blocks,
+            free_blocks=self._pool.free,
+            cache_bytes=self._cache.nbytes,
+            preemptions=self._scheduler.preemptions,
+            prompt_tokens=self._scheduler.prompt_tokens,
+            cached_tokens=self._scheduler.cached_tokens,
         )
 
     def run(self, requests: Iterable[Request]) -> list[list[Event]]:
@@ -181,8 +172,8 @@ class Engine:
         requests = list(requests)
         for request in requests:
             self._check(request)
-            self._held += 1
-            self._enter(request, time.monotonic(), first=False)
+        self._held += len(requests)
+        self._enter(requests, time.monotonic(), first=False)
         events: dict[str, list[Event]] = defaultdict(list)
         while self._sequences:
             for request_id, event in self._step():
@@ -234,11 +225,12 @@ class Engine:
             return events
         try:
             output = self._runner.run(chunks)
+            self._scheduler.computed(chunks)
             events += self._classify(output.classified)
             if output.generating:
                 for sequence, new in self._sampler.draw(output.generating, output.logits):
                     if new and not isinstance(new[-1], Text):
-                        self._remove(sequence)
+                        self._remove(sequence, spoilt=isinstance(new[-1], Failed))
                     events += [(sequence.request.id, event) for event in new]
         except Exception as error:
             logger.exception("a step failed")
@@ -257,8 +249,13 @@ class Engine:
         for chunk, probabilities in classified:
             sequence = chunk.sequence
             sequence.first_result = now
-            self._remove(sequence)
-            event = Classified(probabilities, sequence.prompt_length, sequence.timings(now))
+            broken = any(map(math.isnan, probabilities))
+            self._remove(sequence, spoilt=broken)
+            event: Event = Classified(
+                probabilities, sequence.prompt_length, sequence.reused, sequence.timings(now)
+            )
+            if broken:
+                event = Failed("internal", "the network gave no usable probabilities")
             events.append((sequence.request.id, event))
         return events
 
@@ -282,21 +279,22 @@ class Engine:
         if len(request.tokens) + new > self.base.config.context_length:
             raise ContextLengthError(len(request.tokens) + new, self.base.config.context_length)
 
-    def _enter(self, request: Request, submitted: float, *, first: bool) -> None:
-        assert request.id not in self._sequences, f"request id {request.id} is in use"
-        sequence = Sequence(request, list(request.tokens), submitted)
-        self._sampler.prepare(sequence)
-        self._sequences[request.id] = sequence
-        self._scheduler.add(sequence, first=first)
+    def _enter(self, requests: Iterable[Request], submitted: float, *, first: bool) -> None:
+        for request in requests:
+            assert request.id not in self._sequences, f"request id {request.id} is in use"
+            sequence = Sequence(request, list(request.tokens), submitted)
+            self._sampler.prepare(sequence)
+            self._sequences[request.id] = sequence
+            self._scheduler.add(sequence, first=first)
 
     def _leave(self, request_id: str) -> None:
         sequence = self._sequences.get(request_id)
         if sequence is not None:  # else it has ended meanwhile
             self._remove(sequence)
 
-    def _remove(self, sequence: Sequence) -> None:
+    def _remove(self, sequence: Sequence, *, spoilt: bool = False) -> None:
         del self._sequences[sequence.request.id]
-        self._scheduler.finish(sequence)
+        self._scheduler.finish(sequence, spoilt=spoilt)
         with self._lock:
             self._held -= 1
 

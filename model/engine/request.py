@@ -88,6 +88,7 @@ class Finished:
     reason: FinishReason
     prompt_tokens: int
     cached_tokens: int
+    """Tokens of the prompt that an earlier request had left in the cache."""
     completion_tokens: int
     timings: Timings
 
@@ -98,6 +99,7 @@ class Classified:
 
     probabilities: tuple[float, ...]
     prompt_tokens: int
+    cached_tokens: int
     timings: Timings
 
 
@@ -121,5 +123,15 @@ class EngineStats:
     steps: int
     """Steps since the start: it grows while the engine turns."""
     slots: int
-    free_slots: int
+    """Sequences that can run at once."""
+    blocks: int
+    """Blocks of the cache."""
+    free_blocks: int
+    """Those that no running sequence uses; all of them when the engine is idle."""
     cache_bytes: int
+    preemptions: int
+    """How often a sequence had to leave the cache for another, since the start."""
+    prompt_tokens: int
+    """Tokens of admitted prompts, since the start."""
+    cached_tokens: int
+    """How many of them were in the cache already."""

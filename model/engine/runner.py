@@ -47,7 +47,7 @@ class Runner:
         positions = [
             chunk.sequence.cached + offset for chunk in chunks for offset in range(chunk.length)
         ]
-        segments = [Segment(c.sequence.slot, c.sequence.cached, c.length) for c in chunks]
+        segments = [Segment(c.sequence.blocks, c.sequence.cached, c.length) for c in chunks]
         hidden = self.base.model(
             torch.tensor(tokens, device=self.device),
             positions=torch.tensor(positions, device=self.device),
@@ -60,8 +60,6 @@ class Runner:
             row += chunk.length
             if chunk.completes:
                 ends.append((chunk, row))
-        for chunk in chunks:
-            chunk.sequence.cached += chunk.length
         return self._outputs(hidden, ends)
 
     def _outputs(self, hidden: Tensor, ends: list[tuple[Chunk, int]]) -> StepOutput:

@@ -1,20 +1,26 @@
 """Which tokens of which sequences are computed in the next step.
 
 A step has a budget of tokens. Running sequences that decode come first, with one token each, so
-that nobody's stream stalls; what is left goes to prompts, in the order of their arrival and in
-chunks, so that a long prompt shares its steps with others.
+that nobody's stream stalls. What is left goes to prompts, in chunks: half of it to the prompt that
+came first, so that none waits for ever, the rest to those that need least, so that a short prompt
+does not wait for the long ones before it.
+
+A sequence enters when a slot and blocks for all of its tokens are free, in the order of arrival.
+It takes over what another sequence with the same beginning has in the cache, and waits a little if
+that is being computed right now. When a running sequence needs a block and there is none, the one
+that entered last gives its blocks back and returns to the head of the line. Later it computes its
+tokens anew, and goes on as if nothing had been.
 """
 
 import random
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import chain
 
-from model.engine.request import Generate, Request, Timings, TokenLogprob
+from model.engine.blocks import BlockPool, Content, contents, root
+from model.engine.request import Request, Timings, TokenLogprob
 from model.engine.text_stream import TextStream
-from model.kv_cache import KVCache
+from model.kv_cache import BLOCK_TOKENS, blocks_for
 from model.sampling import Processor
 
 
@@ -31,9 +37,16 @@ class Sequence:
     draws: random.Random | None = None
     """Source of the uniform numbers of this request's tokens."""
     processors: list[Processor] = field(default_factory=list)
-    slot: int = -1
+    running: bool = False
+    """Whether it has its blocks, and a part in the steps."""
+    blocks: list[int] = field(default_factory=list)
+    """Of the cache, for all of `tokens` while it is running."""
     cached: int = 0
     """Tokens whose keys and values are in the cache."""
+    reused: int = 0
+    """How many of them were there before, when it was first admitted."""
+    contents: list[Content] = field(default_factory=list)
+    """Of its full blocks, as far as they were asked for."""
     admitted: float = 0.0
     first_result: float = 0.0
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -48,9 +61,9 @@ class Sequence:
         return len(self.tokens) - self.prompt_length
 
     @property
-    def max_new_tokens(self) -> int:
-        want = self.request.want
-        return want.max_new_tokens if isinstance(want, Generate) else 0
+    def left(self) -> int:
+        """Tokens that are not in the cache: 1 when it decodes."""
+        return len(self.tokens) - self.cached
 
     def timings(self, now: float) -> Timings:
         first = self.first_result or now
@@ -76,14 +89,26 @@ class Chunk:
 
 
 class Scheduler:
-    """Admits sequences to cache slots and hands out the tokens of each step."""
+    """Admits sequences, finds room for them in the cache and hands out the tokens of each step.
 
-    def __init__(self, cache: KVCache, step_tokens: int) -> None:
-        assert step_tokens >= cache.slots, "every running sequence needs a token in every step"
-        self.cache = cache
+    Args:
+        pool: the blocks of the cache; enough for one sequence of a full context.
+        slots: sequences that run at once.
+        step_tokens: largest number of tokens in a step; at least `slots`.
+    """
+
+    def __init__(self, pool: BlockPool, slots: int, step_tokens: int) -> None:
+        assert step_tokens >= slots, "every running sequence needs a token in every step"
+        self.pool = pool
+        self.slots = slots
         self.step_tokens = step_tokens
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        """In the order in which they were admitted."""
+        self.preemptions = 0
+        self.prompt_tokens = 0
+        self.cached_tokens = 0
+        self._promised: set[Content] = set()  # contents that running sequences will compute
 
     def add(self, sequence: Sequence, *, first: bool = False) -> None:
         """Queue a sequence, at the head of the line if it is to be `first`."""
@@ -93,42 +118,110 @@ class Scheduler:
             self.waiting.append(sequence)
 
     def schedule(self) -> list[Chunk]:
-        """The chunks of the next step. Admits waiting sequences while slots and budget last."""
-        budget = self.step_tokens
-        chunks = []
-        prefilling = []
-        for sequence in self.running:
-            if len(sequence.tokens) - sequence.cached == 1:
-                chunks.append(Chunk(sequence, 1))
-                budget -= 1
-            else:
-                prefilling.append(sequence)
-        for sequence in chain(prefilling, self._admissions()):
-            if budget == 0:
-                break
-            if sequence.slot < 0:
-                self._admit(sequence)
-            length = min(budget, len(sequence.tokens) - sequence.cached)
-            chunks.append(Chunk(sequence, length))
-            budget -= length
-        return chunks
+        """The chunks of the next step."""
+        self._grow()
+        self._admit()
+        decoding = [sequence for sequence in self.running if sequence.left == 1]
+        prompts = [sequence for sequence in self.running if sequence.left > 1]
+        chunks = [Chunk(sequence, 1) for sequence in decoding]
+        return chunks + _share(prompts, self.step_tokens - len(decoding))
 
-    def finish(self, sequence: Sequence) -> None:
-        """Take a sequence out, wherever it is, and give its slot back."""
-        if sequence.slot >= 0:
-            self.running.remove(sequence)
-            self.cache.release(sequence.slot)
-            sequence.slot = -1
-        else:
+    def computed(self, chunks: list[Chunk]) -> None:
+        """The step of `chunks` is done: their keys and values are in the cache."""
+        for chunk in chunks:
+            sequence = chunk.sequence
+            before = sequence.cached // BLOCK_TOKENS
+            sequence.cached += chunk.length
+            after = sequence.cached // BLOCK_TOKENS
+            if after > before and self.pool.reuse:
+                known = self._contents(sequence)
+                for index in range(before, after):
+                    self.pool.remember(sequence.blocks[index], known[index])
+                    self._promised.discard(known[index])
+
+    def finish(self, sequence: Sequence, *, spoilt: bool = False) -> None:
+        """Take a sequence out, wherever it is, and give its blocks back.
+
+        Args:
+            spoilt: nobody is to use what it computed.
+        """
+        if not sequence.running:
             self.waiting.remove(sequence)
+            return
+        if spoilt:
+            self.pool.forget(sequence.blocks)
+        self._stop(sequence)
 
-    def _admissions(self) -> Iterator[Sequence]:
-        """The head of the line, again and again, while a slot is free; the caller admits it."""
-        while self.waiting and self.cache.free_slots:
-            yield self.waiting[0]
+    def _grow(self) -> None:
+        """Give each running sequence room for its tokens, the first admitted first."""
+        for sequence in list(self.running):
+            while sequence.running and len(sequence.blocks) < blocks_for(len(sequence.tokens)):
+                if self.pool.free:
+                    sequence.blocks.append(self.pool.take())
+                else:
+                    self._preempt(self.running[-1])
 
-    def _admit(self, sequence: Sequence) -> None:
-        self.waiting.popleft()
-        sequence.slot = self.cache.acquire()
-        sequence.admitted = time.monotonic()
+    def _preempt(self, sequence: Sequence) -> None:
+        self._stop(sequence)
+        self.waiting.appendleft(sequence)
+        self.preemptions += 1
+
+    def _stop(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.pool.release(sequence.blocks)
+        self._promised.difference_update(sequence.contents[sequence.cached // BLOCK_TOKENS :])
+        sequence.running = False
+        sequence.blocks = []
+        sequence.cached = 0
+
+    def _admit(self) -> None:
+        """Let waiting sequences in while there is room."""
+        for sequence in list(self.waiting):
+            if len(self.running) == self.slots:
+                return
+            known = self._contents(sequence) if self.pool.reuse else []
+            # At least one token has to be computed: its output is what is wanted.
+            reusable = (len(sequence.tokens) - 1) // BLOCK_TOKENS
+            found = self.pool.find(known[:reusable])
+            if len(found) < reusable and known and known[len(found)] in self._promised:
+                continue  # others may pass; it costs less to wait than to compute it twice
+            new = blocks_for(len(sequence.tokens)) - len(found)
+            # A block for each that runs, lest the newcomer is sent away again at once.
+            spare = len(self.running)
+            if self.pool.free - self.pool.idle(found) < new + spare and self.running:
+                return
+            self._enter(sequence, found, new)
+
+    def _enter(self, sequence: Sequence, found: list[int], new: int) -> None:
+        self.waiting.remove(sequence)
+        self.pool.share(found)
+        sequence.blocks = found + [self.pool.take() for _ in range(new)]
+        sequence.cached = len(found) * BLOCK_TOKENS
+        self._promised.update(sequence.contents[len(found) :])
+        sequence.running = True
         self.running.append(sequence)
+        if not sequence.admitted:
+            sequence.admitted = time.monotonic()
+            sequence.reused = sequence.cached
+            self.prompt_tokens += sequence.prompt_length
+            self.cached_tokens += sequence.cached
+
+    def _contents(self, sequence: Sequence) -> list[Content]:
+        """The contents of all full blocks of `sequence`."""
+        known = sequence.contents
+        parent = known[-1] if known else root(sequence.request.adapter)
+        known += contents(parent, sequence.tokens[len(known) * BLOCK_TOKENS :])
+        return known
+
+
+def _share(prompts: list[Sequence], budget: int) -> list[Chunk]:
+    """Divide `budget` tokens among `prompts`, of which the first has waited longest."""
+    if not prompts or not budget:
+        return []
+    lengths = {id(prompts[0]): min(prompts[0].left, max(1, budget // 2))}
+    budget -= lengths[id(prompts[0])]
+    for sequence in sorted(prompts[1:], key=lambda sequence: sequence.left):
+        lengths[id(sequence)] = min(sequence.left, budget)
+        budget -= lengths[id(sequence)]
+    lengths[id(prompts[0])] += min(prompts[0].left - lengths[id(prompts[0])], budget)
+    return [Chunk(s, lengths[id(s)]) for s in prompts if lengths[id(s)]]

@@ -53,11 +53,11 @@ def test_a_client_that_leaves_frees_its_slot(small: Live, stream: bool) -> None:
 
 def test_a_client_that_leaves_in_prefill_or_in_the_queue_frees_its_place(small: Live) -> None:
     # 4,000 tokens in steps of 16: the first token is far away.
-    prefill = {"prompt": "a" * 4000, "max_new_tokens": 1}
-    connections = [send(small, "/generate", prefill) for _ in range(2)]
+    prompts = ["a" * 4000, "b" * 4000]
+    connections = [send(small, "/generate", {"prompt": p, "max_new_tokens": 1}) for p in prompts]
+    small.wait(lambda: small.running() == 2)
     connections.append(send(small, "/classify", {"text": "a" * 4000}))
-    # The first takes all that a step has; the others wait.
-    small.wait(lambda: small.running() == 1 and small.waiting() == 2)
+    small.wait(lambda: small.running() == 2 and small.waiting() == 1)
     for connection in connections:
         connection.close()
     small.wait(lambda: small.running() == 0 and small.waiting() == 0, 1)

@@ -55,7 +55,7 @@ def test_a_flag_that_names_models_displaces_the_variables_of_others(
         ("slots", "many", "valid integer"),
         ("request_timeout", "nan", "finite"),
         ("dtype", "int8", "'auto', 'fp32' or 'bf16'"),
-        ("step_tokens", "8", "--slots (16)"),
+        ("step_tokens", "8", "--slots (32)"),
         ("max_batch", "500", "--max-waiting (256)"),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 from model.checkpoint import Adapter, Base
 from model.classifier import ClassifierHead, Labels
 from model.config import GPTConfig
-from model.engine.engine import Engine, EngineSettings, QueueFull, ShuttingDown
+from model.engine.engine import Engine, QueueFull, ShuttingDown
 from model.engine.request import (
     Classified,
     Classify,
@@ -22,6 +22,7 @@ from model.engine.request import (
     Request,
     Text,
 )
+from model.engine.settings import EngineSettings
 from model.errors import ContextLengthError, UsageError
 from model.gpt import GPT
 from model.lora import LoRA, LoRASettings
@@ -62,6 +63,7 @@ def adapters(base: Base) -> dict[str, Adapter]:
 
 
 def engine(base: Base, adapters: dict[str, Adapter], **settings: int) -> Engine:
+    settings.setdefault("slots", 16)
     return Engine(base, adapters, EngineSettings(**settings), deliver=lambda events: None)
 
 
@@ -300,7 +302,7 @@ def test_cancelling_gives_every_slot_back(
     own.submit(Request("last", (1,), Generate(1, GREEDY, ignore_eos=True)))
     collected.wait_for_end("last")
     stats = own.stats()
-    assert (stats.running, stats.waiting, stats.free_slots) == (0, 0, 2)
+    assert (stats.running, stats.waiting, stats.free_blocks) == (0, 0, stats.blocks)
     assert all(isinstance(e, Text) for i in range(4) for e in collected.events.get(str(i), []))
 
 
@@ -328,7 +330,7 @@ def test_a_deadline_ends_a_request_where_it_is(running: tuple[Engine, Collected]
     end = collected.wait_for_end("late")
     assert isinstance(end, Failed)
     assert end.reason == "deadline"
-    assert own.stats().free_slots == 2
+    assert own.stats().free_blocks == own.stats().blocks
 
 
 def test_a_failing_step_fails_its_requests_and_no_other(
@@ -395,7 +397,7 @@ def test_a_row_without_usable_logits_fails_alone(
     [alone] = engine(base, {}).run([Request("good", prompt(1), want)])
     assert text_of(good) == text_of(alone)
     assert isinstance(bad[-1], Failed)
-    assert own.stats().free_slots == own.stats().slots
+    assert own.stats().free_blocks == own.stats().blocks
 
 
 @pytest.mark.parametrize("top_p", [1e-300, 1e-46, 1e-12])

@@ -125,30 +125,19 @@ def test_a_full_context_is_allowed_and_one_more_is_not(model: GPT) -> None:
 
 class TestCache:
     def test_it_takes_the_memory_that_it_says(self, config: GPTConfig) -> None:
-        cache = KVCache(config, slots=3, dtype=torch.bfloat16)
-        held = cache.keys.nbytes + cache.values.nbytes
-        assert held == 3 * KVCache.bytes_per_slot(config, torch.bfloat16)
+        cache = KVCache(config, blocks=3, dtype=torch.bfloat16)
+        assert cache.nbytes == 3 * KVCache.bytes_per_block(config, torch.bfloat16)
+        assert cache.nbytes == 3 * 16 * 2 * 2 * 32 * 2  # tokens, layers, K and V, width, bytes
 
-    def test_slots_are_given_once(self, config: GPTConfig) -> None:
-        cache = KVCache(config, slots=2)
-        assert {cache.acquire(), cache.acquire()} == {0, 1}
-        assert cache.free_slots == 0
-        with pytest.raises(AssertionError, match="no free"):
-            cache.acquire()
-        cache.release(1)
-        with pytest.raises(AssertionError, match="twice"):
-            cache.release(1)
-        assert cache.acquire() == 1
-
-    def test_a_segment_stays_in_its_slot(self, config: GPTConfig) -> None:
+    def test_a_segment_stays_in_its_blocks(self, config: GPTConfig) -> None:
         with pytest.raises(AssertionError, match="overruns"):
-            CacheStep(KVCache(config, slots=1, length=8), [Segment(0, 7, 2)])
+            CacheStep(KVCache(config, blocks=2), [Segment([1], 15, 2)])
 
-    def test_a_slot_forgets_its_last_user(self, model: GPT) -> None:
-        cache = KVCache(model.config, slots=1)
+    def test_a_block_forgets_its_last_user(self, model: GPT) -> None:
+        cache = KVCache(model.config, blocks=2)
         with torch.no_grad():
             for length in (20, 5):
-                step = CacheStep(cache, [Segment(0, 0, length)])
+                step = CacheStep(cache, [Segment([1, 0], 0, length)])
                 places = torch.arange(length)
                 hidden = model(places + 40, positions=places, cache=step)
             alone = model((torch.arange(5) + 40)[None])[0]

@@ -13,7 +13,7 @@ from torch import Tensor
 from model.checkpoint import Base, load_base
 from model.convert import read_hugging_face
 from model.gpt import GPT
-from model.kv_cache import CacheStep, KVCache, Segment
+from model.kv_cache import CacheStep, KVCache, Segment, blocks_for
 from training.cli import main
 
 PROMPTS = ([7], [5, 17, 250, 299, 0, 44], list(range(100, 130)))
@@ -51,13 +51,15 @@ def our_logits(model: GPT, tokens: list[int]) -> Tensor:
 def cached_logits(model: GPT, sequences: list[list[int]], steps: list[list[int]]) -> list[Tensor]:
     """Logits of several sequences that are fed together; `steps` has, for each step, how many
     tokens each sequence brings."""
-    cache = KVCache(model.config, slots=len(sequences) + 1)
-    slots = [cache.acquire() for _ in sequences]
+    per_sequence = blocks_for(model.config.context_length)
+    cache = KVCache(model.config, blocks=len(sequences) * per_sequence + 1)
+    # The blocks of a sequence lie apart, and not in their order.
+    blocks = [range(i + 1, cache.blocks, len(sequences))[::-1] for i in range(len(sequences))]
     done = [0] * len(sequences)
     out: list[list[Tensor]] = [[] for _ in sequences]
     for counts in steps:
         turn = [i for i, count in enumerate(counts) if count]
-        segments = [Segment(slots[i], done[i], counts[i]) for i in turn]
+        segments = [Segment(blocks[i], done[i], counts[i]) for i in turn]
         tokens = [t for i in turn for t in sequences[i][done[i] : done[i] + counts[i]]]
         places = [p for i in turn for p in range(done[i], done[i] + counts[i])]
         hidden = model(

@@ -83,8 +83,8 @@ def test_a_mixed_batch_equals_each_row_alone(pair: tuple[Any, Base]) -> None:
     model = pair[1].model
     first, second = new_lora(model, 1), new_lora(model, 2)
     sequences = [(TOKENS, first), ([7], first), ([1, 2, 3], None), ([9, 8, 7, 6], second)]
-    cache = KVCache(model.config, slots=4)
-    segments = [Segment(cache.acquire(), 0, len(tokens)) for tokens, _ in sequences]
+    cache = KVCache(model.config, blocks=4)
+    segments = [Segment([block], 0, len(tokens)) for block, (tokens, _) in enumerate(sequences)]
     adapters = AdapterRows([(first, slice(0, 7)), (second, slice(10, 14))])
     hidden = model(
         torch.tensor([token for tokens, _ in sequences for token in tokens]),

@@ -1,0 +1,211 @@
+"""The scheduler by itself: order, budget, room in the cache. No network is computed."""
+
+import pytest
+
+from model.engine.blocks import BlockPool
+from model.engine.request import Generate, Request
+from model.engine.scheduler import Chunk, Scheduler, Sequence
+
+
+def sequence(name: str, length: int, *, adapter: str | None = None, first: int = 0) -> Sequence:
+    """A request whose prompt is shared with no other, unless they have the same `first` token."""
+    tokens = (first or hash(name) % 10**6, *range(1, length))
+    return Sequence(Request(name, tokens, Generate(50), adapter), list(tokens), 0.0)
+
+
+def scheduler(blocks: int = 64, slots: int = 4, step_tokens: int = 64) -> Scheduler:
+    return Scheduler(BlockPool(blocks), slots, step_tokens)
+
+
+def step(own: Scheduler) -> dict[str, int]:
+    """Do a step as the engine does: a sequence at its end gets a token. Tokens by request."""
+    chunks = own.schedule()
+    ends = [chunk for chunk in chunks if chunk.completes]
+    own.computed(chunks)
+    for chunk in ends:
+        chunk.sequence.tokens.append(7)
+    return lengths(chunks)
+
+
+def lengths(chunks: list[Chunk]) -> dict[str, int]:
+    assert all(chunk.length > 0 for chunk in chunks)
+    return {chunk.sequence.request.id: chunk.length for chunk in chunks}
+
+
+def test_a_step_keeps_its_budget_and_decoding_comes_first() -> None:
+    own = scheduler(step_tokens=32)
+    own.add(sequence("a", 10))
+    assert step(own) == {"a": 10}
+    own.add(sequence("b", 100))
+    assert step(own) == {"a": 1, "b": 31}
+    assert step(own) == {"a": 1, "b": 31}
+
+
+def test_a_short_prompt_passes_the_long_ones_and_the_oldest_keeps_half() -> None:
+    own = scheduler(blocks=300, slots=8, step_tokens=64)
+    for name in ("old", "long", "longer"):
+        own.add(sequence(name, 900 if name == "old" else 1000))
+    assert step(own) == {"old": 32, "long": 32}
+    own.add(sequence("short", 20))
+    assert step(own) == {"old": 32, "long": 12, "short": 20}
+    while "old" in lengths(chunks := own.schedule()):
+        assert lengths(chunks)["old"] >= min(31, chunks[0].sequence.left)
+        assert sum(lengths(chunks).values()) == 64
+        own.computed(chunks)
+        for chunk in chunks:
+            if chunk.completes:
+                chunk.sequence.tokens.append(7)
+        if own.running[0].left == 1:
+            break
+
+
+def test_what_the_budget_leaves_goes_to_the_oldest() -> None:
+    own = scheduler(step_tokens=64)
+    own.add(sequence("old", 100))
+    own.add(sequence("new", 10))
+    assert step(own) == {"old": 54, "new": 10}
+
+
+def test_sequences_enter_in_the_order_of_arrival_while_slots_last() -> None:
+    own = scheduler(slots=2)
+    for name in "abc":
+        own.add(sequence(name, 5))
+    own.add(sequence("probe", 1), first=True)
+    assert step(own) == {"probe": 1, "a": 5}
+    own.finish(own.running[0])
+    assert step(own) == {"a": 1, "b": 5}
+
+
+def test_who_does_not_fit_waits_and_nobody_passes() -> None:
+    own = scheduler(blocks=8)
+    own.add(sequence("a", 64))  # 4 blocks
+    own.add(sequence("b", 64))  # 4 more, and none would be left to grow
+    own.add(sequence("c", 5))
+    assert step(own) == {"a": 64}
+    assert [s.request.id for s in own.waiting] == ["b", "c"]
+    own.finish(own.running[0])
+    assert list(step(own)) == ["b", "c"]
+
+
+def test_when_the_cache_is_full_the_newest_makes_room_and_comes_back() -> None:
+    own = scheduler(blocks=4, step_tokens=64)
+    a, b = sequence("a", 14), sequence("b", 15)
+    own.add(a)
+    own.add(b)
+    own.add(sequence("c", 60))
+    seen: list[dict[str, int]] = []
+    while own.preemptions == 0:
+        seen.append(step(own))
+        assert len(seen) < 100
+    assert not b.running
+    assert b.blocks == []
+    assert [s.request.id for s in own.waiting] == ["b", "c"]
+    assert a.running
+    own.finish(a)
+    tokens = list(b.tokens)
+    assert sum(step(own).values()) <= len(tokens)  # some of its blocks may still be there
+    assert b.tokens == [*tokens, 7]
+    own.finish(b)
+    own.finish(own.waiting[0])
+    assert own.pool.free == 4
+
+
+def test_a_lone_sequence_can_use_the_whole_cache() -> None:
+    own = scheduler(blocks=4, step_tokens=16)
+    alone = sequence("a", 20)
+    own.add(alone)
+    while len(alone.tokens) < 64:
+        assert step(own)
+    assert own.preemptions == 0
+    assert own.pool.free == 0
+
+
+def test_a_beginning_that_is_there_is_not_computed_again() -> None:
+    own = scheduler()
+    own.add(sequence("a", 40, first=5))
+    step(own)
+    own.add(sequence("b", 50, first=5))
+    own.add(sequence("other adapter", 50, first=5, adapter="spam"))
+    own.add(sequence("other text", 50, first=6))
+    scheduled = step(own)
+    assert scheduled["b"] == 50 - 32
+    own.finish(own.running[0])
+    b = own.running[0]
+    assert (b.reused, b.request.id) == (32, "b")
+    assert [s.reused for s in own.running[1:]] == [0, 0]
+
+
+def test_the_last_token_is_always_computed() -> None:
+    own = scheduler()
+    own.add(sequence("a", 32, first=5))
+    step(own)
+    own.add(sequence("b", 32, first=5))
+    assert step(own)["b"] == 16
+
+
+def test_blocks_of_generated_text_are_found_too() -> None:
+    own = scheduler(slots=1)
+    a = sequence("a", 10, first=5)
+    own.add(a)
+    while len(a.tokens) < 40:
+        step(own)
+    own.finish(a)
+    follow = Sequence(Request("b", tuple(a.tokens), Generate(5)), list(a.tokens), 0.0)
+    own.add(follow)
+    assert step(own) == {"b": 8}
+    assert follow.reused == 32
+
+
+def test_what_is_being_computed_is_waited_for() -> None:
+    own = scheduler(slots=8, step_tokens=32)
+    for name in "abc":
+        own.add(sequence(name, 60, first=5))
+    own.add(sequence("other", 20))
+    assert step(own) == {"a": 16, "other": 16}
+    assert step(own) == {"a": 28, "other": 4}
+    assert step(own) == {"a": 16, "other": 1}
+    assert step(own) == {"a": 1, "other": 1, "b": 12, "c": 12}
+    assert [s.reused for s in own.running] == [0, 0, 48, 48]
+
+
+def test_who_waits_for_a_beginning_goes_on_when_it_is_cancelled() -> None:
+    own = scheduler(step_tokens=32)
+    a, b = sequence("a", 60, first=5), sequence("b", 60, first=5)
+    own.add(a)
+    own.add(b)
+    assert list(step(own)) == ["a"]
+    own.finish(a)
+    assert step(own) == {"b": 28}  # two blocks were there
+    own.finish(b)
+    assert own.pool.free == own.pool.blocks
+
+
+def test_what_is_spoilt_is_not_given_to_others() -> None:
+    own = scheduler()
+    a = sequence("a", 40, first=5)
+    own.add(a)
+    step(own)
+    own.finish(a, spoilt=True)
+    own.add(sequence("b", 40, first=5))
+    assert step(own) == {"b": 40}
+
+
+@pytest.mark.parametrize("blocks", [6, 12, 40])
+def test_everything_ends_and_every_block_comes_back(blocks: int) -> None:
+    own = scheduler(blocks=blocks, slots=5, step_tokens=24)
+    waiting = [sequence(f"{i}", 3 + 13 * i % 40, first=1 + i % 3) for i in range(30)]
+    ends = {s.request.id: len(s.tokens) + 40 for s in waiting}
+    for new in waiting:
+        own.add(new)
+    done: list[str] = []
+    for _ in range(10_000):
+        assert 0 < sum(step(own).values()) <= 24
+        for s in list(own.running):
+            if len(s.tokens) >= ends[s.request.id]:
+                own.finish(s)
+                done.append(s.request.id)
+        if len(done) == 30:
+            break
+    assert len(set(done)) == 30
+    assert own.pool.free == blocks
+    assert (own.preemptions > 0) == (blocks < 20)
