@@ -108,7 +108,9 @@ def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
     threads = settings.threads or default_threads()
     torch.set_num_threads(threads)
     device = settings.torch_device()
-    logger.info("loading models", extra={"device": str(device), "threads": threads})
+    weights = "int8" if settings.quantizes else str(settings.torch_dtype())
+    extra = {"device": str(device), "threads": threads, "weights": weights}
+    logger.info("loading models", extra=extra)
 
     base_paths: dict[str, Path] = {}
     for name, path in chosen.paths.items():
@@ -162,9 +164,13 @@ def _named_in_errors(path: Path) -> Iterator[None]:
 def _load_base(path: Path, settings: Settings, device: torch.device) -> Base:
     started = time.monotonic()
     with _named_in_errors(path):
-        base = load_base(path, dtype=settings.torch_dtype(), device=device)
-        if settings.quantize == "int8":
+        # From weights as they are stored, which are smaller than in fp32: the peak of memory.
+        dtype = None if settings.quantizes else settings.torch_dtype()
+        base = load_base(path, dtype=dtype, device=device)
+        if settings.quantizes:
             quantize(base.model)
+            if base.head is not None:
+                base.head.float()
         golden.verify(str(path), base.card.get("golden"), base.model, base.tokenizer, base.head)
     _log_loaded(path, base.id, started)
     return base

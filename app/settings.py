@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from model.engine.settings import EngineSettings
 from model.errors import UsageError
+from model.kernels import int8
 
 MOST_BATCH = 4096
 """Upper bound of `max_batch`, and so of the lists in requests."""
@@ -53,8 +54,10 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="precision of the weights; auto is bf16 on a GPU and fp32 on a CPU"
     )
-    quantize: Literal["none", "int8"] = Field(
-        "none", description="8-bit weights on a CPU: less memory, and faster; little is lost"
+    quantize: Literal["auto", "none", "int8"] = Field(
+        "auto",
+        description="8-bit weights on a CPU: a quarter of the memory, several times faster, and "
+        "next to nothing lost; auto uses them on a CPU where the kernel was compiled",
     )
     threads: int = Field(
         0, ge=0, le=1024, description="CPU threads; 0 takes the container's CPU quota, else all"
@@ -144,6 +147,14 @@ class Settings(BaseSettings):
         if self.device == "cuda" and not available:
             raise UsageError("--device is 'cuda', but torch finds no usable GPU; give cpu or auto")
         return torch.device("cuda" if available and self.device != "cpu" else "cpu")
+
+    @property
+    def quantizes(self) -> bool:
+        """Whether the weights are to have 8 bits."""
+        if self.quantize != "auto":
+            return self.quantize == "int8"
+        on_cpu = self.torch_device().type == "cpu" and self.dtype == "auto"
+        return on_cpu and int8.load() is not None
 
     def torch_dtype(self) -> torch.dtype:
         if self.dtype == "auto":

@@ -156,12 +156,12 @@ def save_base(
 
 
 def load_base(
-    path: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    path: Path, *, dtype: torch.dtype | None = torch.float32, device: torch.device | str = "cpu"
 ) -> Base:
     """Load and verify the checkpoint at `path`.
 
     Args:
-        dtype: in which the weights are held, whatever they were stored in.
+        dtype: in which the weights are held, whatever they were stored in; None is as stored.
 
     Raises:
         CheckpointError: a file is missing, altered, of another version or shape; names it.
@@ -237,7 +237,9 @@ def adapter_base_path(path: Path) -> Path:
     return (path / str(reference["path"])).resolve()
 
 
-def _read_base(path: Path, card: dict[str, Any], dtype: torch.dtype, device: torch.device) -> Base:
+def _read_base(
+    path: Path, card: dict[str, Any], dtype: torch.dtype | None, device: torch.device
+) -> Base:
     source = path / _CONFIG
     config = _read_settings(source, _CONFIG_FIELDS)
     architecture = GPTConfig.from_dict(config["architecture"], str(source))

@@ -104,12 +104,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_weights(path: Path, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+def read_weights(path: Path, dtype: torch.dtype | None, device: torch.device) -> dict[str, Tensor]:
+    """The tensors of a file by name, in `dtype`; None leaves them as they are stored."""
     try:
         weights = safetensors.torch.load_file(path, device=str(device))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: not a usable safetensors file: {error}") from error
-    return {name: tensor.to(dtype) for name, tensor in weights.items()}
+    return weights if dtype is None else {name: t.to(dtype) for name, t in weights.items()}
 
 
 def sha256(path: Path) -> str:

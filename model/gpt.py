@@ -208,5 +208,8 @@ class GPT(nn.Module):
         return out
 
     def parameter_count(self) -> int:
-        """Number of parameters, a tied head counted once."""
+        """Number of parameters, a tied head counted once; the same in every precision."""
+        if self.quantized:  # its weights are no parameters any more
+            with torch.device("meta"):
+                return GPT(self.config).parameter_count()
         return sum(p.numel() for p in self.parameters())
