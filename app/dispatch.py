@@ -166,6 +166,8 @@ class Job:
         self._counted = counted
         self._indices = {request.id: index for index, request in enumerate(requests)}
         self._unfinished = set(self._indices)
+        streams = any(isinstance(r.want, Generate) and r.want.stream for r in requests)
+        self._first_result = Text if streams else Finished | Classified
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._left = len(requests)
         self._started = time.monotonic()
@@ -189,9 +191,12 @@ class Job:
 
     def _count(self, event: Event) -> None:
         metrics = self._dispatcher.metrics
-        if not self._answered and isinstance(event, Text | Classified):
+        if not self._answered and isinstance(event, self._first_result):
             self._answered = True
-            metrics.first_token(time.monotonic() - self._started)
+            seconds = time.monotonic() - self._started
+            if isinstance(event, Finished):  # the text of a whole request comes with its end
+                seconds -= event.timings.decode
+            metrics.first_token(seconds)
         if isinstance(event, Finished):
             metrics.tokens(event.prompt_tokens, event.completion_tokens)
         elif isinstance(event, Classified):

@@ -94,6 +94,7 @@ def plan(
                 stop=body.stops,
                 ignore_eos=body.ignore_eos,
                 logprobs=logprobs,
+                stream=body.stream,
             )
             name = f"{identity}-{len(requests)}"
             requests.append(Request(name, tokens, want, model.adapter_name, deadline))

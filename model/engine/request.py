@@ -27,6 +27,8 @@ class Generate:
     """Go on after the end token, up to `max_new_tokens`."""
     logprobs: int | None = None
     """Report each token's log-probability and those of this many most probable tokens."""
+    stream: bool = True
+    """Give each piece of text when it is made; else all of it at the end, as one `Text`."""
 
 
 @dataclass(frozen=True)

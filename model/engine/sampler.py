@@ -86,22 +86,23 @@ class Sampler:
         want, text = _generate(sequence), sequence.text
         assert text is not None
         reason: FinishReason | None = None
-        piece = ""
         if token in self.base.stop_tokens:
             # The end token has no text, also where it does not end the sequence.
             reason = None if want.ignore_eos else "eos"
         else:
-            piece = text.push(token)
+            sequence.unsent += text.push(token)
             reason = "stop" if text.stopped else None
         if reason is None and sequence.generated >= want.max_new_tokens:
             reason = "length"
         if reason is not None:
-            piece += text.flush()
+            sequence.unsent += text.flush()
             if text.stopped:
                 reason = "stop"
         events: list[Event] = []
-        if piece or (reason is not None and sequence.logprobs):
-            events.append(Text(piece, tuple(sequence.logprobs)))
+        done = reason is not None
+        if (sequence.unsent and (want.stream or done)) or (sequence.logprobs and done):
+            events.append(Text(sequence.unsent, tuple(sequence.logprobs)))
+            sequence.unsent = ""
             sequence.logprobs.clear()
         if reason is not None:
             events.append(

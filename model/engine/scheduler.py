@@ -49,6 +49,8 @@ class Sequence:
     """Of its full blocks, as far as they were asked for."""
     admitted: float = 0.0
     first_result: float = 0.0
+    unsent: str = ""
+    """Text that no event has brought yet."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     """Of tokens whose text has not been sent yet."""
 

@@ -445,3 +445,15 @@ def test_penalties_reach_the_row_that_asks_for_them(base: Base) -> None:
     assert text_of(without) == text_of(again) != text_of(with_penalty)
     tokens = [entry.token for e in with_penalty if isinstance(e, Text) for entry in e.logprobs]
     assert len(set(tokens)) == len(tokens) == 30
+
+
+def test_text_that_is_not_to_be_streamed_comes_at_the_end(base: Base) -> None:
+    texts = {}
+    for stream in (True, False):
+        want = Generate(20, GREEDY, ignore_eos=True, logprobs=1, stream=stream)
+        [events] = engine(base, {}).run([Request("1", prompt(5), want)])
+        texts[stream] = [event for event in events if isinstance(event, Text)]
+    assert len(texts[True]) > 10
+    [whole] = texts[False]
+    assert whole.text == "".join(text.text for text in texts[True])
+    assert whole.logprobs == tuple(value for text in texts[True] for value in text.logprobs)
