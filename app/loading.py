@@ -171,6 +171,8 @@ def _load_base(path: Path, settings: Settings, device: torch.device) -> Base:
             quantize(base.model)
             if base.head is not None:
                 base.head.float()
+        elif settings.deterministic:
+            base.model.multiply_in_tiles()
         golden.verify(str(path), base.card.get("golden"), base.model, base.tokenizer, base.head)
     _log_loaded(path, base.id, started)
     return base
@@ -180,6 +182,7 @@ def _load_adapter(path: Path, base: Base) -> Adapter:
     started = time.monotonic()
     with _named_in_errors(path):
         adapter = load_adapter(path, base)
+        adapter.lora.tile = base.model.tile
         outputs, model = adapter.card.get("golden"), base.model
         golden.verify(str(path), outputs, model, base.tokenizer, adapter.head, adapter.lora)
     _log_loaded(path, adapter.id, started)

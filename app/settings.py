@@ -59,6 +59,11 @@ class Settings(BaseSettings):
         description="8-bit weights on a CPU: a quarter of the memory, several times faster, and "
         "next to nothing lost; auto uses them on a CPU where the kernel was compiled",
     )
+    deterministic: bool = Field(
+        False,
+        description="with weights that are not quantized, too: the same seed gives the same "
+        "tokens whatever else is in the batch; slower. 8-bit weights need no such setting",
+    )
     threads: int = Field(
         0, ge=0, le=1024, description="CPU threads; 0 takes the container's CPU quota, else all"
     )

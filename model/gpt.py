@@ -34,24 +34,42 @@ class Adapts(Protocol):
         """`y`, the output of `layer` for `x`, with each row's adapter added."""
 
 
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, tile: int | None) -> Tensor:
+    """x Wᵀ + b: (…, in) -> (…, out).
+
+    Args:
+        tile: rows of every product. A row's last bits depend on how many rows are multiplied at
+            once; with a fixed number it gets the same bits in every batch. None takes all at once.
+    """
+    if tile is None:
+        return F.linear(x, weight, bias)
+    rows = x.reshape(-1, x.shape[-1])
+    tiles = F.pad(rows, (0, 0, 0, -len(rows) % tile)).view(-1, tile, x.shape[-1])
+    y = torch.cat([F.linear(rows_of_tile, weight, bias) for rows_of_tile in tiles])
+    return y[: len(rows)].view(*x.shape[:-1], -1)
+
+
 class Projection(nn.Linear):
     """A linear layer that an adapter can name."""
 
     def __init__(self, path: str, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
         self.path = path
+        self.tile: int | None = None
 
     def forward(self, x: Tensor, adapters: Adapts | None = None) -> Tensor:
-        y = super().forward(x)
+        y = linear(x, self.weight, self.bias, self.tile)
         return y if adapters is None else adapters.adapt(self.path, x, y)
 
 
 class TokenEmbedding(nn.Embedding):
     """The token embedding, which is the output head as well where the two are tied."""
 
+    tile: int | None = None
+
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, n_embd) -> (…, vocab)"""
-        return F.linear(hidden, self.weight)
+        return linear(hidden, self.weight, None, self.tile)
 
 
 class CausalSelfAttention(nn.Module):
@@ -136,6 +154,7 @@ class GPT(nn.Module):
         self.lm_head = (
             None if config.tied else nn.Linear(config.n_embd, config.vocab_size, bias=False)
         )
+        self.tile: int | None = None  # see `multiply_in_tiles`
 
     def init_weights(self, generator: torch.Generator) -> None:
         """GPT-2's initialisation: N(0, 0.02), residual projections scaled by 1/sqrt(2 n_layer)."""
@@ -204,8 +223,20 @@ class GPT(nn.Module):
         """(…, n_embd) -> (…, vocab)"""
         if self.lm_head is None:
             return self.wte.logits(hidden)
+        if self.tile is not None:
+            return linear(hidden, self.lm_head.weight, None, self.tile)
         out: Tensor = self.lm_head(hidden)
         return out
+
+    def multiply_in_tiles(self, tile: int = 8) -> None:
+        """Make every row independent of the others in a step, to the last bit, on a CPU.
+
+        That costs time where steps have few rows or very many. Adapters have a `tile` of their own.
+        """
+        self.tile = self.wte.tile = tile
+        for module in self.modules():
+            if isinstance(module, Projection):
+                module.tile = tile
 
     def parameter_count(self) -> int:
         """Number of parameters, a tied head counted once; the same in every precision."""

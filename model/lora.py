@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model.config import GPTConfig
 from model.errors import UsageError
-from model.gpt import GPT
+from model.gpt import GPT, linear
 
 TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
@@ -67,6 +67,7 @@ class LoRA(nn.Module):
     def __init__(self, model_config: GPTConfig, settings: LoRASettings) -> None:
         super().__init__()
         self.settings = settings
+        self.tile: int | None = None  # rows of every product, as in `model.gpt.linear`
         self.scale = settings.alpha / settings.rank if settings.rank else 0.0
         layers = _layers(model_config, settings.targets) if settings.rank else {}
         # Parameter names hold no dots, so the path's dots are written as slashes.
@@ -91,7 +92,8 @@ class LoRA(nn.Module):
         if key not in self.a:
             return None
         x = F.dropout(x, self.settings.dropout, self.training)
-        return F.linear(F.linear(x, self.a[key]), self.b[key]) * self.scale
+        down = linear(x, self.a[key], None, self.tile)
+        return linear(down, self.b[key], None, self.tile) * self.scale
 
     def adapt(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
         """`y` with this adapter added in every row: an adapter by itself adapts a whole batch."""
