@@ -45,8 +45,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, tile: int | None) -> 
         return F.linear(x, weight, bias)
     rows = x.reshape(-1, x.shape[-1])
     tiles = F.pad(rows, (0, 0, 0, -len(rows) % tile)).view(-1, tile, x.shape[-1])
-    y = torch.cat([F.linear(rows_of_tile, weight, bias) for rows_of_tile in tiles])
-    return y[: len(rows)].view(*x.shape[:-1], -1)
+    y = x.new_empty(len(tiles), tile, len(weight))
+    for given, out in zip(tiles, y, strict=True):
+        out[:] = F.linear(given, weight, bias)
+    return y.view(-1, len(weight))[: len(rows)].view(*x.shape[:-1], len(weight))
 
 
 class Projection(nn.Linear):
