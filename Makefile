@@ -15,7 +15,7 @@ help: ## Show the targets.
 
 setup: $(INSTALLED) ## Install everything into .venv.
 
-$(INSTALLED): pyproject.toml constraints.txt hatch_build.py model/kernels/int8.c
+$(INSTALLED): pyproject.toml constraints.txt hatch_build.py $(wildcard model/kernels/*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt $(TORCH_PIP_ARGS) torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev]'

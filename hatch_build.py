@@ -14,10 +14,10 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("model/kernels/int8.c")
-LIBRARY = Path("model/kernels/libint8.so")
+DIRECTORY = Path("model/kernels")
+LIBRARY = DIRECTORY / "libkernels.so"
 # Without -ffp-contract=off, paths with a fused multiply-add would round differently.
-FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-Wall", "-fPIC", "-shared"]
+FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-Wall", "-Wno-psabi", "-fPIC", "-shared"]
 
 
 def compile_kernels(root: Path) -> str | None:
@@ -30,7 +30,8 @@ def compile_kernels(root: Path) -> str | None:
     # A file of its own first: a process that has the old library loaded keeps it.
     new = library.with_suffix(".new")
     for threads in (["-fopenmp"], []):  # some compilers come without OpenMP
-        command = [*compiler.split(), *FLAGS, *threads, str(root / SOURCE), "-o", str(new), "-lm"]
+        sources = [str(source) for source in sorted((root / DIRECTORY).glob("*.c"))]
+        command = [*compiler.split(), *FLAGS, *threads, *sources, "-o", str(new), "-lm"]
         try:
             result = subprocess.run(command, capture_output=True, text=True)
         except OSError as error:

@@ -24,11 +24,16 @@ def build(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def tree(build: Any, tmp_path: Path) -> Path:
-    """A copy of the kernel's source, with a library that an older source gave."""
-    (tmp_path / build.SOURCE).parent.mkdir(parents=True)
-    shutil.copy(ROOT / build.SOURCE, tmp_path / build.SOURCE)
+    """A copy of the kernels' sources, with a library that an older source gave."""
+    (tmp_path / build.DIRECTORY).mkdir(parents=True)
+    for source in sources(ROOT / build.DIRECTORY):
+        shutil.copy(source, tmp_path / build.DIRECTORY)
     (tmp_path / build.LIBRARY).write_bytes(b"old")
     return tmp_path
+
+
+def sources(directory: Path) -> list[Path]:
+    return sorted([*directory.glob("*.c"), *directory.glob("*.h")])
 
 
 def test_it_compiles(build: Any, tree: Path) -> None:
@@ -36,8 +41,8 @@ def test_it_compiles(build: Any, tree: Path) -> None:
         pytest.skip("there is no C compiler")
     assert build.compile_kernels(tree) is None
     assert ctypes.CDLL(str(tree / build.LIBRARY)).int8_version() == 1
-    files = {file.name for file in (tree / build.LIBRARY).parent.iterdir()}
-    assert files == {build.SOURCE.name, build.LIBRARY.name}
+    files = set((tree / build.DIRECTORY).iterdir())
+    assert files == {*sources(tree / build.DIRECTORY), tree / build.LIBRARY}
 
 
 @pytest.mark.parametrize("compiler", ["/bin/false", "/no/such/compiler"])
@@ -47,12 +52,13 @@ def test_without_a_compiler_the_old_library_goes(
     monkeypatch.setenv("CC", compiler)
     problem = build.compile_kernels(tree)
     assert compiler in problem
-    assert [file.name for file in (tree / build.SOURCE).parent.iterdir()] == [build.SOURCE.name]
+    assert sorted((tree / build.DIRECTORY).iterdir()) == sources(tree / build.DIRECTORY)
 
 
 def test_the_installed_library_is_of_this_source(build: Any) -> None:
-    """Whoever changes int8.c installs again, or tests something else than what he wrote."""
+    """Whoever changes a kernel installs again, or tests something else than what he wrote."""
     library = ROOT / build.LIBRARY
     if not library.is_file():
         pytest.skip("the C kernel was not compiled when the package was installed")
-    assert library.stat().st_mtime >= (ROOT / build.SOURCE).stat().st_mtime
+    for source in sources(ROOT / build.DIRECTORY):
+        assert library.stat().st_mtime >= source.stat().st_mtime, source.name

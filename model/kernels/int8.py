@@ -19,7 +19,7 @@ from torch import Tensor
 
 PATHS = ("portable", "avx2", "avx512-vnni")
 """The instruction sets, slowest first; all give the same bits."""
-_LIBRARY = Path(__file__).with_name("libint8.so")
+_LIBRARY = Path(__file__).with_name("libkernels.so")
 _VERSION = 1
 _BLOCK = 64  # CHANNELS in int8.c
 _log = logging.getLogger(__name__)
@@ -153,6 +153,18 @@ def load(path: str | None = None) -> Kernel | None:
         ctypes.c_int,
     ]
     library.int8_gelu.restype = None
+    library.attention.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_void_p,
+        ctypes.c_int,
+        ctypes.c_int,
+    ]
     able = PATHS[: library.int8_paths()]
     if path is not None and path not in able:
         raise ValueError(f"path {path!r} is none of {', '.join(able)}")
