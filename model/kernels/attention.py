@@ -1,14 +1,21 @@
-"""Calls attention.c: attention over a cache of keys and values in fp32, on a CPU."""
+"""Calls attention.c: attention over a cache of keys and values in blocks, on a CPU.
+
+cache = PagedCache(kernel, keys, values)
+plan = Plan(cache, [(block_ids, tokens_cached, new_tokens), ...])
+out = plan.attend(layer, query, key, value)
+"""
 
 import ctypes
+from array import array
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from model.kernels.int8 import Kernel
 
-KEYS = 16
-"""Tokens in a block of keys; the time of a cache is a multiple of it, and `head_dim`, too."""
+TOKENS = 16
+"""Tokens of a block."""
 
 
 class _Cache(ctypes.Structure):
@@ -17,65 +24,107 @@ class _Cache(ctypes.Structure):
     _fields_ = [
         ("keys", ctypes.c_void_p),
         ("values", ctypes.c_void_p),
-        ("slot_stride", ctypes.c_int64),
-        ("head_stride", ctypes.c_int64),
+        ("blocks", ctypes.c_int64),
         ("heads", ctypes.c_int64),
         ("dim", ctypes.c_int64),
+        ("half", ctypes.c_int64),
     ]
 
 
-class Attention:
-    """Attention over one cache.
+class PagedCache:
+    """The memory of keys and values, as attention.c sees it.
 
     Args:
-        keys, values: (layer, slot, head, time, head_dim) fp32, contiguous. The layout of the keys
-            of a head is the kernel's own: blocks of 16 tokens, (head_dim, 16) each.
+        keys, values: (layer, block, head, TOKENS, head_dim) fp32 or bf16, contiguous. The keys of a
+            head are in the kernel's own layout, (head_dim, TOKENS).
     """
 
     def __init__(self, kernel: Kernel, keys: Tensor, values: Tensor) -> None:
+        assert self.fits(keys)
+        assert keys.is_contiguous()
+        assert values.is_contiguous()
         self.kernel = kernel
-        self._held = (keys, values)  # the structures below point into them
-        _, _, heads, _time, dim = keys.shape
-        self._layers = [
-            _Cache(k.data_ptr(), v.data_ptr(), k.stride(0), k.stride(1), heads, dim)
-            for k, v in zip(keys, values, strict=True)
-        ]
+        self.layers, self.blocks, self.heads, _, self.head_dim = keys.shape
+        self._held = (keys, values)  # the structure below points into them
+        self._cache = _Cache(
+            keys.data_ptr(),
+            values.data_ptr(),
+            self.blocks,
+            self.heads,
+            self.head_dim,
+            keys.dtype == torch.bfloat16,
+        )
+        self.pointer = ctypes.addressof(self._cache)
 
     @staticmethod
     def fits(keys: Tensor) -> bool:
         """Whether the kernel can work with such a cache."""
-        time, dim = keys.shape[-2:]
-        return keys.is_cpu and keys.dtype == torch.float32 and time % KEYS == dim % KEYS == 0
+        tokens, dim = keys.shape[-2:]
+        types = (torch.float32, torch.bfloat16)
+        return keys.is_cpu and keys.dtype in types and tokens == TOKENS and dim % 16 == 0
 
-    def __call__(self, layer: int, segments: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Store `k` and `v`, and attend.
+
+class Plan:
+    """Where the tokens of one step are, for all of its layers.
+
+    Args:
+        cache: holds what earlier steps computed.
+        segments: of each sequence, in the order of its rows in the flat batch: the blocks that its
+            tokens are in, from the first on and with room for the new ones; how many tokens are
+            cached; how many are new.
+    """
+
+    def __init__(
+        self, cache: PagedCache, segments: Sequence[tuple[Sequence[int], int, int]]
+    ) -> None:
+        self.cache = cache
+        blocks, table = array("i"), array("q")
+        for ids, start, length in segments:
+            needed = -(-(start + length) // TOKENS)
+            assert len(ids) >= needed, "a segment overruns its blocks"
+            blocks.extend(ids[:needed])
+        assert not blocks or 0 <= min(blocks) <= max(blocks) < cache.blocks, "no such block"
+        address, self.tokens = blocks.buffer_info()[0], 0
+        for _, start, length in segments:
+            table.extend((address, start, length, self.tokens))
+            address += blocks.itemsize * -(-(start + length) // TOKENS)
+            self.tokens += length
+        self._held = (blocks, table)
+        self.segments = table.buffer_info()[0]
+        """Address of the structures `Segment` in attention.c."""
+        self.count = len(segments)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Store `key` and `value`, and attend.
 
         Args:
-            segments: (segments, 4) int64: slot, tokens that are cached, new tokens, and where
-                these stand in the step.
-            q, k, v: (tokens, head, head_dim) fp32; may be parts of one tensor.
+            query, key, value: (tokens, head, head_dim); may be parts of one tensor.
 
         Returns:
-            (tokens, head, head_dim)
+            (tokens, head, head_dim), in the type of `query`
         """
-        tokens, heads, dim = q.shape
-        stride = q.stride()
-        assert q.dtype == k.dtype == v.dtype == torch.float32
-        if stride[1:] != (dim, 1) or k.stride() != stride or v.stride() != stride:
-            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-        out = torch.empty(tokens, heads, dim)
-        failed = self.kernel.library.attention(
-            ctypes.byref(self._layers[layer]),
-            segments.data_ptr(),
-            len(segments),
-            q.data_ptr(),
-            k.data_ptr(),
-            v.data_ptr(),
-            q.stride(0),
+        cache = self.cache
+        shape = (self.tokens, cache.heads, cache.head_dim)
+        assert query.shape == key.shape == value.shape == shape
+        dtype = query.dtype
+        query, key, value = query.float(), key.float(), value.float()
+        stride = query.stride()
+        if stride[1:] != (cache.head_dim, 1) or key.stride() != stride or value.stride() != stride:
+            query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
+        out = torch.empty(shape)
+        failed = cache.kernel.library.attention(
+            cache.pointer,
+            layer,
+            self.segments,
+            self.count,
+            query.data_ptr(),
+            key.data_ptr(),
+            value.data_ptr(),
+            query.stride(0),
             out.data_ptr(),
-            self.kernel.path,
+            cache.kernel.path,
             torch.get_num_threads(),
         )
         if failed:
             raise MemoryError("no memory for the scores of attention")
-        return out
+        return out.to(dtype)

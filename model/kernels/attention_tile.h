@@ -2,33 +2,48 @@
    see attention.c, which includes this once for each. */
 
 #define vec NAMED(vec, PATH)
+#define whole NAMED(whole, PATH)
+#define shorts NAMED(shorts, PATH)
+#define load NAMED(load, PATH)
 #define dots NAMED(dots, PATH)
 #define softmax NAMED(softmax, PATH)
 #define mix NAMED(mix, PATH)
 #define tile NAMED(tile, PATH)
+#define head_of NAMED(head_of, PATH)
 #define head NAMED(head, PATH)
 #define INLINE ATTRIBUTES static inline __attribute__((always_inline))
 #define EACH (16 / LANES) /* vectors for 16 floats */
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint32_t whole __attribute__((vector_size(4 * LANES)));
+typedef uint16_t shorts __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
-/* Scores of `rows` rows with `blocks` blocks of keys, into scores (rows, width). */
-INLINE void dots(const float *q, int64_t stride, const float *keys, int64_t dim, const int rows,
-                 const int blocks, float *scores, int64_t width)
+/* LANES cells from number `at` on. */
+INLINE vec load(const void *cells, int64_t at, const int half)
+{
+    if (!half)
+        return *(const vec *)((const float *)cells + at);
+    const shorts bits = *(const shorts *)((const uint16_t *)cells + at);
+    return (vec)(__builtin_convertvector(bits, whole) << 16);
+}
+
+/* Scores of `rows` rows with `count` blocks of keys, into scores (rows, width). */
+INLINE void dots(const float *q, int64_t stride, const Head *h, const int32_t *blocks,
+                 const int rows, const int count, const int half, float *scores, int64_t width)
 {
     vec sum[ROWS][4 * EACH];
     for (int r = 0; r < rows; r++)
-        for (int b = 0; b < blocks * EACH; b++)
+        for (int b = 0; b < count * EACH; b++)
             sum[r][b] = (vec){0};
-    for (int64_t d = 0; d < dim; d++)
-        for (int b = 0; b < blocks * EACH; b++) {
-            const float *block = keys + b / EACH * dim * KEYS + b % EACH * LANES;
-            const vec key = *(const vec *)(block + d * KEYS);
+    for (int64_t d = 0; d < h->dim; d++)
+        for (int b = 0; b < count * EACH; b++) {
+            const int64_t block = blocks[b / EACH] * h->block + b % EACH * LANES;
+            const vec key = load(h->keys, block + d * TOKENS, half);
             for (int r = 0; r < rows; r++)
                 sum[r][b] += q[r * stride + d] * key;
         }
     for (int r = 0; r < rows; r++)
-        for (int b = 0; b < blocks * EACH; b++)
+        for (int b = 0; b < count * EACH; b++)
             *(vec *)(scores + r * width + b * LANES) = sum[r][b];
 }
 
@@ -57,73 +72,99 @@ INLINE float softmax(float *restrict scores, int64_t count, int64_t width, float
     return 1 / sum;
 }
 
-/* 16 * `parts` dimensions of the weighted sums of values. */
-INLINE void mix(const float *scores, int64_t width, const float *values, int64_t dim, int64_t count,
-                const int rows, const int parts, const float *factors, float *out, int64_t stride)
+/* 16 * `parts` dimensions, from `d` on, of the weighted sums of values. Row r sees `seen` + r. */
+INLINE void mix(const float *scores, int64_t width, const Head *h, int64_t d, int64_t seen,
+                const int rows, const int parts, const int half, const float *factors, float *out,
+                int64_t stride)
 {
     vec sum[ROWS][4 * EACH];
     for (int r = 0; r < rows; r++)
         for (int p = 0; p < parts * EACH; p++)
             sum[r][p] = (vec){0};
-    for (int64_t t = 0; t < count; t++)
-        for (int p = 0; p < parts * EACH; p++) {
-            const vec value = *(const vec *)(values + t * dim + p * LANES);
-            for (int r = 0; r < rows; r++)
-                sum[r][p] += scores[r * width + t] * value;
-        }
+    int64_t t = 0;
+    while (t < seen) {
+        const int64_t block = h->blocks[t / TOKENS] * h->block + d;
+        const int64_t end = seen - t < TOKENS ? seen - t : TOKENS;
+        for (int64_t i = 0; i < end; i++, t++)
+            for (int p = 0; p < parts * EACH; p++) {
+                const vec value = load(h->values, block + i * h->dim + p * LANES, half);
+                for (int r = 0; r < rows; r++)
+                    sum[r][p] += scores[r * width + t] * value;
+            }
+    }
+    /* A weight of 0 would not do for the others: 0 times NaN is NaN. */
+    for (; t < seen + rows - 1; t++) {
+        const int64_t at = h->blocks[t / TOKENS] * h->block + t % TOKENS * h->dim + d;
+        for (int r = 1; r < rows; r++)
+            if (t < seen + r)
+                for (int p = 0; p < parts * EACH; p++)
+                    sum[r][p] += scores[r * width + t] * load(h->values, at + p * LANES, half);
+    }
     for (int r = 0; r < rows; r++)
         for (int p = 0; p < parts * EACH; p++)
-            *(vec *)(out + r * stride + p * LANES) = sum[r][p] * factors[r];
+            *(vec *)(out + r * stride + d + p * LANES) = sum[r][p] * factors[r];
 }
 
 /* `rows` neighbouring tokens, of which the first sees `seen` keys. */
-INLINE void tile(const float *q, int64_t stride, const float *keys, const float *values,
-                 int64_t dim, int64_t seen, const int rows, float *scores, float *out,
-                 int64_t out_stride)
+INLINE void tile(const Head *h, const float *q, int64_t seen, const int rows, const int half,
+                 float *scores, float *out, int64_t out_stride)
 {
-    const int64_t count = seen + rows - 1, width = (count + KEYS - 1) / KEYS * KEYS;
-    const int blocks = rows == 1 ? 4 : 1; /* at once, so that sums do not wait for each other */
-    const int parts = rows == 1 ? 4 : PARTS;
-    int64_t t = 0, d = 0;
-    for (; t + blocks * KEYS <= width; t += blocks * KEYS)
-        dots(q, stride, keys + t * dim, dim, rows, blocks, scores + t, width);
-    for (; t < width; t += KEYS)
-        dots(q, stride, keys + t * dim, dim, rows, 1, scores + t, width);
+    const int64_t blocks = (seen + rows - 1 + TOKENS - 1) / TOKENS, width = blocks * TOKENS;
+    const int parts = rows == 1 ? 4 : PARTS; /* at once, so that sums do not wait for each other */
+    int64_t b = 0, d = 0;
+    for (; b + parts <= blocks; b += parts)
+        dots(q, h->stride, h, h->blocks + b, rows, parts, half, scores + b * TOKENS, width);
+    for (; b < blocks; b++)
+        dots(q, h->stride, h, h->blocks + b, rows, 1, half, scores + b * TOKENS, width);
     float factors[ROWS];
     for (int r = 0; r < rows; r++)
-        factors[r] = softmax(scores + r * width, seen + r, width, 1.44269504f / sqrtf(dim));
-    for (; d + 16 * parts <= dim; d += 16 * parts)
-        mix(scores, width, values + d, dim, count, rows, parts, factors, out + d, out_stride);
-    for (; d < dim; d += 16)
-        mix(scores, width, values + d, dim, count, rows, 1, factors, out + d, out_stride);
+        factors[r] = softmax(scores + r * width, seen + r, width, 1.44269504f / sqrtf(h->dim));
+    for (; d + 16 * parts <= h->dim; d += 16 * parts)
+        mix(scores, width, h, d, seen, rows, parts, half, factors, out, out_stride);
+    for (; d < h->dim; d += 16)
+        mix(scores, width, h, d, seen, rows, 1, half, factors, out, out_stride);
 }
 
-/* `length` new tokens after `start` cached ones: stores their keys and values, and attends. */
-ATTRIBUTES static void head(const float *q, const float *k, const float *v, int64_t stride,
-                            float *keys, float *values, int64_t dim, int64_t start, int64_t length,
-                            float *scores, float *out, int64_t out_stride)
+/* Stores the keys and values of `length` new tokens after `start` cached ones, and attends. */
+INLINE void head_of(const Head *h, const float *q, const float *k, const float *v, int64_t start,
+                    int64_t length, const int half, float *scores, float *out, int64_t out_stride)
 {
     for (int64_t i = 0; i < length; i++) {
-        const int64_t t = start + i;
-        float *block = keys + t / KEYS * KEYS * dim + t % KEYS;
-        for (int64_t d = 0; d < dim; d++)
-            block[d * KEYS] = k[i * stride + d];
-        memcpy(values + t * dim, v + i * stride, dim * sizeof(float));
+        const int64_t block = h->blocks[(start + i) / TOKENS] * h->block;
+        const int64_t t = (start + i) % TOKENS;
+        for (int64_t d = 0; d < h->dim; d++) {
+            store(h->keys, block + d * TOKENS + t, k[i * h->stride + d], half);
+            store(h->values, block + t * h->dim + d, v[i * h->stride + d], half);
+        }
     }
     int64_t i = 0;
     for (; i + ROWS <= length; i += ROWS)
-        tile(q + i * stride, stride, keys, values, dim, start + i + 1, ROWS, scores,
-             out + i * out_stride, out_stride);
+        tile(h, q + i * h->stride, start + i + 1, ROWS, half, scores, out + i * out_stride,
+             out_stride);
     for (; i < length; i++)
-        tile(q + i * stride, stride, keys, values, dim, start + i + 1, 1, scores,
-             out + i * out_stride, out_stride);
+        tile(h, q + i * h->stride, start + i + 1, 1, half, scores, out + i * out_stride,
+             out_stride);
+}
+
+ATTRIBUTES static void head(const Head *h, const float *q, const float *k, const float *v,
+                            int64_t start, int64_t length, float *scores, float *out,
+                            int64_t out_stride)
+{
+    if (h->half)
+        head_of(h, q, k, v, start, length, 1, scores, out, out_stride);
+    else
+        head_of(h, q, k, v, start, length, 0, scores, out, out_stride);
 }
 
 #undef vec
+#undef whole
+#undef shorts
+#undef load
 #undef dots
 #undef softmax
 #undef mix
 #undef tile
+#undef head_of
 #undef head
 #undef INLINE
 #undef EACH

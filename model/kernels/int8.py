@@ -155,6 +155,7 @@ def load(path: str | None = None) -> Kernel | None:
     library.int8_gelu.restype = None
     library.attention.argtypes = [
         ctypes.c_void_p,
+        ctypes.c_int64,
         ctypes.c_void_p,
         ctypes.c_int64,
         ctypes.c_void_p,

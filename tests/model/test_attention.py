@@ -1,33 +1,36 @@
 """Attention over the cache in C: close to torch's, and the same bits however it is cut up."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from model.config import GPTConfig
 from model.kernels import int8
-from model.kernels.attention import Attention
-from model.kv_cache import CacheStep, KVCache, Segment
+from model.kernels.attention import TOKENS, PagedCache, Plan
 
 SHAPES = [(12, 64), (4, 16), (2, 96)]
 """(heads, head_dim)"""
+CELLS = [torch.float32, torch.bfloat16]
+BLOCKS = 40
+Segment = tuple[Sequence[int], int, int]
+"""Block ids, tokens that are cached, new tokens."""
 
 
-def new_cache(shape: tuple[int, int], path: str | None) -> KVCache:
-    """Full of NaN: what was not stored must not be read. `path` None is torch."""
-    cache = KVCache(GPTConfig(100, 256, n_layer=2, n_head=shape[0], n_embd=shape[0] * shape[1]), 4)
-    cache.keys.fill_(torch.nan)
-    cache.values.fill_(torch.nan)
-    cache.attention = None
-    if path is not None:
-        try:
-            kernel = int8.load(path)
-        except ValueError:
-            pytest.skip(f"this processor has no {path}")
-        if kernel is None:
-            pytest.skip("the C kernels were not compiled when the package was installed")
-        cache.attention = Attention(kernel, cache.keys, cache.values)
-    return cache
+def new_cache(
+    shape: tuple[int, int], path: str | None = "portable", dtype: torch.dtype = torch.float32
+) -> PagedCache:
+    """Full of NaN: what was not stored must not be read."""
+    try:
+        kernel = int8.load(path)
+    except ValueError:
+        pytest.skip(f"this processor has no {path}")
+    if kernel is None:
+        pytest.skip("the C kernels were not compiled when the package was installed")
+    heads, dim = shape
+    keys = torch.full((2, BLOCKS, heads, TOKENS, dim), torch.nan, dtype=dtype)
+    return PagedCache(kernel, keys, keys.clone())
 
 
 def random_qkv(tokens: int, shape: tuple[int, int], seed: int = 0) -> Tensor:
@@ -35,72 +38,130 @@ def random_qkv(tokens: int, shape: tuple[int, int], seed: int = 0) -> Tensor:
     return torch.randn(tokens, 3, *shape, generator=torch.Generator().manual_seed(seed))
 
 
-def attend(cache: KVCache, segments: list[tuple[int, int, int]], qkv: Tensor) -> Tensor:
-    step = CacheStep(cache, [Segment(*segment) for segment in segments])
-    return step.attend(1, *qkv.unbind(1))
+def attend(cache: PagedCache, segments: list[Segment], qkv: Tensor) -> Tensor:
+    return Plan(cache, segments).attend(1, *qkv.unbind(1))
 
 
+def by_torch(qkv: Tensor, start: int, dtype: torch.dtype) -> Tensor:
+    """The tokens from `start` on of one sequence, all of whose `qkv` are given."""
+    query, key, value = (part.transpose(0, 1)[None] for part in qkv.unbind(1))
+    key, value = key.to(dtype).float(), value.to(dtype).float()
+    out = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    return out[0].transpose(0, 1)[start:]
+
+
+@pytest.mark.parametrize("dtype", CELLS)
 @pytest.mark.parametrize("path", int8.PATHS)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_it_agrees_with_torch(path: str, shape: tuple[int, int]) -> None:
+def test_it_agrees_with_torch(path: str, shape: tuple[int, int], dtype: torch.dtype) -> None:
     """Prefill, decoding and later chunks in one step; other paths give the same bits."""
-    ours, portable, peer = (new_cache(shape, p) for p in (path, "portable", None))
+    ours, portable = new_cache(shape, path, dtype), new_cache(shape, "portable", dtype)
+    sequences = [random_qkv(120, shape, seed) for seed in range(3)]
+    blocks = [[7, 3, 9, 30, 8, 1, 0, 39], [2, 20, 12, 11, 13, 10, 21, 22], list(range(31, 39))]
     steps = [
         [(0, 0, 7), (1, 0, 33)],
         [(0, 7, 1), (2, 0, 64), (1, 33, 40)],
         [(1, 73, 1), (0, 8, 100), (2, 64, 1)],
     ]
-    for number, segments in enumerate(steps):
-        qkv = random_qkv(sum(s[2] for s in segments), shape, number)
+    for step in steps:
+        segments = [(blocks[number], start, length) for number, start, length in step]
+        qkv = torch.cat([sequences[n][start : start + length] for n, start, length in step])
         got = attend(ours, segments, qkv)
-        assert (got - attend(peer, segments, qkv)).abs().max() < 1e-5
+        goal = torch.cat(
+            [by_torch(sequences[n][: start + length], start, dtype) for n, start, length in step]
+        )
+        assert (got - goal).abs().max() < 1e-5
         assert torch.equal(got, attend(portable, segments, qkv))
 
 
+@pytest.mark.parametrize("dtype", CELLS)
 @pytest.mark.parametrize("path", int8.PATHS)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("cuts", [[1] * 130, [7, 64, 3, 56], [16] * 8 + [2]])
-def test_chunks_and_neighbours_change_no_bit(
-    path: str, shape: tuple[int, int], cuts: list[int]
+def test_chunks_blocks_and_neighbours_change_no_bit(
+    path: str, shape: tuple[int, int], cuts: list[int], dtype: torch.dtype
 ) -> None:
     qkv = random_qkv(130, shape)
-    whole = attend(new_cache(shape, path), [(2, 0, 130)], qkv)
-    cache, parts, start = new_cache(shape, path), [], 0
+    whole = attend(new_cache(shape, path, dtype), [(range(9), 0, 130)], qkv)
+    cache, parts, start = new_cache(shape, path, dtype), [], 0
+    blocks = [5, 39, 1, 0, 20, 21, 8, 9, 10]
     for length in cuts:
         beside = random_qkv(5, shape, start)
         both = torch.cat([beside, qkv[start : start + length]])
-        parts.append(attend(cache, [(0, 0, 5), (2, start, length)], both)[5:])
+        parts.append(attend(cache, [([30], 0, 5), (blocks, start, length)], both)[5:])
         start += length
     assert torch.equal(torch.cat(parts), whole)
 
 
+@pytest.mark.parametrize("path", int8.PATHS)
+def test_a_later_token_that_is_no_number_stays_alone(path: str) -> None:
+    """Also within the few rows that are computed at once, where a weight of 0 would spread it."""
+    shape = (2, 16)
+    qkv = random_qkv(40, shape)
+    goal = attend(new_cache(shape, path), [(range(3), 0, 40)], qkv)
+    for at in (1, 2, 3, 21):
+        broken = qkv.clone()
+        broken[at] = torch.nan
+        got = attend(new_cache(shape, path), [(range(3), 0, 40)], broken)
+        assert torch.equal(got[:at], goal[:at])
+        assert got[at:].isnan().all()
+
+
+@pytest.mark.parametrize("path", int8.PATHS)
+def test_cells_are_rounded_as_torch_rounds(path: str) -> None:
+    cache = new_cache((1, 16), path, torch.bfloat16)
+    qkv = random_qkv(16, (1, 16))
+    qkv[3, 2, 0, :5] = torch.tensor([torch.inf, -torch.inf, 3.4e38, 1e-40, 1 + 2**-8])
+    qkv[4, 2, 0, 0] = torch.tensor([-1], dtype=torch.int32).view(
+        torch.float32
+    )  # a NaN whose bits would overflow
+    attend(cache, [([4], 0, 16)], qkv)
+    keys, values = cache._held
+    assert torch.equal(values[1, 4, 0, :4], qkv[:4, 2, 0].bfloat16())
+    assert values[1, 4, 0, 4, 0].isnan()
+    assert torch.equal(keys[1, 4, 0].view(16, 16).T, qkv[:, 1, 0].bfloat16())
+    assert keys[0].isnan().all()
+    assert keys[1, 5].isnan().all()
+
+
 @pytest.mark.parametrize("threads", [1, 2])
-def test_threads_and_strides_change_no_bit(threads: int) -> None:
+def test_threads_strides_and_types_change_no_bit(threads: int) -> None:
     shape = SHAPES[0]
-    qkv = random_qkv(200, shape)
+    qkv = random_qkv(200, shape).bfloat16()
+    segments: list[Segment] = [(range(13), 0, 200)]
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    got = attend(new_cache(shape, "portable"), [(3, 0, 200)], qkv)
+    got = attend(new_cache(shape), segments, qkv.float())
     torch.set_num_threads(before)
-    alone = [part.clone() for part in qkv.unbind(1)]
-    step = CacheStep(new_cache(shape, "portable"), [Segment(0, 0, 200)])
-    assert torch.equal(step.attend(1, *alone), got)
+    alone = [part.contiguous() for part in qkv.unbind(1)]
+    out = Plan(new_cache(shape), segments).attend(1, *alone)
+    assert out.dtype == torch.bfloat16
+    assert torch.equal(out, got.bfloat16())
 
 
 def test_large_scores_do_not_overflow() -> None:
-    shape = (2, 16)
-    qkv = random_qkv(40, shape) * 1000
-    got = attend(new_cache(shape, "portable"), [(0, 0, 40)], qkv)
-    goal = attend(new_cache(shape, None), [(0, 0, 40)], qkv)
-    assert torch.allclose(got, goal, rtol=1e-4, atol=1e-2)
+    qkv = random_qkv(40, (2, 16)) * 1000
+    got = attend(new_cache((2, 16)), [(range(3), 0, 40)], qkv)
+    assert torch.allclose(got, by_torch(qkv, 0, torch.float32), rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("blocks", [[0, 1], [0, 1, BLOCKS], [0, -1, 2]])
+def test_a_plan_outside_of_the_cache_is_refused(blocks: list[int]) -> None:
+    with pytest.raises(AssertionError, match="block"):
+        Plan(new_cache((2, 16)), [(blocks, 30, 3)])
 
 
 @pytest.mark.parametrize(
-    ("length", "width", "dtype"),
-    [(250, 64, torch.float32), (256, 32, torch.float32), (256, 64, torch.bfloat16)],
+    ("tokens", "width", "dtype", "fits"),
+    [
+        (16, 64, torch.float32, True),
+        (16, 16, torch.bfloat16, True),
+        (32, 64, torch.float32, False),
+        (16, 24, torch.float32, False),
+        (16, 64, torch.float16, False),
+    ],
 )
-def test_what_the_kernel_cannot_do_is_left_to_torch(
-    length: int, width: int, dtype: torch.dtype
+def test_which_caches_the_kernel_can_do(
+    tokens: int, width: int, dtype: torch.dtype, fits: bool
 ) -> None:
-    cache = KVCache(GPTConfig(100, length, n_layer=1, n_head=4, n_embd=width), 2, dtype=dtype)
-    assert cache.attention is None
+    assert PagedCache.fits(torch.empty(1, 2, 3, tokens, width, dtype=dtype)) == fits
