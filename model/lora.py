@@ -100,6 +100,12 @@ class LoRA(nn.Module):
         delta = self.delta(layer, x)
         return y if delta is None else y + delta
 
+    def change(self, layer: str) -> tuple[Tensor, Tensor] | None:
+        """A (rank, in) and B (out, rank) of `layer`, the scale multiplied into B; None if it is no
+        target."""
+        key = _key(layer)
+        return (self.a[key], self.b[key] * self.scale) if key in self.a else None
+
     def paths(self) -> list[str]:
         """Paths of the layers that this adapter changes."""
         return [key.replace("/", ".") for key in self.a]

@@ -11,8 +11,9 @@ The token embedding is quantized, too, and looked up in the 8-bit output head wh
 tied. A copy of it in bf16 would be the largest tensor of the process (77 MB beside the 124 MB of
 GPT-2's weights in 8 bits), and what it would improve is small: see tests/model/test_quantize.py.
 
-With the C kernel (`model.kernels`) this runs at the speed of memory. Without it torch computes the
-same layers bit for bit, several times slower (only GELU is then torch's own, up to 1e-6 away).
+With the C kernel (`model.kernels`) all blocks are one call of it, at the speed of memory; attention
+and adapters are then computed there, too, and a row gets the same bits in every batch. Without it
+torch computes the same linear layers bit for bit, several times slower.
 """
 
 import ctypes
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from model.errors import UsageError
 from model.gpt import GPT, Adapts, Projection
 from model.kernels import int8
+from model.quantized_blocks import QuantizedBlocks, fits
 
 _ROWS_AT_ONCE = 4096
 _EXACT_INPUTS = 512  # 512 × 255 × 127 < 2^24: sums of so many products are exact in fp32
@@ -200,6 +202,8 @@ def quantize(model: GPT, kernel: int8.Kernel | None = None) -> None:
         model.set_submodule("lm_head", head)
     model.set_submodule("wte", QuantizedEmbedding(layer(model.wte.weight)))
     model.float().requires_grad_(False)
+    if kernel and fits(model.config):
+        model.h = nn.ModuleList([QuantizedBlocks(kernel, list(model.h))])
     model.quantized = True
     _return_freed_memory()
 

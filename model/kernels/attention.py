@@ -1,7 +1,7 @@
-"""Calls attention.c: attention over a cache of keys and values in blocks, on a CPU.
+"""Attention over a cache of keys and values in blocks, on a CPU.
 
 cache = PagedCache(kernel, keys, values)
-plan = Plan(cache, [(block_ids, tokens_cached, new_tokens), ...])
+plan = Plan(cache, [(blocks, cached, new), ...])
 out = plan.attend(layer, query, key, value)
 """
 
@@ -19,12 +19,12 @@ TOKENS = 16
 
 
 class _Cache(ctypes.Structure):
-    """`Cache` in attention.c."""
+    """`Cache` in kernels.h."""
 
     _fields_ = [
         ("keys", ctypes.c_void_p),
         ("values", ctypes.c_void_p),
-        ("blocks", ctypes.c_int64),
+        ("layer", ctypes.c_int64),
         ("heads", ctypes.c_int64),
         ("dim", ctypes.c_int64),
         ("half", ctypes.c_int64),
@@ -32,24 +32,24 @@ class _Cache(ctypes.Structure):
 
 
 class PagedCache:
-    """The memory of keys and values, as attention.c sees it.
+    """The memory of keys and values, as the kernel sees it.
 
     Args:
-        keys, values: (layer, block, head, TOKENS, head_dim) fp32 or bf16, contiguous. The keys of a
-            head are in the kernel's own layout, (head_dim, TOKENS).
+        keys, values: (layer, block, head, TOKENS, head_dim) fp32 or bf16; each layer contiguous.
+            The keys of a head are in the kernel's own layout, (head_dim, TOKENS).
     """
 
     def __init__(self, kernel: Kernel, keys: Tensor, values: Tensor) -> None:
         assert self.fits(keys)
-        assert keys.is_contiguous()
-        assert values.is_contiguous()
+        assert keys[0].is_contiguous()
+        assert (keys.shape, keys.stride()) == (values.shape, values.stride())
         self.kernel = kernel
         self.layers, self.blocks, self.heads, _, self.head_dim = keys.shape
         self._held = (keys, values)  # the structure below points into them
         self._cache = _Cache(
             keys.data_ptr(),
             values.data_ptr(),
-            self.blocks,
+            keys.stride(0),
             self.heads,
             self.head_dim,
             keys.dtype == torch.bfloat16,
@@ -91,7 +91,7 @@ class Plan:
             self.tokens += length
         self._held = (blocks, table)
         self.segments = table.buffer_info()[0]
-        """Address of the structures `Segment` in attention.c."""
+        """Address of the structures `Segment` in network.c."""
         self.count = len(segments)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Calls the kernel in int8.c, which is compiled when the package is installed.
+"""The compiled kernel, and linear layers with 8-bit weights in it.
 
     kernel = load()                      # None where there was no compiler
     layer = kernel.pack(values, scale, bias)
@@ -20,13 +20,14 @@ from torch import Tensor
 PATHS = ("portable", "avx2", "avx512-vnni")
 """The instruction sets, slowest first; all give the same bits."""
 _LIBRARY = Path(__file__).with_name("libkernels.so")
-_VERSION = 1
-_BLOCK = 64  # CHANNELS in int8.c
+_VERSION = 2
+CHANNELS = 64
+"""Output channels of a block of weights."""
 _log = logging.getLogger(__name__)
 
 
 class _Weights(ctypes.Structure):
-    """`Weights` in int8.c."""
+    """`Weights` in kernels.h."""
 
     _fields_ = [
         ("weight", ctypes.c_void_p),
@@ -65,18 +66,18 @@ class Kernel:
 
 
 class PackedLinear:
-    """One layer in the layout of int8.c. The C side holds pointers into its tensors."""
+    """One layer in the layout of kernels.h. The C side holds pointers into its tensors."""
 
     def __init__(self, kernel: Kernel, values: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         self.kernel = kernel
         self.out_features, self.in_features = values.shape
         # The largest sum of products must fit 32 bits.
         assert self.in_features <= 65536, "in_features is at most 65,536"
-        channels = -self.out_features % _BLOCK  # what is missing to whole blocks
+        channels = -self.out_features % CHANNELS  # what is missing to whole blocks
         padded = F.pad(values, (0, -self.in_features % 4, 0, channels))
         # (blocks, 64, groups) of 4 bytes each -> (blocks, groups, 64) of 4 bytes each
         groups = padded.shape[1] // 4
-        fours = padded.contiguous().view(torch.int32).view(-1, _BLOCK, groups)
+        fours = padded.contiguous().view(torch.int32).view(-1, CHANNELS, groups)
         self.weight = fours.transpose(1, 2).contiguous()
         self.scale = F.pad(scale.float(), (0, channels)).contiguous()
         self.sums = F.pad(values.sum(1, dtype=torch.int32), (0, channels)).contiguous()
@@ -90,7 +91,7 @@ class PackedLinear:
             self.in_features,
             self.out_features,
         )
-        self._pointer = ctypes.addressof(self._weights)
+        self.pointer = ctypes.addressof(self._weights)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, in_features) -> (…, out_features), fp32"""
@@ -99,7 +100,7 @@ class PackedLinear:
         x = x.float().contiguous()
         y = torch.empty(*x.shape[:-1], self.out_features)
         failed = self.kernel.library.int8_linear(
-            self._pointer,
+            self.pointer,
             x.data_ptr(),
             x.numel() // self.in_features,
             y.data_ptr(),
@@ -112,7 +113,7 @@ class PackedLinear:
 
     def rows(self, channels: Tensor) -> Tensor:
         """The weights of some output channels: (…,) -> (…, in_features) fp32"""
-        fours = self.weight[channels // _BLOCK, :, channels % _BLOCK]  # (…, groups)
+        fours = self.weight[channels // CHANNELS, :, channels % CHANNELS]  # (…, groups)
         values = fours.view(torch.int8)[..., : self.in_features]
         out: Tensor = values * self.scale[channels, None]
         return out
@@ -153,6 +154,18 @@ def load(path: str | None = None) -> Kernel | None:
         ctypes.c_int,
     ]
     library.int8_gelu.restype = None
+    library.network.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_int,
+        ctypes.c_int,
+    ]
     library.attention.argtypes = [
         ctypes.c_void_p,
         ctypes.c_int64,

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Module
 
 from model import golden, quantize
 from model.checkpoint import load_base, save_base
@@ -20,6 +21,7 @@ from model.gpt import GPT
 from model.kernels import int8
 from model.lora import LoRA, LoRASettings
 from model.quantize import Layer, QuantizedProjection, TorchLinear
+from model.quantized_blocks import QuantizedBlocks
 from model.tokenizer import Tokenizer
 
 SHAPES = [(1, 1), (4, 1), (7, 5), (32, 96), (50, 257), (384, 384), (768, 130), (3072, 64)]
@@ -214,6 +216,12 @@ def test_the_fallback_is_exact_where_int_mm_is_not() -> None:
 # The network.
 
 
+@pytest.fixture(params=[4, 2])
+def config(request: pytest.FixtureRequest, config: GPTConfig) -> GPTConfig:
+    """With heads of 8 dimensions, whose blocks stay apart, and of 16."""
+    return replace(config, n_head=request.param)
+
+
 @pytest.fixture
 def trained(model: GPT) -> GPT:
     """With weights as large as a trained network has them."""
@@ -223,6 +231,10 @@ def trained(model: GPT) -> GPT:
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.15)
             parameter.copy_(parameter.bfloat16())  # as a checkpoint stores them
     return model
+
+
+def block_of(model: GPT, number: int) -> Module:
+    return (model.h[0].blocks if isinstance(model.h[0], QuantizedBlocks) else model.h)[number]
 
 
 def copy_of(model: GPT) -> GPT:
@@ -263,7 +275,7 @@ def test_no_matrix_and_no_slow_gelu_stays(trained: GPT) -> None:
     assert not any(isinstance(module, torch.nn.GELU) for module in trained.modules())
     left = {name for name, p in trained.named_parameters() if p.ndim > 1}
     assert left == {"wpe.weight"}
-    assert isinstance(trained.h[1].get_submodule("mlp.c_fc"), QuantizedProjection)
+    assert isinstance(block_of(trained, 1).get_submodule("mlp.c_fc"), QuantizedProjection)
 
 
 def test_quantizing_from_bf16_is_the_same(trained: GPT) -> None:
@@ -298,7 +310,7 @@ def test_golden_outputs_hold_and_a_wrong_scale_shows(
     quantize.quantize(base.model)
     expected = base.card["golden"]
     assert golden.verify("base", expected, base.model, tokenizer) <= golden.INT8_BOUND
-    layer = base.model.h[0].get_submodule("mlp.c_proj").layer
+    layer = block_of(base.model, 0).get_submodule("mlp.c_proj").layer
     assert isinstance(layer, int8.PackedLinear | TorchLinear)
     layer.scale *= 3
     with pytest.raises(CheckpointError, match="differs from its card"):

@@ -1,20 +1,5 @@
-/* Attention of one head, for the instruction set that LANES, PARTS, PATH and ATTRIBUTES describe;
-   see attention.c, which includes this once for each. */
+/* Attention of one head, for the instruction set that paths.c describes. */
 
-#define vec NAMED(vec, PATH)
-#define whole NAMED(whole, PATH)
-#define shorts NAMED(shorts, PATH)
-#define load NAMED(load, PATH)
-#define dots NAMED(dots, PATH)
-#define softmax NAMED(softmax, PATH)
-#define mix NAMED(mix, PATH)
-#define tile NAMED(tile, PATH)
-#define head_of NAMED(head_of, PATH)
-#define head NAMED(head, PATH)
-#define INLINE ATTRIBUTES static inline __attribute__((always_inline))
-#define EACH (16 / LANES) /* vectors for 16 floats */
-
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint32_t whole __attribute__((vector_size(4 * LANES)));
 typedef uint16_t shorts __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
 
@@ -66,10 +51,7 @@ INLINE float softmax(float *restrict scores, int64_t count, int64_t width, float
     for (int64_t t = 0; t < width; t += 16)
         for (int e = 0; e < EACH; e++)
             sums[e] += *(const vec *)(scores + t + e * LANES);
-    float sum = 0;
-    for (int i = 0; i < 16; i++)
-        sum += sums[i / LANES][i % LANES];
-    return 1 / sum;
+    return 1 / total(sums);
 }
 
 /* 16 * `parts` dimensions, from `d` on, of the weighted sums of values. Row r sees `seen` + r. */
@@ -106,7 +88,7 @@ INLINE void mix(const float *scores, int64_t width, const Head *h, int64_t d, in
 }
 
 /* `rows` neighbouring tokens, of which the first sees `seen` keys. */
-INLINE void tile(const Head *h, const float *q, int64_t seen, const int rows, const int half,
+INLINE void queries(const Head *h, const float *q, int64_t seen, const int rows, const int half,
                  float *scores, float *out, int64_t out_stride)
 {
     const int64_t blocks = (seen + rows - 1 + TOKENS - 1) / TOKENS, width = blocks * TOKENS;
@@ -139,10 +121,10 @@ INLINE void head_of(const Head *h, const float *q, const float *k, const float *
     }
     int64_t i = 0;
     for (; i + ROWS <= length; i += ROWS)
-        tile(h, q + i * h->stride, start + i + 1, ROWS, half, scores, out + i * out_stride,
+        queries(h, q + i * h->stride, start + i + 1, ROWS, half, scores, out + i * out_stride,
              out_stride);
     for (; i < length; i++)
-        tile(h, q + i * h->stride, start + i + 1, 1, half, scores, out + i * out_stride,
+        queries(h, q + i * h->stride, start + i + 1, 1, half, scores, out + i * out_stride,
              out_stride);
 }
 
@@ -155,20 +137,3 @@ ATTRIBUTES static void head(const Head *h, const float *q, const float *k, const
     else
         head_of(h, q, k, v, start, length, 0, scores, out, out_stride);
 }
-
-#undef vec
-#undef whole
-#undef shorts
-#undef load
-#undef dots
-#undef softmax
-#undef mix
-#undef tile
-#undef head_of
-#undef head
-#undef INLINE
-#undef EACH
-#undef LANES
-#undef PARTS
-#undef PATH
-#undef ATTRIBUTES

@@ -1,0 +1,143 @@
+/* The plain loops, for the instruction set that paths.c describes; it includes this once for each.
+   The compiler vectorizes what has no sums; those are in vectors of a fixed order. */
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+/* The sum of 16 lanes. */
+INLINE float total(const vec *sums)
+{
+    float sum = 0;
+    for (int i = 0; i < 16; i++)
+        sum += sums[i / LANES][i % LANES];
+    return sum;
+}
+
+ATTRIBUTES static void norm(const float *x, const float *weight, const float *bias, float eps,
+                            int64_t n, float *y)
+{
+    vec sums[EACH] = {0}, squares[EACH] = {0};
+    for (int64_t i = 0; i < n; i += 16)
+        for (int e = 0; e < EACH; e++)
+            sums[e] += *(const vec *)(x + i + e * LANES);
+    const float mean = total(sums) / n;
+    for (int64_t i = 0; i < n; i += 16)
+        for (int e = 0; e < EACH; e++) {
+            const vec centred = *(const vec *)(x + i + e * LANES) - mean;
+            squares[e] += centred * centred;
+        }
+    const float factor = 1 / sqrtf(total(squares) / n + eps);
+    for (int64_t i = 0; i < n; i++)
+        y[i] = (x[i] - mean) * factor * weight[i] + bias[i];
+}
+
+ATTRIBUTES static void quantize(const float *restrict x, int64_t n, uint8_t *restrict u,
+                                float *step, int32_t *zero)
+{
+    float low = 0, high = 0, not_finite = 0;
+#pragma omp simd reduction(min : low) reduction(max : high) reduction(+ : not_finite)
+    for (int64_t i = 0; i < n; i++) {
+        low = x[i] < low ? x[i] : low;
+        high = x[i] > high ? x[i] : high;
+        not_finite += x[i] * 0.0f;
+    }
+    *step = not_finite == 0 ? high / 255 - low / 255 : NAN;
+    *zero = 0;
+    if (!(*step > 1e-30f)) { /* all zero, so small that 1 / step overflows, or not finite */
+        *step = not_finite == 0 ? 0 : NAN;
+        memset(u, 0, n);
+        return;
+    }
+    const float inverse = 1 / *step;
+    const float offset = rintf(-low * inverse);
+    for (int64_t i = 0; i < n; i++) {
+        float v = rintf(x[i] * inverse) + offset;
+        v = v < 0 ? 0 : v; /* the ends of a symmetric range round to 0 and 256 */
+        v = v > 255 ? 255 : v;
+        u[i] = (uint8_t)(int32_t)v;
+    }
+    *zero = (int32_t)offset;
+}
+
+ATTRIBUTES static void finish(const Weights *w, int64_t first, const int32_t *restrict sums,
+                              float step, int32_t zero, float *restrict y)
+{
+    const int32_t *correction = w->sums + first;
+    const float *scale = w->scale + first, *bias = w->bias + first;
+    for (int64_t i = 0; i < CHANNELS; i++)
+        y[i] = (float)(sums[i] - zero * correction[i]) * (step * scale[i]) + bias[i];
+}
+
+/* x / (1 + exp(-2 t)) is GELU's tanh form x (1 + tanh t) / 2, with t = sqrt(2 / pi) (x + 0.044715
+   x^3); within 1e-6 of the exact value. */
+ATTRIBUTES static void gelu(float *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        /* -2 t / ln 2 */
+        float z = x[i] * (-2.3022082f - 0.10294324f * x[i] * x[i]);
+        z = z < -126 ? -126 : z;
+        z = z > 126 ? 126 : z;
+        x[i] = x[i] / (1 + exp2_within(z));
+    }
+}
+
+/* Every fourth input has a sum of its own, so that they do not wait for each other. */
+INLINE void down_rows(const Pair *pair, const float *x, int64_t n, const int rows, float *low,
+                      int64_t rank)
+{
+    const int64_t padded = (pair->rank + 15) / 16 * 16;
+    for (int64_t k = 0; k < padded; k += LANES) {
+        vec sum[ROWS][4];
+        for (int r = 0; r < rows; r++)
+            for (int j = 0; j < 4; j++)
+                sum[r][j] = (vec){0};
+        for (int64_t i = 0; i < n; i += 4)
+            for (int j = 0; j < 4; j++) {
+                const vec a = *(const vec *)(pair->a + (i + j) * padded + k);
+                for (int r = 0; r < rows; r++)
+                    sum[r][j] += x[r * n + i + j] * a;
+            }
+        for (int r = 0; r < rows; r++)
+            *(vec *)(low + r * rank + k) = sum[r][0] + sum[r][1] + (sum[r][2] + sum[r][3]);
+    }
+}
+
+INLINE void up_rows(const Pair *pair, int64_t block, const float *low, int64_t rank,
+                    const int rows, float *y)
+{
+    const float *matrix = pair->b + block * pair->rank * CHANNELS;
+    for (int64_t c = 0; c < CHANNELS; c += PARTS * 16) {
+        vec sum[ROWS][PARTS * EACH];
+        for (int r = 0; r < rows; r++)
+            for (int p = 0; p < PARTS * EACH; p++)
+                sum[r][p] = (vec){0};
+        for (int64_t k = 0; k < pair->rank; k++)
+            for (int p = 0; p < PARTS * EACH; p++) {
+                const vec b = *(const vec *)(matrix + k * CHANNELS + c + p * LANES);
+                for (int r = 0; r < rows; r++)
+                    sum[r][p] += low[r * rank + k] * b;
+            }
+        for (int r = 0; r < rows; r++)
+            for (int p = 0; p < PARTS * EACH; p++)
+                *(vec *)(y + r * CHANNELS + c + p * LANES) += sum[r][p];
+    }
+}
+
+ATTRIBUTES static void down(const Pair *pair, const float *x, int64_t n, int rows, float *low,
+                            int64_t rank)
+{
+    if (rows == ROWS)
+        down_rows(pair, x, n, ROWS, low, rank);
+    else
+        for (int r = 0; r < rows; r++)
+            down_rows(pair, x + r * n, n, 1, low + r * rank, rank);
+}
+
+ATTRIBUTES static void up(const Pair *pair, int64_t block, const float *low, int64_t rank, int rows,
+                          float *y)
+{
+    if (rows == ROWS)
+        up_rows(pair, block, low, rank, ROWS, y);
+    else
+        for (int r = 0; r < rows; r++)
+            up_rows(pair, block, low + r * rank, rank, 1, y + r * CHANNELS);
+}

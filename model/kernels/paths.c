@@ -1,0 +1,56 @@
+/* The functions of `Path` for each instruction set: the same C with vectors of another length, and
+   a product of bytes written for each. */
+
+#include "kernels.h"
+#include "exp2.h"
+
+#define AVX2 __attribute__((target("avx2")))
+#define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
+
+#include "dot.h"
+
+/* To the nearest, ties to even. */
+static inline __attribute__((always_inline)) uint16_t to_bf16(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    const uint32_t rounded = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16;
+    return (uint16_t)(x == x ? rounded : 0x7FC0);
+}
+
+static inline __attribute__((always_inline)) void store(void *cells, int64_t at, float x,
+                                                        const int half)
+{
+    if (half)
+        ((uint16_t *)cells)[at] = to_bf16(x);
+    else
+        ((float *)cells)[at] = x;
+}
+
+/* Vectors are LANES floats, and registers hold the sums of ROWS rows x 16 PARTS numbers. */
+#define LANES 4
+#define PARTS 1
+#define PATH portable
+#define ATTRIBUTES
+#include "path.h"
+
+#ifdef __x86_64__
+#define LANES 8
+#define PARTS 1
+#define PATH avx2
+#define ATTRIBUTES AVX2
+#include "path.h"
+
+#define LANES 16
+#define PARTS 4
+#define PATH vnni
+#define ATTRIBUTES VNNI
+#include "path.h"
+#endif
+
+const Path *const kernel_paths[] = {
+    &path_portable,
+#ifdef __x86_64__
+    &path_avx2, &path_vnni,
+#endif
+};

@@ -1,0 +1,88 @@
+"""The blocks of a network with 8-bit weights as one module, computed in one call of the kernel.
+
+One call gives up Python's lock once in a step, and starts its threads once. Attention, layer norms
+and adapters are computed there as well, all in such a way that a row gets the same bits in every
+batch, in prefill as in decoding. Evaluation without a cache goes the same way, over a cache of its
+own: what is verified at start-up is what serves.
+"""
+
+from collections.abc import Iterable
+from typing import cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from model.config import GPTConfig
+from model.gpt import Adapts, Attends, Block
+from model.kernels import int8, network
+from model.kernels.attention import TOKENS, PagedCache, Plan
+from model.lora import TARGETS, AdapterRows, LoRA
+
+
+def fits(config: GPTConfig) -> bool:
+    """Whether the kernel can compute blocks of this shape."""
+    return config.head_dim % 16 == 0
+
+
+class QuantizedBlocks(nn.Module):
+    """All blocks of a network.
+
+    Args:
+        blocks: with projections that `kernel` packed and norms in fp32. They stay usable one by
+            one, and compute the same but for rounding.
+    """
+
+    def __init__(self, kernel: int8.Kernel, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+        self.heads = self._blocks()[0].attn.n_head
+        self.network = network.Network(kernel, [_parts(block) for block in self._blocks()])
+        self._packed: WeakKeyDictionary[LoRA, network.PackedAdapter] = WeakKeyDictionary()
+
+    def forward(
+        self, x: Tensor, cache: Attends | None = None, adapters: Adapts | None = None
+    ) -> Tensor:
+        """(batch, time, n_embd), or (tokens, n_embd) with a cache, which must have a plan."""
+        plan = self._own_plan(*x.shape[:2]) if cache is None else getattr(cache, "plan", None)
+        assert isinstance(plan, Plan), "a quantized network needs a cache step with a plan"
+        rows = self._adapter_rows(adapters) if adapters is not None else []
+        return self.network(x.flatten(0, -2), plan, rows).view(x.shape)
+
+    def _blocks(self) -> list[Block]:
+        return cast(list[Block], list(self.blocks))
+
+    def _own_plan(self, batch: int, time: int) -> Plan:
+        """A cache for one call: a layer needs it no more when the next one begins."""
+        each = -(-time // TOKENS)
+        width = self.network.width // self.heads
+        keys, values = torch.empty(2, batch * each, self.heads, TOKENS, width).unbind()
+        layers = (len(self.blocks), -1, -1, -1, -1)
+        cache = PagedCache(self.network.kernel, keys.expand(layers), values.expand(layers))
+        return Plan(cache, [(range(i * each, (i + 1) * each), 0, time) for i in range(batch)])
+
+    def _adapter_rows(self, adapters: Adapts) -> list[tuple[network.PackedAdapter, slice]]:
+        if isinstance(adapters, LoRA):  # of all rows
+            return [(self._pack(adapters), slice(None))]
+        assert isinstance(adapters, AdapterRows)
+        return [(self._pack(lora), rows) for lora, rows in adapters.groups]
+
+    def _pack(self, lora: LoRA) -> network.PackedAdapter:
+        """The packed form of an adapter, which is made once: it must not change after."""
+        packed = self._packed.get(lora)
+        if packed is None:
+            assert not (lora.training and lora.settings.dropout), "quantized is for inference only"
+            paths = [f"h.{i}.{target}" for i in range(len(self.blocks)) for target in TARGETS]
+            packed = network.PackedAdapter([lora.change(path) for path in paths])
+            self._packed[lora] = packed
+        return packed
+
+
+def _parts(block: Block) -> network.Block:
+    layers = []
+    for target in TARGETS:
+        layer = block.get_submodule(target).layer
+        assert isinstance(layer, int8.PackedLinear)
+        layers.append(layer)
+    qkv, projection, expand, contract = layers
+    return network.Block(block.ln_1, qkv, projection, block.ln_2, expand, contract)
