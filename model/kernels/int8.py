@@ -112,10 +112,19 @@ class PackedLinear:
         return y
 
     def rows(self, channels: Tensor) -> Tensor:
-        """The weights of some output channels: (…,) -> (…, in_features) fp32"""
-        fours = self.weight[channels // CHANNELS, :, channels % CHANNELS]  # (…, groups)
-        values = fours.view(torch.int8)[..., : self.in_features]
-        out: Tensor = values * self.scale[channels, None]
+        """The weights of some output channels: (…,) int64 -> (…, in_features) fp32
+
+        Raises:
+            IndexError: there is no such channel.
+        """
+        assert channels.is_cpu
+        assert channels.dtype == torch.int64
+        channels = channels.contiguous()
+        out = torch.empty(*channels.shape, self.in_features)
+        if self.kernel.library.int8_rows(
+            self.pointer, channels.data_ptr(), channels.numel(), out.data_ptr()
+        ):
+            raise IndexError(f"channels are from 0 to {self.out_features - 1}")
         return out
 
 
@@ -146,6 +155,12 @@ def load(path: str | None = None) -> Kernel | None:
         ctypes.c_void_p,
         ctypes.c_int,
         ctypes.c_int,
+    ]
+    library.int8_rows.argtypes = [
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+        ctypes.c_void_p,
     ]
     library.int8_gelu.argtypes = [
         ctypes.c_void_p,

@@ -16,6 +16,7 @@
 #define up NAMED(up)
 #define up_rows NAMED(up_rows)
 #define load NAMED(load)
+#define fetch NAMED(fetch)
 #define dots NAMED(dots)
 #define softmax NAMED(softmax)
 #define mix NAMED(mix)
@@ -46,6 +47,7 @@ static const Path NAMED(path) = {norm, quantize, NAMED(dot), finish, gelu, down,
 #undef up
 #undef up_rows
 #undef load
+#undef fetch
 #undef dots
 #undef softmax
 #undef mix

@@ -194,6 +194,8 @@ def test_rows_of_weights_are_looked_up(pack: Pack) -> None:
     tokens = torch.tensor([[0, 63, 64], [129, 128, 0]])
     rows = pack(values, scale, None).rows(tokens)
     assert torch.equal(rows, (values * scale[:, None])[tokens])
+    with pytest.raises(IndexError):
+        pack(values, scale, None).rows(torch.tensor([0, 130]))
     half = weight.abs().amax(1, keepdim=True) / 127 / 2
     assert torch.all((rows - weight[tokens]).abs() <= 1.001 * half[tokens])
 
