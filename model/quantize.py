@@ -45,7 +45,7 @@ class Layer(Protocol):
 
 
 class TorchLinear:
-    """What int8.c computes, bit for bit, in torch alone."""
+    """What the kernel computes, bit for bit, in torch alone."""
 
     def __init__(self, values: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         self.values = values
