@@ -266,17 +266,10 @@ def test_an_adapter_is_packed_once_and_goes_with_it() -> None:
 
 
 def test_the_model_remains_what_it_was() -> None:
-    """But for the matrices: those are no parameters any more."""
     model = quantized()
     assert model.quantized
     assert (model.device.type, model.dtype) == ("cpu", torch.float32)
-    vectors = sum(p.numel() for p in new_model().parameters() if p.ndim == 1)
-    biases = sum(b.out_features for b in linears(new_model()))
-    assert model.parameter_count() == vectors - biases + model.wpe.weight.numel()
-
-
-def linears(model: GPT) -> list[torch.nn.Linear]:
-    return [module for module in model.modules() if isinstance(module, torch.nn.Linear)]
+    assert model.parameter_count() == new_model().parameter_count()
 
 
 @pytest.mark.parametrize("compiled", [True, False])
