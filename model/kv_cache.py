@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import GPTConfig
+from model.kernels import int8
+from model.kernels.attention import TOKENS, PagedCache, Plan
 
-BLOCK_TOKENS = 16
+BLOCK_TOKENS = TOKENS
 
 
 def blocks_for(tokens: int) -> int:
@@ -27,7 +29,9 @@ def blocks_for(tokens: int) -> int:
 class KVCache:
     """Memory for `blocks` blocks of tokens.
 
-    `keys` and `values` are (layer, block, head, BLOCK_TOKENS, head_dim).
+    `keys` and `values` are (layer, block, head, BLOCK_TOKENS, head_dim). On a CPU they are the
+    business of the attention kernel (`paged`), where it was compiled and the shape suits it; the
+    layout of a block of keys is then its own.
     """
 
     def __init__(
@@ -43,6 +47,8 @@ class KVCache:
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
         self.blocks = blocks
+        kernel = int8.load() if PagedCache.fits(self.keys) else None
+        self.paged = PagedCache(kernel, self.keys, self.values) if kernel else None
 
     @staticmethod
     def bytes_per_block(config: GPTConfig, dtype: torch.dtype) -> int:
@@ -70,7 +76,8 @@ class CacheStep:
     """Attention of one forward pass over a flat batch of segments.
 
     The tokens of all segments stand one after another in one dimension, so that no padding is ever
-    computed, and prefill and decoding share a step.
+    computed, and prefill and decoding share a step. With the kernel, a token gets the same bits
+    however its sequence is cut into steps, and whatever else is in them; without, nearly the same.
     """
 
     def __init__(self, cache: KVCache, segments: Sequence[Segment]) -> None:
@@ -79,6 +86,11 @@ class CacheStep:
                 "segment overruns its blocks"
             )
         self.cache = cache
+        self.plan: Plan | None = None
+        """The same for the kernel."""
+        if cache.paged:
+            self.plan = Plan(cache.paged, [(s.blocks, s.start, s.length) for s in segments])
+            return
         device = cache.keys.device
         places = [
             (segment.blocks[at // BLOCK_TOKENS], at % BLOCK_TOKENS)
@@ -116,6 +128,8 @@ class CacheStep:
         Returns:
             (tokens, head, head_dim)
         """
+        if self.plan:
+            return self.plan.attend(layer, query, key, value)
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         keys[self._block, :, self._place] = key.to(keys.dtype)
         values[self._block, :, self._place] = value.to(values.dtype)

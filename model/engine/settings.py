@@ -9,6 +9,7 @@ from model.config import GPTConfig
 from model.errors import UsageError
 from model.gpt import GPT
 from model.kv_cache import KVCache, blocks_for
+from model.quantized_blocks import CACHE_DTYPE
 
 _CONTEXTS = 16
 """Full contexts that the cache holds unless its size is given."""
@@ -64,5 +65,5 @@ class EngineSettings:
 
 
 def cache_dtype(model: GPT) -> torch.dtype:
-    """In which keys and values are kept: beside 8-bit weights, bf16 loses nothing that counts."""
-    return torch.bfloat16 if model.quantized else model.dtype
+    """In which keys and values are kept."""
+    return CACHE_DTYPE if model.quantized else model.dtype

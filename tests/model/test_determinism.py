@@ -1,0 +1,159 @@
+"""The same request gets the same tokens, whatever else happens, on a CPU.
+
+That holds with 8-bit weights, and with others where products are made in tiles of one size.
+Log-probabilities are compared as well: they differ where a single bit of the logits does.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.checkpoint import Adapter, Base
+from model.classifier import ClassifierHead, Labels
+from model.config import GPTConfig
+from model.engine.engine import Engine
+from model.engine.request import Classified, Classify, Finished, Generate, Request, Text
+from model.engine.settings import EngineSettings
+from model.gpt import GPT
+from model.kernels import int8
+from model.lora import LoRA, LoRASettings
+from model.quantize import quantize
+from model.sampling import SamplingSettings
+from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
+
+pytestmark = pytest.mark.skipif(
+    int8.load() is None, reason="the C kernels are not compiled; torch alone promises less"
+)
+
+CONFIG = GPTConfig(257, 256, n_layer=3, n_head=4, n_embd=64)
+
+
+@pytest.fixture(scope="module", params=["int8", "fp32 in tiles", "bf16 in tiles"])
+def base(request: pytest.FixtureRequest) -> Base:
+    tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, PATTERN, {END_OF_TEXT: 256})
+    model = GPT(CONFIG).eval()
+    model.init_weights(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 3 if parameter.ndim == 2 else 1
+    if request.param == "int8":
+        quantize(model)
+    else:
+        model.to(torch.bfloat16 if "bf16" in request.param else torch.float32)
+        model.multiply_in_tiles()
+    return Base(Path(), "", "generate", CONFIG, model, tokenizer, (256,), None, {})
+
+
+@pytest.fixture(scope="module")
+def adapters(base: Base) -> dict[str, Adapter]:
+    result = {}
+    for seed, name in enumerate(("spam", "other")):
+        generator = torch.Generator().manual_seed(seed)
+        lora = LoRA(CONFIG, LoRASettings(rank=4 + seed))
+        lora.init_weights(generator)
+        with torch.no_grad():
+            for b in lora.b.values():
+                b.normal_(0, 0.1, generator=generator)
+        head = ClassifierHead(CONFIG.n_embd, Labels(("ham", "spam"), "spam"))
+        head.init_weights(generator)
+        lora.tile = base.model.tile
+        lora, head = lora.eval().to(base.model.dtype), head.eval().to(base.model.dtype)
+        result[name] = Adapter(Path(), "", "classify", lora, head, {})
+    return result
+
+
+def requests() -> list[Request]:
+    """All kinds; some begin alike, so that there is something to share."""
+    made = []
+    for i in range(30):
+        adapter = (None, "spam", "other")[i % 3]
+        head = [(7 * t) % 256 for t in range(40)] if i % 2 else []
+        tokens = (*head, *((i * 37 + t * 11) % 256 for t in range(3 + i * 5 % 61)))
+        sampling = SamplingSettings(
+            temperature=(0.0, 1.0, 0.7)[i % 3 - 1],
+            top_k=20 if i % 5 == 0 else None,
+            top_p=0.9 if i % 4 == 0 else 1.0,
+            repetition_penalty=1.2 if i % 7 == 0 else 1.0,
+            seed=i,
+        )
+        want = Generate(20 + i * 7 % 40, sampling, ignore_eos=True, logprobs=3)
+        classify = adapter is not None and i % 4 == 3
+        made.append(Request(str(i), tokens, Classify() if classify else want, adapter))
+    return made
+
+
+Answer = list[object]
+
+
+def answers(
+    base: Base, adapters: dict[str, Adapter], asked: list[Request], settings: EngineSettings
+) -> tuple[list[Answer], Engine]:
+    """Tokens and log-probabilities, or label probabilities, of each request: all that is exact."""
+    engine = Engine(base, adapters, settings, deliver=lambda events: None)
+    result: list[Answer] = []
+    for events in engine.run(asked):
+        answer: Answer = []
+        for event in events:
+            if isinstance(event, Text):
+                answer += [(v.token, v.logprob, v.top) for v in event.logprobs]
+            elif isinstance(event, Finished):
+                answer.append((event.reason, event.completion_tokens))
+            else:
+                assert isinstance(event, Classified), event
+                answer.append(event.probabilities)
+        result.append(answer)
+    return result, engine
+
+
+@pytest.fixture(scope="module")
+def alone(base: Base, adapters: dict[str, Adapter]) -> list[Answer]:
+    """What each request gets in an engine that has nothing else to do."""
+    settings = EngineSettings(slots=1, step_tokens=256, reuse_prefixes=False)
+    return [answers(base, adapters, [request], settings)[0][0] for request in requests()]
+
+
+def test_in_any_batch_and_in_any_chunks(
+    base: Base, adapters: dict[str, Adapter], alone: list[Answer]
+) -> None:
+    for slots, step_tokens in ((16, 256), (3, 7), (16, 16)):
+        settings = EngineSettings(slots=slots, step_tokens=step_tokens, reuse_prefixes=False)
+        together, engine = answers(base, adapters, requests(), settings)
+        assert together == alone, (slots, step_tokens)
+        assert engine.stats().cached_tokens == engine.stats().preemptions == 0
+
+
+def test_with_prefixes_from_the_cache(
+    base: Base, adapters: dict[str, Adapter], alone: list[Answer]
+) -> None:
+    settings = EngineSettings(slots=4, step_tokens=40)
+    together, engine = answers(base, adapters, requests(), settings)
+    assert engine.stats().cached_tokens >= 10 * 32
+    assert together == alone
+
+
+def test_after_making_room_for_others(
+    base: Base, adapters: dict[str, Adapter], alone: list[Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EngineSettings, "blocks", lambda *_: 16)  # one full context
+    for reuse in (False, True):
+        settings = EngineSettings(slots=16, step_tokens=64, reuse_prefixes=reuse)
+        together, engine = answers(base, adapters, requests(), settings)
+        assert engine.stats().preemptions >= 2
+        assert together == alone
+
+
+def test_with_one_thread_or_two(
+    base: Base, adapters: dict[str, Adapter], alone: list[Answer], threads: Callable[[int], None]
+) -> None:
+    for count in (1, 2):
+        threads(count)
+        assert answers(base, adapters, requests(), EngineSettings())[0] == alone
+
+
+@pytest.fixture
+def threads() -> object:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
