@@ -72,7 +72,10 @@ class Settings(BaseSettings):
         256, ge=1, le=1_000_000, description="sequences that may wait; beyond that answers are 429"
     )
     step_tokens: int = Field(
-        256, ge=1, le=1_000_000, description="most tokens computed in one step; at least slots"
+        0,
+        ge=0,
+        le=1_000_000,
+        description="most tokens computed in one step; at least slots; 0 is what suits the model",
     )
     cache_mb: int = Field(
         0,
@@ -121,7 +124,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"--{name} is {str(path)!r}: there is no such directory")
         if self.quantize == "int8" and self.dtype == "bf16":
             raise ValueError("--quantize int8 computes in fp32: leave --dtype bf16 out")
-        if self.step_tokens < self.slots:
+        if self.step_tokens and self.step_tokens < self.slots:
             raise ValueError(
                 f"--step-tokens is {self.step_tokens}; it must be at least --slots ({self.slots})"
             )

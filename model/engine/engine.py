@@ -76,7 +76,7 @@ class Engine:
         self._pool = BlockPool(blocks, reuse=settings.reuse_prefixes)
         self._runner = Runner(base, adapters, self._cache)
         self._sampler = Sampler(base)
-        self._scheduler = Scheduler(self._pool, settings.slots, settings.step_tokens)
+        self._scheduler = Scheduler(self._pool, settings.slots, settings.tokens_of_step(model))
         self._deliver = deliver
         self._sequences: dict[str, Sequence] = {}
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()

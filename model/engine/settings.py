@@ -13,6 +13,10 @@ from model.quantized_blocks import CACHE_DTYPE
 
 _CONTEXTS = 16
 """Full contexts that the cache holds unless its size is given."""
+_STEP_WORK = 8_000_000_000
+"""Parameters times tokens of a step on a CPU: 64 tokens of GPT-2 124M."""
+_MOST_STEP_TOKENS = 512
+_GPU_STEP_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -23,10 +27,10 @@ class EngineSettings:
     """Sequences that run at once."""
     max_waiting: int = 256
     """Requests that may wait for a slot."""
-    step_tokens: int = 256
-    """Largest number of tokens computed in one step; at least `slots`. What is to be generated
-    waits for the prompts of its step, so that a smaller number makes streams smoother, and a larger
-    one prompts faster."""
+    step_tokens: int = 0
+    """Largest number of tokens computed in one step; at least `slots`. 0 is what takes some 20 ms
+    on two cores: for so long, a request may have to wait for the prompts of others. More make
+    prompts hardly faster there."""
     cache_mb: int = 0
     """Memory for keys and values, in MB; 0 is what 16 full contexts need. Sequences that do not
     fit wait, or make room and come back."""
@@ -38,12 +42,21 @@ class EngineSettings:
             raise UsageError(f"slots is {self.slots}; it must be at least 1")
         if self.max_waiting < 0:
             raise UsageError(f"max_waiting is {self.max_waiting}; it must be at least 0")
-        if self.step_tokens < self.slots:
+        if self.step_tokens and self.step_tokens < self.slots:
             raise UsageError(
                 f"step_tokens is {self.step_tokens}; it must be at least slots ({self.slots})"
             )
         if self.cache_mb < 0:
             raise UsageError(f"cache_mb is {self.cache_mb}; it must be at least 0")
+
+    def tokens_of_step(self, model: GPT) -> int:
+        """`step_tokens`, or what suits the network."""
+        if self.step_tokens:
+            return self.step_tokens
+        if model.device.type != "cpu":
+            return max(2 * self.slots, _GPU_STEP_TOKENS)
+        tokens = _STEP_WORK // model.parameter_count()
+        return max(2 * self.slots, min(tokens, _MOST_STEP_TOKENS))
 
     def blocks(self, config: GPTConfig, dtype: torch.dtype) -> int:
         """The number of cache blocks for a network.

@@ -193,3 +193,12 @@ def test_a_spoilt_sequence_spoils_no_other(base: Base, monkeypatch: pytest.Monke
     assert isinstance(events[-1], Failed)
     [events] = own.run([replace(plain, id="2")])
     assert end_of(events).cached_tokens == 0
+
+
+def test_a_step_is_as_long_as_suits_the_network(base: Base) -> None:
+    assert EngineSettings().tokens_of_step(base.model) == 512
+    assert EngineSettings(step_tokens=40).tokens_of_step(base.model) == 40
+    assert EngineSettings(slots=300).tokens_of_step(base.model) == 600
+    larger = GPT(GPTConfig(257, CONTEXT, n_layer=2, n_head=2, n_embd=1024))
+    tokens = EngineSettings().tokens_of_step(larger)
+    assert tokens == 8_000_000_000 // larger.parameter_count() < 512
