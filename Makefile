@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 # Extra arguments for pip when torch is installed, e.g. an index with the build for your machine.
 TORCH_PIP_ARGS ?=
 
-.PHONY: help setup serve test check format models
+.PHONY: help setup serve test check format models bench
 
 help: ## Show the targets.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -39,3 +39,9 @@ format: setup ## Format and fix what can be fixed.
 # Trains the bundled models again from PENWRIGHT_DATA; takes hours on a CPU.
 models: setup ## Train checkpoints/default anew.
 	BIN=$(BIN) bash training/recipes/default.sh
+
+# Compares with the peers; takes half an hour on 2 cores. PENWRIGHT_DATA=DIR adds real messages, BENCH
+# options: BENCH='--rounds 7 --work DIR'.
+bench: setup ## Measure beside other engines, and refresh benchmarks/README.md.
+	$(BIN)/pip install --quiet --constraint constraints.txt $(TORCH_PIP_ARGS) --editable '.[train,dev,bench]'
+	$(BIN)/python -m benchmarks.report $(BENCH)

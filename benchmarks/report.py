@@ -1,0 +1,185 @@
+"""Run the benchmarks, and write what they found into README.md between its two markers.
+
+    make bench                                       all of them; half an hour, on an idle machine
+    python -m benchmarks.report --only decode serve  some of them
+    python -m benchmarks.report --only               none: the table anew, from benchmarks/results
+
+Every number in the table is read from benchmarks/results/*.json, which hold all rounds, the
+machine, the versions, the date and the command.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import record
+from benchmarks.systems import OURS
+
+README = Path(__file__).resolve().parent / "README.md"
+BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of the results -->"
+NAMES = ("decode", "classify", "mixed", "serve", "startup")
+_EXTRA = {"decode": ["--check"]}
+
+GOALS: dict[str, tuple[tuple[str, float], ...]] = {
+    "decoding one sequence": (
+        ("llama.cpp-q8_0", 1.5),
+        ("ctranslate2-int8", 3.0),
+        ("transformers-fp32", 9.0),
+    ),
+    "16 sequences at once": (("llama.cpp-q8_0", 2.2), ("ctranslate2-int8", 2.2)),
+    "prefill of 512 tokens": (("", 1.0),),
+    "classifying messages of mixed length": (("as they come", 4.0),),
+}
+"""What each work is to be faster by, and than whom: "" is the best peer, "as they come" the best
+of those that do not sort."""
+
+Run = dict[str, Any]
+
+
+def measure(names: Sequence[str], passed: Sequence[str]) -> None:
+    """Run each benchmark in a process of its own, so that nothing of one is left for the next."""
+    for name in names:
+        out = record.RESULTS / f"{name}.json"
+        command = [sys.executable, "-m", f"benchmarks.{name}", *_EXTRA.get(name, []), *passed]
+        print(f"== {name}", flush=True)
+        subprocess.run([*command, "--json", str(out)], cwd=README.parent.parent, check=True)
+
+
+def read_results(directory: Path) -> dict[str, Run]:
+    return {path.stem: json.loads(path.read_text("utf-8")) for path in directory.glob("*.json")}
+
+
+def report(results: dict[str, Run]) -> str:
+    """The text between the markers."""
+    parts: list[str] = []
+    for name, section in SECTIONS.items():
+        if name in results:
+            parts += [section(results[name]), "", provenance(results[name]), ""]
+    return "\n".join(parts).strip()
+
+
+def provenance(run: Run) -> str:
+    """Where the numbers above are from."""
+    machine, versions = run["machine"], run["versions"]
+    packages = ", ".join(f"{k} {v}" for k, v in versions.items() if v != "not installed")
+    rough = " **A quick run: it shows that all runs, and nothing else.**" if run["quick"] else ""
+    return (
+        f"`{run['command']}`, {run['date']}, n = {run['rounds']} rounds.{rough} "
+        f"{machine['processor']} (family/model {machine['family']}, "
+        f"{', '.join(machine['features'])}), {machine['cores']} cores, {run['threads']} threads, "
+        f"{machine['memory_gb']} GB; {packages}."
+    )
+
+
+def _rates(run: Run) -> str:
+    lines = [
+        f"| work | {OURS} | peers, the best first | {OURS} is faster by |",
+        "|---|---|---|---|",
+    ]
+    for work in run["works"]:
+        systems = work["systems"]
+        mine = systems.get(OURS)
+        peers = sorted(
+            (name for name in systems if name != OURS), key=lambda n: -systems[n]["median"]
+        )
+        cells = [f"{name} {_number(systems[name]['median'])}" for name in peers]
+        cells += [f"{name}: {reason}" for name, reason in work["failed"].items() if name != OURS]
+        ours = _number(mine["median"]) if mine else work["failed"].get(OURS, "not run")
+        ratios = [_ratio(work, *goal) for goal in GOALS.get(work["work"], (("", 0.0),))]
+        lines.append(
+            f"| {work['work']}, {work['unit']} | {ours} | {'; '.join(cells)} "
+            f"| {'; '.join(ratios)} |"
+        )
+    return "\n".join(lines)
+
+
+def _ratio(work: dict[str, Any], peer: str, goal: float) -> str:
+    """How many times faster ours is than a peer, beside the goal."""
+    systems = {name: values for name, values in work["systems"].items() if name != OURS}
+    if peer == "as they come":
+        systems = {name: values for name, values in systems.items() if "sorted" not in name}
+    if peer in ("", "as they come"):
+        peer = max(systems, key=lambda name: systems[name]["median"], default=peer)
+    ratio = systems.get(peer, {}).get("ours_is_times_faster")
+    if ratio is None:
+        return f"{peer or 'peers'}: no ratio"
+    wanted = f" (goal {goal:g}{'' if ratio >= goal else ': missed'})" if goal else ""
+    return f"{ratio:.2f} × {peer}{wanted}"
+
+
+def _mixed(run: Run) -> str:
+    memory = {name: size / 1e6 for name, size in run["resident_bytes"].items()}
+    lines = ["| three tasks over one base | measured | goal |", "|---|---|---|"]
+    ratio = run["mixed_to_unmixed"]
+    lines.append(f"| rate of mixed traffic, of the rate of its parts | {ratio:.2f} | 0.85 |")
+    cells = ", ".join(f"{name} {size:.0f} MB" for name, size in memory.items())
+    lines.append(f"| resident memory | {cells} | one base and the adapters |")
+    return "\n".join(lines)
+
+
+def _serve(run: Run) -> str:
+    lines = ["| through HTTP | measured | goal |", "|---|---|---|"]
+    for name, share in run["share_of_engine"].items():
+        goal = "0.90" if "piece" in name else "reported"
+        lines.append(
+            f"| {run['works'][0]['work']}, {name}: share of the engine | {share} | {goal} |"
+        )
+    short = run["short_beside_long"]
+    for key, text in (("alone_ttft_ms", "alone"), ("beside_ttft_ms", "beside 900 tokens")):
+        if values := short[key]:
+            cell = f"p50 {values['p50']} ms, p99 {values['p99']} ms, n={values['n']}"
+            lines.append(f"| TTFT of a short request, {text} | {cell} | |")
+    found = short.get("p99_beside_to_p50_alone", "no figure")
+    lines.append(f"| p99 beside long ones, of p50 without them | {found} | below 3 |")
+    return "\n".join(lines)
+
+
+def _startup(run: Run) -> str:
+    lines = ["| start | ready after | resident | of it files | peak |", "|---|---|---|---|---|"]
+    for name, found in run["starts"].items():
+        memory = found["memory_mb"]
+        cells = " | ".join(f"{memory[key]:.0f} MB" for key in ("resident", "files", "peak"))
+        lines.append(f"| {name} | {found['seconds_to_ready']:.2f} s | {cells} |")
+    return "\n".join(lines)
+
+
+SECTIONS: dict[str, Callable[[Run], str]] = {
+    "decode": _rates,
+    "classify": _rates,
+    "mixed": _mixed,
+    "serve": _serve,
+    "startup": _startup,
+}
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+def replace(text: str, found: str) -> str:
+    """`text` with what stands between the markers replaced.
+
+    Raises:
+        SystemExit: there are no markers.
+    """
+    if BEGIN not in text or END not in text:
+        raise SystemExit(f"{README} lacks the markers {BEGIN!r} and {END!r}")
+    head, rest = text.split(BEGIN, 1)
+    return f"{head}{BEGIN}\n\n{found}\n\n{END}{rest.split(END, 1)[1]}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES)
+    known, passed = parser.parse_known_args()  # the rest is for the benchmarks: --rounds, --work
+    measure(known.only, passed)
+    text = replace(README.read_text("utf-8"), report(read_results(record.RESULTS)))
+    README.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""The systems that are compared, each behind the interface of `base.System`.
+
+A module here is imported by the worker process of its system alone: a peer that is not installed
+is shown as missing, and disturbs nothing.
+"""
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.systems.base import System
+
+SYSTEMS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "penwright": ("penwright.Penwright", {"quantize": True}),
+    "penwright-fp32": ("penwright.Penwright", {"quantize": False}),
+    "transformers-fp32": ("hugging_face.HuggingFace", {"dtype": "float32"}),
+    "transformers-bf16": ("hugging_face.HuggingFace", {"dtype": "bfloat16"}),
+    "ctranslate2-int8": ("ctranslate2_peer.CTranslate2", {}),
+    "llama.cpp-q8_0": ("llama_cpp_peer.LlamaCpp", {"kind": "q8_0"}),
+    "llama.cpp-f16": ("llama_cpp_peer.LlamaCpp", {"kind": "f16"}),
+}
+"""Where each system is, and its options."""
+
+OURS = "penwright"
+PEERS = ("transformers-fp32", "transformers-bf16", "ctranslate2-int8", "llama.cpp-q8_0")
+
+
+def load(name: str, work: Path, threads: int, **more: Any) -> System:
+    """Load the system called `name`, with `more` options.
+
+    Raises:
+        ImportError: its package is not installed.
+    """
+    place, options = SYSTEMS[name]
+    module, _, kind = place.partition(".")
+    make: type[System] = getattr(importlib.import_module(f"benchmarks.systems.{module}"), kind)
+    return make(work, threads, **{**options, **more})
