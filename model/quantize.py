@@ -194,6 +194,7 @@ def quantize(model: GPT, kernel: int8.Kernel | None = None) -> None:
         old = model.get_submodule(name)
         assert isinstance(old, Projection)
         model.set_submodule(name, QuantizedProjection(old.path, layer(old.weight, old.bias)))
+        _return_freed_memory()  # now and then: it would add up to more than the network
     if kernel:
         for name in [n for n, module in model.named_modules() if isinstance(module, nn.GELU)]:
             model.set_submodule(name, FastGELU(kernel))

@@ -80,7 +80,10 @@ class PackedLinear:
         fours = padded.contiguous().view(torch.int32).view(-1, CHANNELS, groups)
         self.weight = fours.transpose(1, 2).contiguous()
         self.scale = F.pad(scale.float(), (0, channels)).contiguous()
-        self.sums = F.pad(values.sum(1, dtype=torch.int32), (0, channels)).contiguous()
+        self.sums = torch.zeros(self.out_features + channels, dtype=torch.int32)
+        for start in range(0, self.out_features, 4096):  # sums make an int32 copy of their input
+            rows = slice(start, min(start + 4096, self.out_features))
+            self.sums[rows] = values[rows].sum(1, dtype=torch.int32)
         zeros = torch.zeros(self.out_features)
         self.bias = F.pad(zeros if bias is None else bias.float(), (0, channels)).contiguous()
         self._weights = _Weights(
