@@ -1,9 +1,10 @@
 """Which tokens of which sequences are computed in the next step.
 
 A step has a budget of tokens. Running sequences that decode come first, with one token each, so
-that nobody's stream stalls. What is left goes to prompts, in chunks: half of it to the prompt that
-came first, so that none waits for ever, the rest to those that need least, so that a short prompt
-does not wait for the long ones before it.
+that nobody's stream stalls. What is left goes to prompts: a quarter of it to the prompt that came
+first, so that none waits for ever, the rest to those that need least, as a whole where it fits: a
+short prompt does not wait for the long ones before it. A long prompt goes in such small chunks as
+long as others come and go; it gets whole steps when it has been alone for a second.
 
 A sequence enters when a slot and blocks for all of its tokens are free, in the order of arrival.
 It takes over what another sequence with the same beginning has in the cache, and waits a little if
@@ -90,6 +91,10 @@ class Chunk:
         return self.sequence.cached + self.length == len(self.sequence.tokens)
 
 
+_CALM = 1.0
+"""Seconds without another request after which a long prompt is given whole steps."""
+
+
 class Scheduler:
     """Admits sequences, finds room for them in the cache and hands out the tokens of each step.
 
@@ -111,6 +116,7 @@ class Scheduler:
         self.prompt_tokens = 0
         self.cached_tokens = 0
         self._promised: set[Content] = set()  # contents that running sequences will compute
+        self._shared = float("-inf")  # when a sequence last came while others were there
 
     def add(self, sequence: Sequence, *, first: bool = False) -> None:
         """Queue a sequence, at the head of the line if it is to be `first`."""
@@ -126,7 +132,8 @@ class Scheduler:
         decoding = [sequence for sequence in self.running if sequence.left == 1]
         prompts = [sequence for sequence in self.running if sequence.left > 1]
         chunks = [Chunk(sequence, 1) for sequence in decoding]
-        return chunks + _share(prompts, self.step_tokens - len(decoding))
+        budget = self.step_tokens - len(decoding)
+        return chunks + _share(prompts, budget, self._chunk(prompts, budget))
 
     def computed(self, chunks: list[Chunk]) -> None:
         """The step of `chunks` is done: their keys and values are in the cache."""
@@ -153,6 +160,12 @@ class Scheduler:
         if spoilt:
             self.pool.forget(sequence.blocks)
         self._stop(sequence)
+
+    def _chunk(self, prompts: list[Sequence], budget: int) -> int:
+        """What a long prompt gets of a step: all of it, unless others come and go meanwhile."""
+        if len(prompts) == 1 and time.monotonic() - self._shared > _CALM:
+            return budget
+        return max(1, budget // 4)
 
     def _grow(self) -> None:
         """Give each running sequence room for its tokens, the first admitted first."""
@@ -196,6 +209,8 @@ class Scheduler:
 
     def _enter(self, sequence: Sequence, found: list[int], new: int) -> None:
         self.waiting.remove(sequence)
+        if self.running:
+            self._shared = time.monotonic()
         self.pool.share(found)
         sequence.blocks = found + [self.pool.take() for _ in range(new)]
         sequence.cached = len(found) * BLOCK_TOKENS
@@ -216,14 +231,17 @@ class Scheduler:
         return known
 
 
-def _share(prompts: list[Sequence], budget: int) -> list[Chunk]:
-    """Divide `budget` tokens among `prompts`, of which the first has waited longest."""
-    if not prompts or not budget:
+def _share(prompts: list[Sequence], budget: int, chunk: int) -> list[Chunk]:
+    """Divide `budget` tokens among `prompts`, of which the first has waited longest.
+
+    Args:
+        chunk: what a prompt gets that does not fit as a whole.
+    """
+    if not prompts or budget < 1:
         return []
-    lengths = {id(prompts[0]): min(prompts[0].left, max(1, budget // 2))}
-    budget -= lengths[id(prompts[0])]
-    for sequence in sorted(prompts[1:], key=lambda sequence: sequence.left):
-        lengths[id(sequence)] = min(sequence.left, budget)
+    lengths: dict[int, int] = {}
+    for sequence in [prompts[0], *sorted(prompts[1:], key=lambda sequence: sequence.left)]:
+        fits = sequence.left <= (budget if lengths else budget // 2)
+        lengths[id(sequence)] = min(sequence.left if fits else chunk, budget, sequence.left)
         budget -= lengths[id(sequence)]
-    lengths[id(prompts[0])] += min(prompts[0].left - lengths[id(prompts[0])], budget)
     return [Chunk(s, lengths[id(s)]) for s in prompts if lengths[id(s)]]
