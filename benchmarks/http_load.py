@@ -138,7 +138,7 @@ class Client:
                 return
             now = time.perf_counter()
             # A chunk is one event. Quotes within texts are escaped: none can look like this.
-            if b'"usage"' in chunk:
+            if b'"usage":{' in chunk:
                 reply.ended = now
                 data = json.loads(chunk.removeprefix(b"data: "))
                 reply.tokens = data["usage"]["completion_tokens"]
