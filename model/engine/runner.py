@@ -41,7 +41,7 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> StepOutput:
-        """Compute `chunks`, and count their tokens as cached."""
+        """Compute `chunks`; their keys and values are in the cache when this returns."""
         chunks = sorted(chunks, key=lambda chunk: chunk.sequence.request.adapter or "")
         tokens = [token for chunk in chunks for token in chunk.tokens]
         positions = [

@@ -104,7 +104,7 @@ def test_several_sequences_are_admitted_together_or_not_at_all(small: Live) -> N
     small.wait(lambda: small.waiting() == 1)
     answer = small.client.post("/generate", json={"prompt": ["a", "b"]})
     assert answer.status_code == 429
-    # The place that its first prompt had for a moment is free again.
+    # Nothing of it was admitted: the last place is still free.
     small.wait(lambda: small.waiting() == 1)
     connections.append(send(small, "/generate", LONG))
     small.wait(lambda: small.waiting() == 2)
