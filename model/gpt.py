@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.causal_attention import causal_attention
 from model.config import GPTConfig
 from model.errors import ContextLengthError
 
@@ -86,20 +87,14 @@ class CausalSelfAttention(nn.Module):
         self.c_proj = Projection(f"h.{layer}.attn.c_proj", config.n_embd, config.n_embd)
 
     def forward(self, x: Tensor, cache: Attends | None, adapters: Adapts | None) -> Tensor:
-        # (..., 3 × n_embd) -> three of (..., head, head_dim)
-        qkv = self.c_attn(x, adapters).unflatten(-1, (3, self.n_head, -1))
-        query, key, value = qkv.unbind(-3)
-        if cache is not None:
-            y = cache.attend(self.layer, query, key, value)
+        qkv = self.c_attn(x, adapters)
+        if cache is None:
+            y = causal_attention(qkv, self.n_head, self.dropout if self.training else 0.0)
         else:
-            y = F.scaled_dot_product_attention(
-                query.transpose(1, 2),  # (batch, head, time, head_dim)
-                key.transpose(1, 2),
-                value.transpose(1, 2),
-                dropout_p=self.dropout if self.training else 0.0,
-                is_causal=True,
-            ).transpose(1, 2)
-        out: Tensor = self.c_proj(y.flatten(-2), adapters)
+            # (tokens, 3 × n_embd) -> three of (tokens, head, head_dim)
+            query, key, value = qkv.unflatten(-1, (3, self.n_head, -1)).unbind(-3)
+            y = cache.attend(self.layer, query, key, value).flatten(-2)
+        out: Tensor = self.c_proj(y, adapters)
         return out
 
 
