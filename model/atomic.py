@@ -30,18 +30,30 @@ def write_file(path: Path, content: bytes) -> None:
     Raises:
         PenwrightError: it cannot be written; names the file. What was there before still is.
     """
+    with new_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """An empty file to fill, which takes the place of `path` when the block ends without an error.
+
+    Raises:
+        PenwrightError: it cannot be written; names the file. What was there before still is.
+    """
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".new-", delete=False) as file:
-            try:
-                file.write(content)
-                file.flush()
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
+        try:
+            os.close(descriptor)
+            yield Path(name)
+            with open(name, "rb") as file:
                 os.fsync(file.fileno())
-                os.chmod(file.name, 0o666 & ~_umask())
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+        except BaseException:
+            os.unlink(name)
+            raise
 
 
 @contextlib.contextmanager

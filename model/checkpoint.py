@@ -41,7 +41,7 @@ from model.classifier import ClassifierHead, Labels
 from model.config import GPTConfig
 from model.errors import CheckpointError, UsageError
 from model.gpt import GPT
-from model.lora import LoRA, LoRASettings
+from model.lora import LoRA, LoRASettings, name_of_peft
 from model.tokenizer import Tokenizer
 
 TaskName = Literal["generate", "classify", "instruct"]
@@ -76,7 +76,6 @@ _ADAPTER_FIELDS: dict[str, tuple[type, ...]] = {
     "threshold": (int, float, _NOTHING),
     "temperature": (int, float, _NOTHING),
 }
-_PEFT_PREFIX = "base_model.model.transformer."
 
 
 @dataclass(frozen=True)
@@ -188,9 +187,7 @@ def save_adapter(
         PenwrightError: it cannot be written; what was at `out` before still is.
     """
     weights = dict(head.state_dict()) if head is not None else {}
-    for path in lora.paths():
-        weights[f"{_PEFT_PREFIX}{path}.lora_A.weight"] = lora.a[path.replace(".", "/")]
-        weights[f"{_PEFT_PREFIX}{path}.lora_B.weight"] = lora.b[path.replace(".", "/")]
+    weights |= lora.peft_weights()
     labels = head.labels if head is not None else None
     settings = {
         "format_version": FORMAT_VERSION,
@@ -295,12 +292,10 @@ def _read_adapter(path: Path, base: Base, card: dict[str, Any]) -> Adapter:
             head = ClassifierHead(
                 base.config.n_embd, _labels({"names": settings["labels"], **fields}, source)
             )
-    weights = {}
-    for name, tensor in read_weights(path / _ADAPTER_WEIGHTS, dtype, device).items():
-        if name.startswith(_PEFT_PREFIX):
-            layer, part, _ = name.removeprefix(_PEFT_PREFIX).rsplit(".", 2)
-            name = f"{'a' if part == 'lora_A' else 'b'}.{layer.replace('.', '/')}"
-        weights[name] = tensor
+    weights = {
+        name_of_peft(name): tensor
+        for name, tensor in read_weights(path / _ADAPTER_WEIGHTS, dtype, device).items()
+    }
     modules: list[nn.Module] = [lora] if head is None else [lora, head]
     assign(modules, weights, path / _ADAPTER_WEIGHTS)
     return Adapter(

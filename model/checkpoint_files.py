@@ -44,11 +44,16 @@ def write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_weights(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+def write_weights(
+    path: Path,
+    weights: Mapping[str, Tensor],
+    dtype: torch.dtype,
+    metadata: dict[str, str] | None = None,
+) -> None:
     tensors = {
         name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.items()
     }
-    path.write_bytes(safetensors.torch.save(tensors))
+    path.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
 def write_card(directory: Path, card: Mapping[str, Any], outputs: list[dict[str, Any]]) -> None:

@@ -62,7 +62,7 @@ def read_tokenizer(directory: Path) -> Tokenizer:
     added = read_json(directory / _ADDED) if directory / _ADDED in files else {}
     lines = files[1].read_text(encoding="utf-8").split("\n")
     pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    return _convert(files[0], read_json(files[0]), pairs, added, GPT2_PATTERN)
+    return tokenizer_of_merges(files[0], read_json(files[0]), pairs, added, GPT2_PATTERN)
 
 
 def _from_whole(path: Path) -> Tokenizer:
@@ -92,7 +92,7 @@ def _from_whole(path: Path) -> Tokenizer:
         added[token["content"]] = token["id"]
     pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
     pattern = _pattern(whole.get("pre_tokenizer"), path)
-    return _convert(path, model["vocab"], pairs, added, pattern)
+    return tokenizer_of_merges(path, model["vocab"], pairs, added, pattern)
 
 
 def _adds_nothing(post_processor: Any) -> bool:
@@ -130,14 +130,25 @@ def _pattern(pre_tokenizer: Any, path: Path) -> str:
     )
 
 
-def _convert(
+def tokenizer_of_merges(
     path: Path,
     vocabulary: Mapping[str, int],
     merges: Sequence[Sequence[str]],
     special_tokens: Mapping[str, int],
     pattern: str,
 ) -> Tokenizer:
-    """Ids by bytes, after the check that their order is the order of the merges."""
+    """Ids by bytes, after the check that their order is the order of the merges.
+
+    Args:
+        path: of the file that the rest was read from, for errors.
+        vocabulary: ids by token, written as GPT-2's files do.
+        merges: pairs of tokens, in order.
+        special_tokens: ids of tokens that text never encodes to.
+        pattern: cuts text into pieces.
+
+    Raises:
+        CheckpointError: tiktoken cannot encode so; says why.
+    """
     special = dict(special_tokens)
     if END_OF_TEXT in vocabulary:
         special.setdefault(END_OF_TEXT, vocabulary[END_OF_TEXT])

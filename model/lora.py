@@ -19,6 +19,9 @@ from model.gpt import GPT, linear
 
 TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
 
+PEFT_PREFIX = "base_model.model.transformer."
+"""Before the names of GPT-2's layers in the files of the package `peft`."""
+
 
 @dataclass(frozen=True)
 class LoRASettings:
@@ -110,6 +113,14 @@ class LoRA(nn.Module):
         """Paths of the layers that this adapter changes."""
         return [key.replace("/", ".") for key in self.a]
 
+    def peft_weights(self) -> dict[str, Tensor]:
+        """The matrices under the names that PEFT gives them; files are written so."""
+        weights = {}
+        for path in self.paths():
+            weights[f"{PEFT_PREFIX}{path}.lora_A.weight"] = self.a[_key(path)]
+            weights[f"{PEFT_PREFIX}{path}.lora_B.weight"] = self.b[_key(path)]
+        return weights
+
     @torch.no_grad()
     def merge_into(self, model: GPT) -> None:
         """Add the change to the weights of `model`, which then needs no adapter."""
@@ -138,6 +149,14 @@ class AdapterRows:
             if delta is not None:
                 y[rows] += delta
         return y
+
+
+def name_of_peft(name: str) -> str:
+    """Our name of the tensor that `LoRA.peft_weights` calls `name`; other names stay."""
+    if not name.startswith(PEFT_PREFIX) or not name.endswith((".lora_A.weight", ".lora_B.weight")):
+        return name
+    layer, part, _ = name.removeprefix(PEFT_PREFIX).rsplit(".", 2)
+    return f"{'a' if part == 'lora_A' else 'b'}.{_key(layer)}"
 
 
 def _key(path: str) -> str:

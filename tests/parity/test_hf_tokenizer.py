@@ -12,6 +12,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.convert.bpe_files import merges
 from model.errors import CheckpointError
 from model.hf_tokenizer import read_tokenizer
 from model.tokenizer import Tokenizer
@@ -107,6 +108,12 @@ def test_the_checkpoint_form_gives_the_same(gpt2: Tokenizer, tmp_path: Path) -> 
     again = Tokenizer.from_file(path, json.loads(json.dumps(gpt2.settings())))
     assert again.sha256 == gpt2.sha256
     assert [again.encode(text) for text in TEXTS] == [gpt2.encode(text) for text in TEXTS]
+
+
+def test_the_merges_are_found_again(gpt2: Tokenizer, gpt2_files: Path) -> None:
+    """From ids alone: all 50,000, in their order, as OpenAI's file has them."""
+    lines = (gpt2_files / "merges.txt").read_text(encoding="utf-8").strip().split("\n")[1:]
+    assert [" ".join(pair) for pair in merges(gpt2)] == lines
 
 
 class TestOwnVocabulary:

@@ -246,7 +246,7 @@ class TestRefusals:
             ("n_inner", 100),
             ("model_type", "llama"),
             ("n_head", 5),
-            ("vocab_size", 301),
+            ("vocab_size", 299),
             ("eos_token_id", 3),
         ],
     )
@@ -265,6 +265,7 @@ class TestRefusals:
             (lambda t: t.update(extra=torch.zeros(2)), "extra"),
             (lambda t: t.update({"transformer.h.1.ln_1.bias": torch.zeros(32)}), "h.1.ln_1.bias"),
             (lambda t: t.update({"transformer.wpe.weight": torch.zeros(15, 32)}), "(15, 32)"),
+            (lambda t: t.update({"transformer.wte.weight": torch.zeros(301, 32)}), "(301, 32)"),
             (
                 # As a linear layer has it, not as Conv1D: of the right size, but turned.
                 lambda t: t.update({"transformer.h.0.mlp.c_fc.weight": torch.zeros(128, 32)}),

@@ -1,10 +1,15 @@
-"""`penwright-train import`: GPT-2 weights, as a base to serve or to fine-tune.
+"""`penwright-train import`: GPT-2 weights of other programs, to serve or to fine-tune.
 
     penwright-train import gpt2 --out models/gpt2              OpenAI's smallest, from the hub
     penwright-train import ./my-gpt2 --out models/mine         a Hugging Face directory
+    penwright-train import mine.gguf --out models/mine         llama.cpp's format
+    penwright-train import ./my-lora --base models/mine --out models/mine-lora    a PEFT adapter
 
-The directory holds config.json, model.safetensors (or its shards) and the tokenizer. A directory
-that is called like one of OpenAI's models is named with a slash: `./gpt2`.
+A Hugging Face directory holds config.json, model.safetensors (or its shards) and the tokenizer; it
+is a language model or a GPT2ForSequenceClassification. A directory that is called like one of
+OpenAI's models is named with a slash: `./gpt2`. What `penwright-train export` wrote is read back as
+the task that it was; for other files, `--task instruct` names a model that follows the instruction
+template.
 """
 
 import argparse
@@ -13,8 +18,11 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import save_base
-from model.convert import HUB_NAMES, download, read_hugging_face
+from model.checkpoint import load_base, save_adapter, save_base
+from model.checkpoint_files import sha256
+from model.convert import HUB_NAMES, Imported, download, read_hugging_face
+from model.convert.gguf_read import read_gguf
+from model.convert.peft_files import is_peft, read_peft
 from model.errors import UsageError
 from training.card import portable_command
 
@@ -25,37 +33,96 @@ _OPENAI_LICENCE = "OpenAI's modified MIT licence (github.com/openai/gpt-2/blob/m
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes = ", ".join(HUB_NAMES)
-    parser.add_argument("source", help=f"{sizes}; or a Hugging Face directory")
+    parser.add_argument(
+        "source", help=f"{sizes}; or a Hugging Face directory, a PEFT directory or a .gguf file"
+    )
     parser.add_argument("--out", type=Path, required=True, help="checkpoint directory to publish")
     parser.add_argument(
         "--dtype", choices=_DTYPES, default="fp32", help="of the stored weights (default fp32)"
     )
+    parser.add_argument(
+        "--base", type=Path, help="for a PEFT adapter: the checkpoint that it is for"
+    )
+    parser.add_argument(
+        "--task",
+        choices=("generate", "instruct"),
+        help="of a language model (default: as exported, else generate)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
-    card: dict[str, Any]
     if args.source in HUB_NAMES:
-        directory = download(args.source)
-        name = f"{HUB_NAMES[args.source]}@{directory.name}"
-        card = {"source": {"name": name}, "licence": _OPENAI_LICENCE}
+        path = download(args.source)
+        name = f"{HUB_NAMES[args.source]}@{path.name}"
+        card: dict[str, Any] = {"source": {"name": name}, "licence": _OPENAI_LICENCE}
     else:
-        directory = Path(args.source)
-        if not directory.is_dir():
+        path = Path(args.source)
+        if not path.is_dir() and not (path.is_file() and path.suffix == ".gguf"):
             raise UsageError(
-                f"{args.source} is neither a directory nor one of {', '.join(HUB_NAMES)}"
+                f"{args.source} is neither a directory nor a .gguf file nor one of "
+                f"{', '.join(HUB_NAMES)}"
             )
-        if args.out.resolve() == directory.resolve():
-            raise UsageError(f"--out {args.out} is the directory to import; it would be replaced")
+        if args.out.resolve() == path.resolve():
+            raise UsageError(f"--out {args.out} is what is to be imported; it would be replaced")
         card = {
-            "source": {"name": directory.resolve().name},
+            "source": {"name": path.resolve().name},
             "licence": "whatever the source states; nothing was read of it",
         }
-    imported = read_hugging_face(directory)
-    card["source"]["files"] = imported.files
-    words = ("import", args.source, "--out", str(args.out), "--dtype", args.dtype)
+    words = ["import", args.source, "--out", str(args.out), "--dtype", args.dtype]
+    for flag in ("base", "task"):
+        if getattr(args, flag) is not None:
+            words += [f"--{flag}", str(getattr(args, flag))]
     card["command"] = portable_command(words)
+    if is_peft(path):
+        _import_adapter(args, path, card)
+        return
+    if args.base is not None:
+        raise UsageError(f"--base is for PEFT adapters; {args.source} has weights of its own")
+    imported = read_gguf(path) if path.is_file() else read_hugging_face(path)
+    _save(args, imported, card)
+
+
+def _save(args: argparse.Namespace, imported: Imported, card: dict[str, Any]) -> None:
+    card["source"]["files"] = imported.files
+    if imported.head is not None and args.task is not None:
+        raise UsageError(
+            f"--task {args.task} is for language models; {args.source} is a classifier"
+        )
     base = save_base(
-        args.out, imported.model, imported.tokenizer, card=card, dtype=_DTYPES[args.dtype]
+        args.out,
+        imported.model,
+        imported.tokenizer,
+        card=card,
+        dtype=_DTYPES[args.dtype],
+        head=imported.head,
+        task="classify" if imported.head else args.task or imported.task or "generate",
     )
     head = "tied" if base.config.tied else "untied"
+    if base.head is not None:
+        head = f"{', '.join(base.head.labels.names)} as"
     print(f"{args.out}: {base.model.parameter_count():,} parameters, {head} head, {args.dtype}")
+
+
+def _import_adapter(args: argparse.Namespace, path: Path, card: dict[str, Any]) -> None:
+    if args.base is None:
+        raise UsageError(f"--base is missing: {args.source} is a PEFT adapter; name its checkpoint")
+    base = load_base(args.base)
+    found = read_peft(path, base)
+    if found.head is not None and args.task is not None:
+        raise UsageError(
+            f"--task {args.task} is for language models; {args.source} is a classifier"
+        )
+    card["source"]["files"] = {
+        file.name: sha256(file) for file in sorted(path.glob("adapter_*")) if file.is_file()
+    }
+    adapter = save_adapter(
+        args.out,
+        base,
+        task="classify" if found.head else args.task or found.task or "generate",
+        lora=found.lora,
+        head=found.head,
+        card=card,
+        dtype=_DTYPES[args.dtype],
+    )
+    rank = adapter.lora.settings.rank
+    print(f"{args.out}: an adapter of rank {rank} for {adapter.task}, {args.dtype}")

@@ -8,7 +8,6 @@ its name, and so is a tensor that nobody uses: an import is exact or an error.
 """
 
 import contextlib
-import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,29 +18,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from model.checkpoint import TASKS, TaskName
+from model.checkpoint_files import sha256
+from model.classifier import ClassifierHead
 from model.config import GPTConfig
+from model.convert.hf_head import read_head
 from model.errors import CheckpointError, UsageError
 from model.gpt import GPT
 from model.hf_tokenizer import read_json, read_tokenizer, tokenizer_files
 from model.tokenizer import Tokenizer
 
-HUB_NAMES = {
-    "gpt2": "openai-community/gpt2",
-    "gpt2-medium": "openai-community/gpt2-medium",
-    "gpt2-large": "openai-community/gpt2-large",
-    "gpt2-xl": "openai-community/gpt2-xl",
-    "gpt2-124m": "openai-community/gpt2",
-    "gpt2-355m": "openai-community/gpt2-medium",
-    "gpt2-774m": "openai-community/gpt2-large",
-    "gpt2-1558m": "openai-community/gpt2-xl",
-}
-"""OpenAI's four models, by the name of their repository and by their size."""
-
-_CONFIG, _MODEL, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-_HUB_FILES = (
-    *(_CONFIG, "model*.safetensors", _INDEX),
-    *("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json"),
-)
+CONFIG, MODEL, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+OWN = "penwright"
+"""The field of `config.json` where our own export keeps what GPT-2's configuration has not."""
+_CLASSIFIER = "GPT2ForSequenceClassification"
 
 _ARITHMETIC = {
     "model_type": "gpt2",
@@ -55,7 +45,8 @@ _ARITHMETIC = {
 """Fields that change what is computed, and GPT-2's values; a field that is absent has them."""
 
 _MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
-_CONV1D = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
+CONV1D = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
+"""Our names of the projections' weights, which they store turned."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +58,26 @@ class Imported:
     tokenizer: Tokenizer
     files: dict[str, str]
     """SHA-256 of each file that was read, by its name."""
+    head: ClassifierHead | None = None
+    """Of a `GPT2ForSequenceClassification`."""
+    task: TaskName | None = None
+    """Which it was exported for, where our own export wrote it."""
 
 
 def read_hugging_face(directory: Path) -> Imported:
-    """Read a GPT-2 language model and its tokenizer.
+    """Read a GPT-2 language model or classifier, and its tokenizer.
 
     Raises:
         CheckpointError: a file or tensor is missing, has another shape or is unknown, or the
             configuration is not GPT-2's; names it.
     """
-    config_path = directory / _CONFIG
+    config_path = directory / CONFIG
     if not config_path.is_file():
         raise CheckpointError(f"{config_path}: is missing; not a Hugging Face model directory")
     values = read_json(config_path)
     config = _architecture(values, config_path)
     tokenizer = read_tokenizer(directory)
-    if tokenizer.vocab_size != config.vocab_size:
+    if tokenizer.vocab_size > config.vocab_size:  # embeddings padded to a round number are usual
         raise CheckpointError(
             f"{config_path}: vocab_size is {config.vocab_size}, "
             f"but the tokenizer has {tokenizer.vocab_size} tokens"
@@ -95,35 +90,17 @@ def read_hugging_face(directory: Path) -> Imported:
             f"{tokenizer.end_token}"
         )
     weight_files = _weight_files(directory)
-    model = _read_model(config, values.get("tie_word_embeddings", True), weight_files)
+    model, score = _read_model(config, values, weight_files)
     read = (config_path, *weight_files, *tokenizer_files(directory))
-    return Imported(model, tokenizer, {path.name: _sha256(path) for path in read})
-
-
-def download(name: str) -> Path:
-    """Fetch one of `HUB_NAMES` from the Hugging Face hub, or find it in the hub's cache.
-
-    Returns:
-        a directory for `read_hugging_face`; its name is the revision
-
-    Raises:
-        UsageError: `huggingface_hub` is not installed.
-        CheckpointError: the hub cannot be reached and nothing is cached.
-    """
-    try:
-        from huggingface_hub import snapshot_download
-    except ImportError as error:
-        raise UsageError(
-            f"{name}: downloading needs the package huggingface_hub (`pip install '.[hub]'` in "
-            "Penwright's directory); a directory that is already here needs nothing"
-        ) from error
-    try:
-        return Path(snapshot_download(HUB_NAMES[name], allow_patterns=list(_HUB_FILES)))
-    except Exception as error:  # the hub's, the HTTP library's and the OS's own
-        raise CheckpointError(
-            f"{name}: {HUB_NAMES[name]} cannot be downloaded and is not cached "
-            f"({type(error).__name__}); a directory that was downloaded elsewhere can be imported"
-        ) from error
+    own = values.get(OWN)
+    own = own if isinstance(own, dict) else {}
+    return Imported(
+        model,
+        tokenizer,
+        {path.name: sha256(path) for path in read},
+        None if score is None else read_head(score, values, own, config_path),
+        own["task"] if own.get("task") in TASKS else None,
+    )
 
 
 def _architecture(values: Mapping[str, Any], source: Path) -> GPTConfig:
@@ -151,8 +128,8 @@ def _architecture(values: Mapping[str, Any], source: Path) -> GPTConfig:
 
 
 def _weight_files(directory: Path) -> tuple[Path, ...]:
-    if (directory / _MODEL).is_file():
-        return (directory / _MODEL,)
+    if (directory / MODEL).is_file():
+        return (directory / MODEL,)
     index = directory / _INDEX
     if index.is_file():
         weight_map = read_json(index).get("weight_map")
@@ -167,9 +144,9 @@ def _weight_files(directory: Path) -> tuple[Path, ...]:
     if any(directory.glob("pytorch_model*.bin")):
         raise CheckpointError(
             f"{directory}: holds pytorch_model.bin, a pickle, which is never loaded here; "
-            f"convert it to {_MODEL}"
+            f"convert it to {MODEL}"
         )
-    raise CheckpointError(f"{directory / _MODEL}: is missing")
+    raise CheckpointError(f"{directory / MODEL}: is missing")
 
 
 @dataclass(frozen=True)
@@ -185,7 +162,10 @@ class _Stored:
         return tensor
 
 
-def _read_model(config: GPTConfig, says_tied: bool, files: tuple[Path, ...]) -> GPT:
+def _read_model(
+    config: GPTConfig, values: Mapping[str, Any], files: tuple[Path, ...]
+) -> tuple[GPT, Tensor | None]:
+    """The network, and the classification head where there is one: (labels, n_embd)."""
     with contextlib.ExitStack() as stack:
         stored: dict[str, _Stored] = {}
         for path in files:
@@ -200,16 +180,21 @@ def _read_model(config: GPTConfig, says_tied: bool, files: tuple[Path, ...]) -> 
                 if name in stored:
                     raise CheckpointError(f"{path}: {name} is stored twice")
                 stored[name] = _Stored(path, file, key)
+        if _CLASSIFIER in (values.get("architectures") or ()):
+            if "score.weight" not in stored:
+                raise CheckpointError(f"{files[0]}: has no tensor score.weight")
+            score = stored.pop("score.weight").read().float()
+            return _fill(config, stored, files[0]), score
         if "score.weight" in stored:
             raise CheckpointError(
-                f"{stored['score.weight'].path}: score.weight is a classification head "
-                "(GPT2ForSequenceClassification); only language models can be imported"
+                f"{stored['score.weight'].path}: score.weight is a classification head, but "
+                f"{CONFIG} does not name {_CLASSIFIER} among its architectures"
             )
-        if _is_tied(stored, says_tied, files[0]):
+        if _is_tied(stored, values.get("tie_word_embeddings", True), files[0]):
             stored.pop("lm_head.weight", None)
         else:
             config = replace(config, tied=False)
-        return _fill(config, stored, files[0])
+        return _fill(config, stored, files[0]), None
 
 
 def _is_tied(stored: Mapping[str, _Stored], says_tied: bool, source: Path) -> bool:
@@ -241,21 +226,16 @@ def _fill(config: GPTConfig, stored: dict[str, _Stored], source: Path) -> GPT:
             raise CheckpointError(f"{source}: has no tensor {name}")
         entry = stored.pop(name)
         tensor = entry.read()
-        wanted = tuple(parameter.T.shape if _CONV1D.fullmatch(name) else parameter.shape)
+        wanted = tuple(parameter.T.shape if CONV1D.fullmatch(name) else parameter.shape)
         if tuple(tensor.shape) != wanted or not tensor.is_floating_point():
             raise CheckpointError(
                 f"{entry.path}: {entry.key} is {tensor.dtype} of the shape {tuple(tensor.shape)}; "
                 f"the configuration asks for floating-point numbers of the shape {wanted}"
             )
-        tensor = tensor.T if _CONV1D.fullmatch(name) else tensor
+        tensor = tensor.T if CONV1D.fullmatch(name) else tensor
         weights[name] = tensor.float().contiguous()
     if stored:
         names = ", ".join(sorted(entry.key for entry in stored.values())[:5])
         raise CheckpointError(f"{source}: {len(stored)} unknown tensors: {names}")
     model.load_state_dict(weights, assign=True)
     return model.eval()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
