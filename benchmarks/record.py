@@ -15,7 +15,10 @@ from typing import Any
 from benchmarks.gpt2 import default_work
 
 RESULTS = Path(__file__).resolve().parent / "results"
-_PACKAGES = ("torch", "transformers", "ctranslate2", "llama-cpp-python", "numpy", "uvicorn")
+_PACKAGES = (
+    *("torch", "transformers", "accelerate", "ctranslate2", "llama-cpp-python", "numpy"),
+    *("uvicorn", "llms-from-scratch"),
+)
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -2,6 +2,7 @@
 
     make bench                                       all of them; half an hour, on an idle machine
     python -m benchmarks.report --only decode serve  some of them
+    python -m benchmarks.report --only train --nanogpt DIR   training, beside others
     python -m benchmarks.report --only               none: the table anew, from benchmarks/results
 
 Every number in the table is read from benchmarks/results/*.json, which hold all rounds, the
@@ -16,12 +17,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import record
+from benchmarks import record, report_training
+from benchmarks.cells import number, ratio
 from benchmarks.systems import OURS
 
 README = Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of the results -->"
-NAMES = ("decode", "classify", "mixed", "serve", "startup")
+ENGINE = ("decode", "classify", "mixed", "serve", "startup")
+TRAINING = ("train", "finetune", "muon")
+"""These want a peer's clone or a text to be named, or hours: only those that --only names run."""
+NAMES = (*ENGINE, *TRAINING)
 _EXTRA = {"decode": ["--check"]}
 
 GOALS: dict[str, tuple[tuple[str, float], ...]] = {
@@ -86,29 +91,15 @@ def _rates(run: Run) -> str:
         peers = sorted(
             (name for name in systems if name != OURS), key=lambda n: -systems[n]["median"]
         )
-        cells = [f"{name} {_number(systems[name]['median'])}" for name in peers]
+        cells = [f"{name} {number(systems[name]['median'])}" for name in peers]
         cells += [f"{name}: {reason}" for name, reason in work["failed"].items() if name != OURS]
-        ours = _number(mine["median"]) if mine else work["failed"].get(OURS, "not run")
-        ratios = [_ratio(work, *goal) for goal in GOALS.get(work["work"], (("", 0.0),))]
+        ours = number(mine["median"]) if mine else work["failed"].get(OURS, "not run")
+        ratios = [ratio(work, *goal) for goal in GOALS.get(work["work"], (("", 0.0),))]
         lines.append(
             f"| {work['work']}, {work['unit']} | {ours} | {'; '.join(cells)} "
             f"| {'; '.join(ratios)} |"
         )
     return "\n".join(lines)
-
-
-def _ratio(work: dict[str, Any], peer: str, goal: float) -> str:
-    """How many times faster ours is than a peer, beside the goal."""
-    systems = {name: values for name, values in work["systems"].items() if name != OURS}
-    if peer == "as they come":
-        systems = {name: values for name, values in systems.items() if "sorted" not in name}
-    if peer in ("", "as they come"):
-        peer = max(systems, key=lambda name: systems[name]["median"], default=peer)
-    ratio = systems.get(peer, {}).get("ours_is_times_faster")
-    if ratio is None:
-        return f"{peer or 'peers'}: no ratio"
-    wanted = f" (goal {goal:g}{'' if ratio >= goal else ': missed'})" if goal else ""
-    return f"{ratio:.2f} × {peer}{wanted}"
 
 
 def _mixed(run: Run) -> str:
@@ -153,11 +144,10 @@ SECTIONS: dict[str, Callable[[Run], str]] = {
     "mixed": _mixed,
     "serve": _serve,
     "startup": _startup,
+    "train": report_training.steps,
+    "finetune": report_training.methods,
+    "muon": report_training.optimizers,
 }
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
 
 
 def replace(text: str, found: str) -> str:
@@ -174,7 +164,7 @@ def replace(text: str, found: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="*", choices=NAMES, default=NAMES)
+    parser.add_argument("--only", nargs="*", choices=NAMES, default=ENGINE)
     known, passed = parser.parse_known_args()  # the rest is for the benchmarks: --rounds, --work
     measure(known.only, passed)
     text = replace(README.read_text("utf-8"), report(read_results(record.RESULTS)))

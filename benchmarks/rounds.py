@@ -91,14 +91,25 @@ class Workers:
         self.missing: dict[str, str] = {}
         self.running: dict[str, Worker] = {}
         for system in systems:
-            say(f"starting {system}")
-            try:
-                worker = Worker(system, work, threads, **options)
-            except WorkerFailed as error:
-                self.missing[system] = str(error)
-                say(f"{system}: {error}")
-            else:
-                self.running[system] = self._stack.enter_context(worker)
+            self.start(system, system, work, threads, **options)
+
+    def start(self, name: str, system: str, work: Path, threads: int, **options: Any) -> None:
+        """Start one more worker, to be known as `name`: a system may run twice, with other
+        options."""
+        say(f"starting {name}")
+        try:
+            worker = Worker(system, work, threads, log=name, **options)
+        except WorkerFailed as error:
+            self.missing[name] = str(error)
+            say(f"{name}: {error}")
+        else:
+            self.running[name] = self._stack.enter_context(worker)
+
+    def drop(self, name: str, reason: str) -> None:
+        """End a worker; from now on it is missing for this reason."""
+        self.running.pop(name).close()
+        self.missing[name] = reason
+        say(f"{name}: {reason}")
 
     def __enter__(self) -> "Workers":
         return self

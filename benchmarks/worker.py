@@ -46,15 +46,17 @@ class Worker:
     """The parent's end.
 
     Args:
-        log: where the worker's own output goes.
+        log: name of the file in `work` for the worker's own output, if not the system's.
 
     Raises:
         WorkerFailed: the system cannot be loaded.
     """
 
-    def __init__(self, system: str, work: Path, threads: int, **options: Any) -> None:
+    def __init__(
+        self, system: str, work: Path, threads: int, *, log: str = "", **options: Any
+    ) -> None:
         self.system = system
-        self._log = (work / f"{system}.log").open("wb")
+        self._log = (work / f"{log or system}.log").open("wb")
         command = [sys.executable, "-m", "benchmarks.worker", system, str(work)]
         command += ["--threads", str(threads), "--options", json.dumps(options)]
         # Only the variable that all of them read; each sets its own threads besides.

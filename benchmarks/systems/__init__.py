@@ -22,6 +22,14 @@ SYSTEMS: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 """Where each system is, and its options."""
 
+TRAINERS: Mapping[str, tuple[str, dict[str, Any]]] = {
+    "training-penwright": ("training.penwright.Penwright", {}),
+    "training-nanogpt": ("training.nanogpt.NanoGPT", {}),
+    "training-trainer": ("training.hugging_face.HuggingFace", {}),
+    "training-book": ("training.book.Book", {}),
+}
+"""The training loops, of another interface: `training.base.TrainingSystem`."""
+
 OURS = "penwright"
 PEERS = ("transformers-fp32", "transformers-bf16", "ctranslate2-int8", "llama.cpp-q8_0")
 
@@ -32,7 +40,7 @@ def load(name: str, work: Path, threads: int, **more: Any) -> System:
     Raises:
         ImportError: its package is not installed.
     """
-    place, options = SYSTEMS[name]
-    module, _, kind = place.partition(".")
+    place, options = {**SYSTEMS, **TRAINERS}[name]
+    module, _, kind = place.rpartition(".")
     make: type[System] = getattr(importlib.import_module(f"benchmarks.systems.{module}"), kind)
     return make(work, threads, **{**options, **more})

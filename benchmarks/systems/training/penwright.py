@@ -1,0 +1,100 @@
+"""Our own loop: `training.loop.Run` with the task of `penwright-train pretrain`."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.systems.training import base
+from benchmarks.systems.training.loops import Loop
+from model.config import GPTConfig
+from model.gpt import GPT
+from model.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer
+from training.data.text import TokenFiles
+from training.loop import Batch, Run
+from training.settings import LoopSettings
+from training.tasks.pretrain import Pretraining
+
+
+class Penwright(base.TrainingSystem):
+    """
+    Args:
+        options: fields of `LoopSettings` that are not as they come.
+    """
+
+    def __init__(
+        self, work: Path, threads: int, *, shape: dict[str, Any], device: str, **options: Any
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.shape = base.Shape(**shape)
+        settings = _settings(self.shape, device, threads, options)
+        self.device = settings.torch_device
+        config = GPTConfig(
+            self.shape.vocab_size,
+            self.shape.context,
+            n_layer=self.shape.n_layer,
+            n_head=self.shape.n_head,
+            n_embd=self.shape.n_embd,
+        )
+        model = GPT(config)
+        model.load_state_dict(base.weights_of(work))
+        model.to(self.device)
+        files = TokenFiles(
+            base.tokens_of(work), np.memmap(work / "val.bin", np.uint16, mode="r"), sources=()
+        )
+        task = _Gated(model, _tokenizer(), files, settings, self.shape.context)
+        batch = task.batch(range(self.shape.batch))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.autocast):
+            loss = task.loss(batch) / batch.count
+        self.proof = base.proof_of(model, loss)
+        self.run_directory = base.scratch(work)
+        run = Run(task, settings, self.run_directory)
+        task.loop = self.loop = Loop(lambda loop: _train(run), threads)
+        self.loop.start()
+        self.settings = {
+            **{name: value for name, value in dataclasses.asdict(settings).items() if value},
+            "autocast": settings.autocast,
+            "torch": torch.__version__,
+        }
+
+
+class _Gated(Pretraining):
+    """Waits before the batch of a step: what came before it is then done and logged."""
+
+    loop: Loop | None = None
+
+    def batch(self, examples: Sequence[int]) -> Batch:
+        if self.loop is not None:
+            self.loop.between_steps()
+        return super().batch(examples)
+
+
+def _train(run: Run) -> None:
+    run.train()
+
+
+def _settings(
+    shape: base.Shape, device: str, threads: int, options: dict[str, Any]
+) -> LoopSettings:
+    values: dict[str, Any] = {
+        "steps": base.STEPS,
+        "batch_size": shape.batch,
+        "lr": base.LR,
+        "warmup": base.WARMUP,
+        "weight_decay": base.WEIGHT_DECAY,
+        "clip": base.CLIP,
+        "eval_every": base.STEPS,
+        "eval_batches": 1,
+        "save_every": base.STEPS,
+        "device": device,
+        "threads": threads,
+    }
+    return LoopSettings(**{**values, **options})
+
+
+def _tokenizer() -> Tokenizer:
+    """Of bytes: the task wants one, and no step uses it."""
+    return Tokenizer({bytes([i]): i for i in range(256)}, GPT2_PATTERN, {END_OF_TEXT: 256})
