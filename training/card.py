@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import platform
 import shlex
 import sys
 from collections.abc import Sequence
@@ -31,6 +32,30 @@ def run_fields(
         "torch": torch.__version__,
         "licences": list(args.licence),
     }
+
+
+def machine_fields(device: torch.device) -> dict[str, Any]:
+    """What a measurement was made on."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "device": device.type,
+        "gpu": gpu,
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _cpu_name() -> str:
+    """The processor's name as Linux gives it, elsewhere what the platform calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def portable_command(argv: Sequence[str]) -> str:

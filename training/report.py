@@ -1,10 +1,14 @@
-"""Plots and tables of a run."""
+"""Plots and tables of a run.
 
-import io
+Metrics are nested mappings of whatever a task measures. Three forms have a meaning of their own: a
+*measure* is a mapping with `value`, `interval` (95%) and `n`; a *confusion* has `labels` and
+`counts`; a *table* is a list of mappings. Everything else is a group with a name.
+"""
+
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from model.atomic import write_file
 from model.errors import DataError
@@ -29,21 +33,11 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
 
 def plot_loss(metrics_file: Path, out: Path) -> None:
     """Training and validation loss over the steps, as PNG."""
-    from matplotlib.figure import Figure  # without pyplot: no display, no global state
+    from training import plots  # matplotlib is slow to import, and most commands plot nothing
 
-    records = read_metrics(metrics_file)
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    for key, label in (("loss", "training"), ("val_loss", "validation")):
-        points = [(r["step"], r[key]) for r in records if key in r]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=label, linewidth=1 if key == "loss" else 2)
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss")
-    if axes.lines:
-        axes.legend()
-    axes.grid(alpha=0.3)
-    _save(figure, out)
+    with plots.drawing():
+        image = plots.png(plots.loss_figure(read_metrics(metrics_file)))
+    write_file(out, image)
 
 
 def plot_confusion(confusion: Mapping[str, Any], out: Path) -> None:
@@ -52,51 +46,64 @@ def plot_confusion(confusion: Mapping[str, Any], out: Path) -> None:
     Args:
         confusion: `labels`, and `counts` with a row for each true label.
     """
-    from matplotlib.figure import Figure
+    from training import plots
 
-    labels, counts = confusion["labels"], confusion["counts"]
-    shares = [[count / max(1, sum(row)) for count in row] for row in counts]
-    side = 2.2 + 0.9 * len(labels)
-    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for row, values in enumerate(counts):
-        for column, count in enumerate(values):
-            colour = "white" if shares[row][column] > 0.5 else "black"
-            axes.text(column, row, str(count), ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(labels)), labels)
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.set_title(f"test part, n = {sum(map(sum, counts))}")
-    _save(figure, out)
+    with plots.drawing():
+        image = plots.png(plots.confusion_figure(confusion))
+    write_file(out, image)
 
 
-def _save(figure: Any, out: Path) -> None:
-    """Drawn in memory, then written whole: a full disk is a clear error."""
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    write_file(out, image.getvalue())
+def is_measure(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    """A number with its interval and count."""
+    return isinstance(value, Mapping) and {"value", "interval", "n"} <= value.keys()
+
+
+def is_confusion(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping) and value.keys() == {"labels", "counts"}
+
+
+def is_table(value: Any) -> TypeGuard[Sequence[Mapping[str, Any]]]:
+    """Rows with columns of the same names."""
+    return (
+        isinstance(value, Sequence)
+        and bool(value)
+        and all(isinstance(row, Mapping) and row.keys() == value[0].keys() for row in value)
+    )
 
 
 def print_metrics(metrics: Mapping[str, Any]) -> None:
-    """A table of a card's metrics, on stdout."""
+    """A table of metrics, as they stand on a card, on stdout."""
     for part, values in metrics.items():
-        if not isinstance(values, Mapping):
-            print(f"{part}: {_number(values)}")
-            continue
-        print(f"{part}" + (f" (n = {values['n']})" if "n" in values else ""))
-        for name, value in values.items():
-            if name == "confusion":
-                _print_confusion(value)
-            elif isinstance(value, Mapping):
-                low, high = value["interval"]
-                print(
-                    f"  {name:<12} {_number(value['value']):>8}  "
-                    f"95% [{low:.4f}, {high:.4f}]  n = {value['n']}"
-                )
-            elif name != "n":
-                print(f"  {name:<12} {_number(value):>8}")
+        if isinstance(values, Mapping) and not is_measure(values):
+            print(part + (f" (n = {values['n']})" if "n" in values else ""))
+            _print_group(values, "  ")
+        else:
+            _print_entry(part, values, "")
+
+
+def _print_group(values: Mapping[str, Any], indent: str) -> None:
+    width = max([12, *(len(name) for name in values)])
+    for name, value in values.items():
+        if name != "n":
+            _print_entry(name, value, indent, width)
+
+
+def _print_entry(name: str, value: Any, indent: str, width: int = 12) -> None:
+    if is_measure(value):
+        low, high = value["interval"]
+        print(
+            f"{indent}{name:<{width}} {number(value['value']):>8}  "
+            f"95% [{low:.4f}, {high:.4f}]  n = {value['n']}"
+        )
+    elif is_confusion(value):
+        _print_confusion(value)
+    elif isinstance(value, Mapping):
+        print(f"{indent}{name}" + (f" (n = {value['n']})" if "n" in value else ""))
+        _print_group(value, indent + "  ")
+    elif is_table(value):
+        print(f"{indent}{name:<{width}} {len(value)} rows")
+    else:
+        print(f"{indent}{name:<{width}} {number(value):>8}")
 
 
 def _print_confusion(confusion: Mapping[str, Any]) -> None:
@@ -106,5 +113,8 @@ def _print_confusion(confusion: Mapping[str, Any]) -> None:
         print(f"  {label:<12}" + "".join(f"{count:>{width}}" for count in row))
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+def number(value: Any) -> str:
+    """As people read it: four decimals, and thousands set apart."""
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

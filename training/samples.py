@@ -5,28 +5,41 @@ from pathlib import Path
 
 from model.checkpoint import Adapter, Base
 from model.engine.engine import Engine
-from model.engine.request import Failed, Generate, Request, Text
+from model.engine.request import Failed, Finished, FinishReason, Generate, Request, Text
 from model.engine.settings import EngineSettings
 from model.errors import PenwrightError
 from model.gpt import GPT
 from model.sampling import SamplingSettings
 from model.tokenizer import Tokenizer
 
+PROMPTS = ("Once upon a time", "The king looked at", "The city is located in")
+"""What samples of a base continue."""
 
-def generate(base: Base, adapters: Mapping[str, Adapter], requests: Iterable[Request]) -> list[str]:
-    """The text that each request gets.
+
+def answers(
+    base: Base, adapters: Mapping[str, Adapter], requests: Iterable[Request]
+) -> list[tuple[str, FinishReason]]:
+    """The text that each request gets, and why it ends there.
 
     Raises:
         PenwrightError: a step of the engine failed.
     """
     engine = Engine(base, adapters, EngineSettings(), deliver=lambda events: None)
-    texts = []
+    found: list[tuple[str, FinishReason]] = []
     for events in engine.run(requests):
+        reason: FinishReason = "length"
         for event in events:
             if isinstance(event, Failed):
                 raise PenwrightError(f"generating text failed: {event.message}")
-        texts.append("".join(event.text for event in events if isinstance(event, Text)))
-    return texts
+            if isinstance(event, Finished):
+                reason = event.reason
+        found.append(("".join(event.text for event in events if isinstance(event, Text)), reason))
+    return found
+
+
+def generate(base: Base, adapters: Mapping[str, Adapter], requests: Iterable[Request]) -> list[str]:
+    """The text that each request gets; see `answers`."""
+    return [text for text, _ in answers(base, adapters, requests)]
 
 
 def continuations(

@@ -53,7 +53,8 @@ def test_import_writes_no_paths_of_this_machine(
     imported = Imported(model=base.model, tokenizer=base.tokenizer, files={})
     monkeypatch.setattr(import_, "read_hugging_face", lambda directory: imported)
     out = data / "out"
-    import_.run(argparse.Namespace(source=str(data), out=out, dtype="fp32"))
+    flags = {"source": str(data), "out": out, "dtype": "fp32", "base": None, "task": None}
+    import_.run(argparse.Namespace(**flags))
     card = json.loads((out / "card.json").read_text())
     assert card["command"] == "penwright-train import '…/link' --out '…/out' --dtype fp32"
     assert str(data.parent) not in json.dumps(card)
