@@ -33,5 +33,36 @@ def token_loss(model: GPT, hidden: Tensor, targets: Tensor) -> tuple[Tensor, int
     return total, count
 
 
+def token_losses(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy of each target by itself, in the same chunks.
+
+    Args:
+        hidden: (n, n_embd)
+        targets: (n,) int64, all of them real
+
+    Returns:
+        (n,) fp32
+    """
+    parts = zip(torch.split(hidden, _CHUNK), torch.split(targets, _CHUNK), strict=True)
+    return torch.cat(
+        [F.cross_entropy(model.logits(h).float(), goal, reduction="none") for h, goal in parts]
+    )
+
+
 def _chunk_loss(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(model.logits(hidden).float(), targets, reduction="sum")
+
+
+def row_log_probs(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
+    """For each row, the log-probabilities of its targets that count, summed.
+
+    Args:
+        hidden: (batch, time, n_embd)
+        targets: (batch, time) int64
+
+    Returns:
+        (batch,) fp32
+    """
+    rows, places = (targets != IGNORE).nonzero(as_tuple=True)
+    losses = token_losses(model, hidden[rows, places], targets[rows, places])
+    return hidden.new_zeros(len(targets), dtype=torch.float32).index_add(0, rows, -losses)

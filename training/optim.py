@@ -65,7 +65,19 @@ class Optimizer:
 
     def clip(self, norm: float) -> Tensor:
         """Scale the gradients to a total norm of at most `norm`; returns the norm before."""
-        return nn.utils.clip_grad_norm_(self.parameters, norm)
+        before = nn.utils.clip_grad_norm_(self.parameters, norm)
+        # Of sharded gradients it is a sum that is still to be taken.
+        return before.full_tensor() if hasattr(before, "full_tensor") else before
+
+    def parameters_of_states(self) -> dict[str, Tensor]:
+        """The parameter that `state_dict()[n]["state"][i]` belongs to, as `optimizer.n.i`."""
+        return {
+            f"optimizer.{number}.{index}": parameter
+            for number, optimizer in enumerate(self.optimizers)
+            for index, parameter in enumerate(
+                p for group in optimizer.param_groups for p in group["params"]
+            )
+        }
 
     def state_dict(self) -> list[dict[str, Any]]:
         return [optimizer.state_dict() for optimizer in self.optimizers]

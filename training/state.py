@@ -1,14 +1,35 @@
-"""The saved state of a run: `state/last.pt`, from which `--resume` goes on, and `state/best.pt`."""
+"""The saved state of a run: `state/last.pt`, from which `--resume` goes on, and `state/best.pt`.
 
+With `--sharded-state` the tensors are in a directory beside it, which `last.pt` names: it is valid
+from the moment that `last.pt` is.
+"""
+
+import math
 import os
 import pickle
+import shutil
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from model.errors import PenwrightError, UsageError
+
+
+@dataclass
+class Progress:
+    """Where a run is. All of it is saved and restored."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_loss: float = math.inf
+    bad_evaluations: int = 0
+    """Evaluations since the best one."""
+    recent: list[float] = field(default_factory=list)
+    """Losses of the last steps, to tell a spike from."""
 
 
 def last_state(directory: Path) -> Path:
@@ -26,6 +47,19 @@ def forget(directory: Path) -> None:
     """
     last_state(directory).unlink(missing_ok=True)
     best_state(directory).unlink(missing_ok=True)
+    forget_shards(directory)
+
+
+def shards(directory: Path, step: int) -> Path:
+    """The directory of a sharded state."""
+    return directory / "state" / f"shards-{step}"
+
+
+def forget_shards(directory: Path, keep: str | None = None) -> None:
+    """Delete all directories of shards but the one named."""
+    for path in (directory / "state").glob("shards-*"):
+        if path.name != keep:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def load(directory: Path) -> dict[str, Any]:
@@ -75,7 +109,10 @@ def save(state: Any, path: Path) -> None:
     """
     temporary = path.with_suffix(".tmp")
     try:
-        torch.save(state, temporary)
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into RuntimeError
         temporary.unlink(missing_ok=True)

@@ -75,7 +75,7 @@ def test_the_published_base_knows_what_it_learnt(
     assert base.card["data"]["files"][0]["file"] == text_file.name
     code, err = cli("evaluate", out, "--data", text_file, "--json", tmp_path / "m.json")
     assert code == 0, err
-    measured = json.loads((tmp_path / "m.json").read_text())[text_file.name]
+    measured = json.loads((tmp_path / "m.json").read_text())["metrics"][text_file.name]
     assert measured["bytes"] <= text_file.stat().st_size
     assert 0 < measured["bits_per_byte"] < 8
 
@@ -105,7 +105,7 @@ def test_evaluation_tells_files_of_the_same_name_apart(
         path.parent.mkdir(exist_ok=True)
         path.write_text("mother is home " * 10 * count)
     assert cli("evaluate", base_path, "--data", *paths, "--json", tmp_path / "m.json")[0] == 0
-    measured = json.loads((tmp_path / "m.json").read_text())
+    measured = json.loads((tmp_path / "m.json").read_text())["metrics"]
     assert list(measured) == [str(paths[0]), str(paths[1]), "c.txt"]
     assert [values["bytes"] for values in measured.values()] == [150, 300, 450]
 
@@ -138,3 +138,40 @@ def test_the_same_seed_gives_the_same_base(
     a, b, c = ((tmp_path / name / "model.safetensors").read_bytes() for name in "abc")
     assert a == b
     assert a != c
+
+
+def test_a_mixture_of_files_trains_and_is_on_the_card(
+    tmp_path: Path, command: tuple[object, ...], text_file: Path, cli: Cli
+) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("\n<|endoftext|>\n".join("cash prize " * 30 + str(i) for i in range(40)))
+    args = (*command, "--data", text_file, other, "--out", tmp_path / "out")
+    code, err = cli(*args, "--weights", 3, 1)
+    assert code == 0, err
+    card = load_base(tmp_path / "out").card
+    assert card["data"]["weights"] == [3.0, 1.0]
+    tokens = [source["train_tokens"] for source in card["data"]["files"]]
+    assert sum(tokens) == card["data"]["train_tokens"]
+    code, err = cli(*args, "--weights", 1, 3, "--resume")
+    assert (code, "--weights is [1.0, 3.0], but the saved run has [3.0, 1.0]" in err) == (2, True)
+    for weights, message in (((1,), "--data has 2 files"), ((1, 0), "it must be a number above 0")):
+        code, err = cli(*args, "--weights", *weights)
+        assert (code, message in err) == (2, True), err
+
+
+def test_training_goes_on_from_a_published_base(
+    tmp_path: Path, command: tuple[object, ...], base_path: Path, text_file: Path, cli: Cli
+) -> None:
+    out = tmp_path / "out"
+    args = ("pretrain", "--data", text_file, "--base", base_path, "--out", out, "--steps", 2)
+    code, err = cli(*args, "--val-fraction", 0.2, "--lr", 1e-5, "--batch-size", 2)
+    assert code == 0, err
+    old, new = load_base(base_path), load_base(out)
+    assert new.config == old.config
+    assert new.tokenizer.sha256 == old.tokenizer.sha256
+    assert new.card["origin"]["sha256"] == old.id
+    weights = new.model.state_dict()
+    for name, tensor in old.model.state_dict().items():
+        torch.testing.assert_close(weights[name], tensor, atol=2e-3, rtol=1e-2)
+    code, err = cli(*args, "--preset", "tiny")
+    assert (code, "--preset is tiny; --base brings its own" in err) == (2, True), err

@@ -9,7 +9,6 @@ import pytest
 from model.errors import DataError
 from model.tokenizer import Tokenizer
 from training.data.text import (
-    ShuffledOrder,
     Windows,
     documents,
     hash_fraction,
@@ -126,6 +125,15 @@ def test_windows_are_views_with_the_next_token_as_target() -> None:
     assert len(Windows(tokens[:5], 4, 4)) == 1
 
 
+def test_windows_do_not_cross_bounds() -> None:
+    tokens = np.arange(20, dtype=np.uint16)
+    windows = Windows(tokens, length=4, stride=2, bounds=[0, 3, 10, 20])
+    assert windows.counts == [0, 2, 3]
+    inputs, targets = windows.batch(range(len(windows)))
+    assert inputs[:, 0].tolist() == [3, 5, 10, 12, 14]
+    assert targets[:, -1].tolist() == [7, 9, 14, 16, 18]
+
+
 def test_windows_of_a_file_larger_than_memory_cost_nothing(tmp_path: Path) -> None:
     path = tmp_path / "large.bin"
     with path.open("wb") as file:
@@ -134,15 +142,6 @@ def test_windows_of_a_file_larger_than_memory_cost_nothing(tmp_path: Path) -> No
     assert len(windows) == (2**39 - 1) // 512
     inputs, _ = windows.batch([0, len(windows) - 1])
     assert inputs.shape == (2, 512)
-
-
-def test_order_is_a_permutation_of_each_epoch_and_depends_on_the_seed() -> None:
-    order = ShuffledOrder(10, seed=1)
-    epochs = [[order[10 * epoch + i] for i in range(10)] for epoch in range(2)]
-    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 2
-    assert epochs[0] != epochs[1]
-    assert ShuffledOrder(10, seed=1)[17] == epochs[1][7]
-    assert [ShuffledOrder(10, seed=2)[i] for i in range(10)] != epochs[0]
 
 
 @pytest.mark.parametrize(
@@ -161,24 +160,3 @@ def test_bad_files_are_named(tmp_path: Path, name: str, content: bytes, message:
     with pytest.raises(DataError, match=message) as error:
         read_text(path)
     assert str(path) in str(error.value)
-
-
-def test_batches_of_similar_lengths_hold_every_item_once_an_epoch() -> None:
-    lengths = [(i * 7919) % 100 for i in range(101)]
-    order = ShuffledOrder(101, seed=3, lengths=lengths, batch_size=4)
-    items = [order[i] for i in range(3 * 101)]
-    for epoch in range(3):
-        assert sorted(items[epoch * 101 : (epoch + 1) * 101]) == list(range(101))
-    assert items[:101] != items[101:202]
-    again = ShuffledOrder(101, seed=3, lengths=lengths, batch_size=4)
-    assert [again[i] for i in (250, 3, 120)] == [items[i] for i in (250, 3, 120)]
-
-    def padded(chosen: list[int]) -> int:
-        batches = [chosen[i : i + 4] for i in range(0, len(chosen), 4)]
-        return sum(len(batch) * max(lengths[i] for i in batch) for batch in batches)
-
-    plain = ShuffledOrder(101, seed=3)
-    assert padded(items) < 0.75 * padded([plain[i] for i in range(3 * 101)])
-    # What comes first is not what is short: batches stay in random order.
-    firsts = [lengths[order[4 * i]] for i in range(20)]
-    assert firsts != sorted(firsts)

@@ -13,7 +13,9 @@ import lzma
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +39,7 @@ _PARTS = ("train", "val")
 
 _SEPARATOR = re.compile(rf"^{re.escape(END_OF_TEXT)}[ \t]*$", re.MULTILINE)
 
-_VERSION = 2  # of the token files: raise it when documents are cut or split differently
+_VERSION = 3  # of the token files: raise it when they, or what is kept of them, change
 
 
 def read_text(path: Path) -> str:
@@ -96,7 +98,12 @@ class TokenFiles:
     train: Tokens
     val: Tokens
     sources: tuple[dict[str, object], ...]
-    """Name, SHA-256 and number of documents of each file."""
+    """Name, SHA-256 and number of documents of each file, and tokens of its training part."""
+
+    @property
+    def bounds(self) -> list[int]:
+        """Where the training part of each file begins, and where the last one ends."""
+        return [0, *accumulate(cast(int, source["train_tokens"]) for source in self.sources)]
 
 
 def tokenize_files(
@@ -170,7 +177,7 @@ def _write_tokens(
                 files[part].flush()
 
         for path, digest in zip(paths, digests, strict=True):
-            before = len(seen)
+            before, before_tokens = len(seen), sizes["train"]
             parts: dict[str, list[str]] = {part: [] for part in _PARTS}
             for document in documents(read_text(path)):
                 identity = text_hash(document)
@@ -181,7 +188,14 @@ def _write_tokens(
             for part, texts in parts.items():
                 for start in range(0, len(texts), 256):
                     write(part, texts[start : start + 256])
-            sources.append({"file": path.name, "sha256": digest, "documents": len(seen) - before})
+            sources.append(
+                {
+                    "file": path.name,
+                    "sha256": digest,
+                    "documents": len(seen) - before,
+                    "train_tokens": sizes["train"] - before_tokens,
+                }
+            )
     if all(sizes.values()):
         return {"dtype": dtype.name, "sources": sources}
     if not cut:
@@ -205,67 +219,32 @@ class Windows:
     """Windows of `length` tokens, `stride` apart, each with the same tokens one further as targets.
 
     A window of tokens t[s : s + length] has the targets t[s + 1 : s + length + 1].
-    """
-
-    def __init__(self, tokens: Tokens, length: int, stride: int) -> None:
-        self.tokens = tokens
-        self.length = length
-        self.stride = stride
-
-    def __len__(self) -> int:
-        return max(0, (len(self.tokens) - 1 - self.length) // self.stride + 1)
-
-    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Inputs and targets, both (len(indices), length) int64."""
-        starts = [index * self.stride for index in indices]
-        rows = np.stack([self.tokens[s : s + self.length + 1] for s in starts]).astype(np.int64)
-        both = torch.from_numpy(rows)
-        return both[:, :-1], both[:, 1:]
-
-
-_POOL = 32  # batches among whose items similar lengths are looked for
-
-
-class ShuffledOrder:
-    """An endless order of `count` items, shuffled anew each epoch.
-
-    The item at a position depends on seed and position alone: where a run stopped, another goes on.
 
     Args:
-        lengths: of the items, where they differ. Neighbours that make up a batch of `batch_size`
-            then have similar lengths, so that little padding is computed; which batch comes when
-            is as random as before.
+        bounds: cuts the tokens into pieces, one after another, which no window crosses; the index
+            of each piece's first token and, last, that of the end. All of the tokens by default.
     """
 
     def __init__(
-        self, count: int, seed: int, lengths: Sequence[int] | None = None, batch_size: int = 1
+        self, tokens: Tokens, length: int, stride: int, bounds: Sequence[int] | None = None
     ) -> None:
-        self.count = count
-        self.seed = seed
-        self._lengths = None if lengths is None else np.asarray(lengths)
-        self._batch_size = batch_size
-        self._epoch = -1
-        self._order: npt.NDArray[np.int64] = np.empty(0, np.int64)
+        self.tokens = tokens
+        self.length = length
+        self.stride = stride
+        pieces = list(pairwise([0, len(tokens)] if bounds is None else bounds))
+        self.counts = [max(0, (end - first - 1 - length) // stride + 1) for first, end in pieces]
+        """Windows of each piece."""
+        self._pieces = np.array([first for first, _ in pieces])
+        self._offsets = np.cumsum([0, *self.counts])
 
-    def __getitem__(self, position: int) -> int:
-        epoch, index = divmod(position, self.count)
-        if epoch != self._epoch:
-            self._order = self._shuffled(epoch)
-            self._epoch = epoch
-        return int(self._order[index])
+    def __len__(self) -> int:
+        return int(self._offsets[-1])
 
-    def _shuffled(self, epoch: int) -> npt.NDArray[np.int64]:
-        draw = np.random.default_rng((self.seed, epoch))
-        order = draw.permutation(self.count)
-        if self._lengths is None:
-            return order
-        # Batches go on across the end of an epoch: the first items complete the last one's.
-        size = self._batch_size
-        lead, rest = np.split(order, [-epoch * self.count % size])
-        pools = [rest[i : i + _POOL * size] for i in range(0, len(rest), _POOL * size)]
-        ordered = np.concatenate(
-            [pool[np.argsort(self._lengths[pool], kind="stable")] for pool in pools] or [rest]
-        )
-        whole = len(ordered) // size * size
-        batches = draw.permutation(ordered[:whole].reshape(-1, size))
-        return np.concatenate([lead, batches.reshape(-1), ordered[whole:]])
+    def batch(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Inputs and targets, both (len(indices), length) int64."""
+        numbers = np.asarray(indices)
+        pieces = np.searchsorted(self._offsets, numbers, side="right") - 1
+        starts = self._pieces[pieces] + (numbers - self._offsets[pieces]) * self.stride
+        rows = np.stack([self.tokens[s : s + self.length + 1] for s in starts]).astype(np.int64)
+        both = torch.from_numpy(rows)
+        return both[:, :-1], both[:, 1:]

@@ -15,16 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.checkpoint import save_base
+from model.checkpoint import Base, save_base
 from model.checkpoint_files import check_target
 from model.config import GPTConfig, preset
 from model.errors import UsageError
 from model.gpt import GPT
 from model.tokenizer import Tokenizer
 from training import state as saved_state
+from training import yardstick
+from training.activations import checkpoint_activations
 from training.card import run_fields
+from training.data.order import MixedOrder
 from training.data.text import SPLIT_RULE, TokenFiles, Windows, file_sha256, tokenize_files
-from training.finetune import round_as_saved, run_directory
+from training.distributed import first_goes_first
+from training.estimate import add_argument as add_dry_run
+from training.estimate import dry_run, leaves_nothing
+from training.finetune import load_tunable, round_as_saved, run_directory
 from training.loop import Batch, Run
 from training.loss import token_loss
 from training.perplexity import text_metrics
@@ -38,7 +44,11 @@ _PROMPTS = ("Once upon a time", "The king looked at", "The city is located in")
 
 
 class Pretraining:
-    """Next-token prediction on windows of text. A `training.loop.Task`."""
+    """Next-token prediction on windows of text. A `training.loop.Task`.
+
+    Args:
+        weights: of each file in the mixture, above 0; without, every window comes once an epoch.
+    """
 
     name = "pretrain"
     keep_best = False
@@ -51,6 +61,7 @@ class Pretraining:
         files: TokenFiles,
         settings: LoopSettings,
         stride: int,
+        weights: Sequence[float] | None = None,
     ) -> None:
         self.trained = model
         self.tokenizer = tokenizer
@@ -58,7 +69,8 @@ class Pretraining:
         self.settings = settings
         self.device = settings.torch_device
         length = model.config.context_length
-        self.train = Windows(files.train, length, stride)
+        self.train = Windows(files.train, length, stride, files.bounds if weights else None)
+        self.order = MixedOrder(self.train.counts, weights, settings.seed) if weights else None
         if not len(self.train):
             raise UsageError(
                 f"--context is {length}; the training part has only {len(files.train)} tokens"
@@ -108,34 +120,50 @@ class Pretraining:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="text files, .xz too")
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        type=float,
+        help="share of each data file in what is seen, in their order (default: their sizes)",
+    )
     parser.add_argument("--out", type=Path, required=True, help="checkpoint directory to publish")
     parser.add_argument("--run", type=Path, help="directory of the run (default: OUT.run)")
-    parser.add_argument("--preset", default="small", help="shape of the network (default small)")
+    parser.add_argument("--preset", help="shape of the network (default small)")
     parser.add_argument("--context", type=int, help="context length, if not the preset's")
+    parser.add_argument(
+        "--base", type=Path, help="go on from these weights; they bring their shape and tokenizer"
+    )
     parser.add_argument("--stride", type=int, help="tokens between windows (default: context)")
-    parser.add_argument("--tokenizer", default="gpt2", help="a tokenizer file, or gpt2 (default)")
+    parser.add_argument("--tokenizer", help="a tokenizer file, or gpt2 (default)")
     parser.add_argument("--val-fraction", type=float, default=0.1, help="validation part (0.1)")
     parser.add_argument(
         "--licence", action="append", default=[], help="source and licence of data, for the card"
     )
     parser.add_argument("--resume", action="store_true", help="go on from the saved state")
-    LoopSettings.add_arguments(parser, epochs=1.0, sample_every=500)
+    add_dry_run(parser)
+    yardstick.add_arguments(parser)
+    LoopSettings.add_arguments(parser, epochs=1.0, sample_every=500, spike=10.0)
 
 
+@leaves_nothing
 def run(args: argparse.Namespace) -> None:
     settings = LoopSettings.from_args(args)
     check_target(args.out)
     if not 0 < args.val_fraction < 1:
         raise UsageError(f"--val-fraction is {args.val_fraction}; it must be between 0 and 1")
-    tokenizer = load_tokenizer(args.tokenizer)
-    changes: dict[str, Any] = {"vocab_size": tokenizer.vocab_size}
+    if args.weights and len(args.weights) != len(args.data):
+        raise UsageError(
+            f"--weights has {len(args.weights)} numbers; --data has {len(args.data)} files: "
+            "there must be one number for each file"
+        )
     for name in ("context", "stride"):
         value = getattr(args, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} is {value}; it must be at least 1")
-    if args.context:
-        changes["context_length"] = args.context
-    config = dataclasses.replace(preset(args.preset), **changes)
+    base = _start(args)
+    extra = yardstick.yardstick(args.eval_text, args.eval_blimp)  # a bad file costs no training
+    tokenizer = base.tokenizer if base else load_tokenizer(args.tokenizer or "gpt2")
+    config = base.config if base else _shape(args, tokenizer)
     stride = args.stride or config.context_length
     directory = run_directory(args)
     identity = {
@@ -143,34 +171,72 @@ def run(args: argparse.Namespace) -> None:
         "stride": stride,
         "tokenizer": tokenizer.sha256,
         "val_fraction": args.val_fraction,
+        "weights": args.weights,
+        "base": base.id if base else None,
     }
     if args.resume:
         _check_resume(directory, identity, args.data)
-    files = tokenize_files(args.data, tokenizer, directory / "data", args.val_fraction)
+    with first_goes_first():
+        files = tokenize_files(args.data, tokenizer, directory / "data", args.val_fraction)
     model = new_model(config, settings)
-    task = Pretraining(model, tokenizer, files, settings, stride)
-    progress = Run(task, settings, directory).train(
+    if base:
+        model.load_state_dict(base.model.state_dict())
+    task = Pretraining(model, tokenizer, files, settings, stride, args.weights)
+    loop = Run(task, settings, directory, task.order)
+    if args.dry_run:
+        dry_run(loop, model)
+        return
+    progress = loop.train(
         resume=args.resume,
         describe={**identity, "data": list(files.sources)},
     )
     round_as_saved(model)
-    metrics = task.measure()
+    metrics = {**task.measure(), **extra.measure(model, tokenizer)}
     card = {
         "task": "generate",
         **run_fields(args, settings, progress),
         "parameters": model.parameter_count(),
+        **_origin(base),
         "data": {
             "files": list(files.sources),
+            "weights": args.weights,
             "split": {"rule": SPLIT_RULE, "val_fraction": args.val_fraction},
             "train_tokens": len(files.train),
             "val_tokens": len(files.val),
         },
+        "measured_on": list(extra.sources),
         "metrics": metrics,
         "samples": continuations(model.to("cpu"), tokenizer, _PROMPTS),
     }
-    base = save_base(args.out, model, tokenizer, card=card)
+    saved = save_base(args.out, model, tokenizer, card=card)
     print_metrics(metrics)
-    print(f"{args.out}: base {base.id[:12]}, {model.parameter_count():,} parameters")
+    print(f"{args.out}: base {saved.id[:12]}, {model.parameter_count():,} parameters")
+
+
+def _start(args: argparse.Namespace) -> Base | None:
+    """The checkpoint of `--base`."""
+    if args.base is None:
+        return None
+    for name in ("preset", "context", "tokenizer"):
+        value = getattr(args, name)
+        if value is not None:
+            raise UsageError(f"--{name} is {value}; --base brings its own, so leave it out")
+    return load_tunable(args.base)
+
+
+def _shape(args: argparse.Namespace, tokenizer: Tokenizer) -> GPTConfig:
+    changes: dict[str, Any] = {"vocab_size": tokenizer.vocab_size}
+    if args.context:
+        changes["context_length"] = args.context
+    return dataclasses.replace(preset(args.preset or "small"), **changes)
+
+
+def _origin(base: Base | None) -> dict[str, Any]:
+    """For the card: the weights that the run began with, and what they had been trained on."""
+    if base is None:
+        return {}
+    before = {name: base.card.get(name) for name in ("tokens", "data", "origin")}
+    return {"origin": {"sha256": base.id, **{k: v for k, v in before.items() if v is not None}}}
 
 
 def _check_resume(directory: Path, identity: dict[str, Any], data: Sequence[Path]) -> None:
@@ -185,4 +251,6 @@ def new_model(config: GPTConfig, settings: LoopSettings) -> GPT:
     """A network with fresh weights, drawn on the CPU: the same on every device."""
     model = GPT(config, settings.dropout)
     model.init_weights(torch.Generator().manual_seed(settings.seed))
+    if settings.checkpoint_activations:
+        checkpoint_activations(model)
     return model.to(settings.torch_device)

@@ -1,0 +1,58 @@
+"""What the training loop asks of a task: data, a loss and metrics, and nothing else."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples of one forward pass."""
+
+    inputs: Tensor
+    """Token ids, (batch, time)."""
+    targets: Tensor
+    """What is to be predicted: token ids, (batch, time), or labels, (batch,)."""
+    lengths: Tensor
+    """Real tokens of each row, (batch,); what follows them is padding."""
+    count: int
+    """How many items the loss is a mean over: target tokens, or rows."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens computed, for the rate."""
+        return self.inputs.numel()
+
+
+class Task(Protocol):
+    """What differs between trainings."""
+
+    name: str
+    examples: int
+    """Training examples in an epoch."""
+    tokens_per_example: int
+    """For `--tokens`: the usual length of an example."""
+    keep_best: bool
+    """Whether the weights of the best evaluation are published, or those of the last step."""
+
+    @property
+    def lengths(self) -> Sequence[int] | None:
+        """Of each example, where they differ: batches are then made of similar ones."""
+
+    @property
+    def trained(self) -> nn.Module:
+        """Holds the parameters that learn (those with `requires_grad`)."""
+
+    def batch(self, examples: Sequence[int]) -> Batch:
+        """The batch that holds the examples of these indices."""
+
+    def loss(self, batch: Batch) -> Tensor:
+        """The loss summed over the batch's `count` items."""
+
+    def evaluate(self) -> dict[str, float]:
+        """Metrics on fixed batches of the validation part; has `val_loss`."""
+
+    def samples(self) -> list[str]:
+        """Text that shows what the network does so far."""
