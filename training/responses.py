@@ -1,9 +1,23 @@
-"""What a network answers to instructions: greedily, through the engine that also serves."""
+"""What a network answers to instructions: greedily, through the engine that also serves; and how
+good the answers are.
+
+exact_match   the share of responses that are the output, or one that the row accepts, leaving
+              aside case, spacing, quotation marks and a full stop at the end
+kinds         the same by kind, of rows to which only one answer is right
+rouge_l       the mean F1 of the longest common subsequence of words (Lin, ROUGE: A Package for
+              Automatic Evaluation of Summaries, 2004, section 3), words being runs of letters and
+              digits in lower case, without stemming; of several right outputs the best counts
+ended         the share that the network ended by itself, with the end token
+second_turn   the share that goes on with an instruction of its own
+"""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
+
+import numpy as np
 
 from model.checkpoint import Adapter, Base
 from model.engine.request import Generate, Request
@@ -13,9 +27,13 @@ from model.sampling import SamplingSettings
 from training.data.instructions import Instruction
 from training.data.text import normalise
 from training.metrics import proportion
-from training.samples import generate
+from training.samples import answers
 
 MAX_NEW_TOKENS = 128
+
+_QUOTES = re.compile(r"(?<!\w)['\"‘’“”`]+|['\"‘’“”`]+(?!\w)")
+_WORDS = re.compile(r"[^\W_]+")
+_RESAMPLES, _SEED = 1000, 0
 
 
 @dataclass(frozen=True)
@@ -28,11 +46,50 @@ class Response:
     """The answer in the data."""
     response: str
     """The network's."""
+    kind: str = ""
+    unique: bool = True
+    accept: tuple[str, ...] = ()
+    ended: bool = True
+    """Whether the network ended it, not the limit."""
+
+    @property
+    def right(self) -> tuple[str, ...]:
+        """All answers that are known to be right."""
+        return (self.output, *self.accept)
 
     @property
     def exact(self) -> bool:
-        """Whether both are the same, case and spacing aside."""
-        return normalise(self.output) == normalise(self.response)
+        """Whether it is a right answer, leaving aside what the module says."""
+        return comparable(self.response) in {comparable(text) for text in self.right}
+
+    @property
+    def rouge_l(self) -> float:
+        return max(rouge_l(text, self.response) for text in self.right)
+
+    @property
+    def second_turn(self) -> bool:
+        """Whether it goes on with an instruction."""
+        return "### Instruction" in self.response
+
+
+def comparable(text: str) -> str:
+    """What two answers share that differ in case, spacing, quotation marks or a last full stop."""
+    return " ".join(_QUOTES.sub(" ", normalise(text)).split()).rstrip(" .").replace(" .", ".")
+
+
+def rouge_l(reference: str, text: str) -> float:
+    """F1 of the longest common subsequence of words, in [0, 1]."""
+    one, two = (_WORDS.findall(side.lower()) for side in (reference, text))
+    if not one or not two:
+        return float(one == two)
+    best = [0] * (len(two) + 1)  # of the words so far, by how many of `two` are read
+    for word in one:
+        diagonal = 0
+        for at, other in enumerate(two, start=1):
+            above = best[at]
+            best[at] = diagonal + 1 if word == other else max(above, best[at - 1])
+            diagonal = above
+    return 2 * best[-1] / (len(one) + len(two))
 
 
 def respond(
@@ -53,16 +110,53 @@ def respond(
         room = base.config.context_length - len(tokens)
         want = Generate(min(max_new_tokens, room), SamplingSettings(temperature=0))
         requests.append(Request(str(number), tokens, want, "tuned" if adapters else None))
-    texts = generate(base, adapters, requests)
     return [
-        Response(row.instruction, row.input, row.output, text.strip())
-        for row, text in zip(rows, texts, strict=True)
+        Response(
+            row.instruction,
+            row.input,
+            row.output,
+            text.strip(),
+            row.kind,
+            row.unique,
+            row.accept,
+            ended=reason != "length",
+        )
+        for row, (text, reason) in zip(rows, answers(base, adapters, requests), strict=True)
     ]
 
 
 def exact_match(responses: Sequence[Response]) -> dict[str, Any]:
     """The share of exact responses, with its interval."""
     return proportion(sum(response.exact for response in responses), len(responses))
+
+
+def response_metrics(responses: Sequence[Response]) -> dict[str, Any]:
+    """All figures that the module names, with n and interval; `kinds` where rows have any."""
+    found: dict[str, Any] = {
+        "exact_match": exact_match(responses),
+        "rouge_l": bootstrap_mean([response.rouge_l for response in responses]),
+        "ended": proportion(sum(r.ended for r in responses), len(responses)),
+        "second_turn": proportion(sum(r.second_turn for r in responses), len(responses)),
+    }
+    unique = [response for response in responses if response.kind and response.unique]
+    kinds = sorted({response.kind for response in unique})
+    if kinds:
+        found["kinds"] = {
+            kind: exact_match([response for response in unique if response.kind == kind])
+            for kind in kinds
+        }
+    return found
+
+
+def bootstrap_mean(values: Sequence[float]) -> dict[str, Any]:
+    """The mean of the values, with a percentile bootstrap interval."""
+    drawn = np.random.default_rng(_SEED).choice(values, (_RESAMPLES, len(values)))
+    low, high = np.percentile(drawn.mean(axis=1), [2.5, 97.5])
+    return {
+        "value": float(np.mean(values)),
+        "n": len(values),
+        "interval": [float(low), float(high)],
+    }
 
 
 def responses_file(responses: Sequence[Response]) -> bytes:

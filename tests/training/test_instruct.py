@@ -145,12 +145,63 @@ def test_the_card_has_what_evaluate_prints_again(
     assert metrics["exact_match"]["n"] == metrics["n"] == card["data"]["split"]["counts"]["test"]
     responses = json.loads((tmp_path / "out.run" / "responses.json").read_text())
     assert len(responses) == metrics["n"]
-    assert set(responses[0]) == {"instruction", "input", "output", "response", "exact"}
+    assert {"instruction", "input", "output", "response", "exact", "ended"} <= set(responses[0])
     code, err = cli("evaluate", out, "--data", instruction_file, "--json", tmp_path / "m.json")
     assert code == 0, err
-    again = json.loads((tmp_path / "m.json").read_text())["test"]
+    again = json.loads((tmp_path / "m.json").read_text())["metrics"]["test"]
     assert again.items() <= metrics.items()
     assert "loss" in again
+
+
+def test_a_given_test_file_is_measured_by_kind(
+    base_path: Path, instruction_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    rows = [
+        {"instruction": f"Say {word}.", "output": word, "kind": kind, "unique": kind != "c"}
+        for word, kind in (("bus", "a"), ("home", "a"), ("love", "b"), ("sleep", "c"))
+    ]
+    test, more = tmp_path / "test.json", tmp_path / "more.json"
+    test.write_text(json.dumps(rows))
+    more.write_text(json.dumps([*rows[:1], {"instruction": "Say later.", "output": "later"}]))
+    out = tmp_path / "out"
+    command = ("instruct", "--base", base_path, "--data", instruction_file, more, "--out", out)
+    code, err = cli(*command, "--repeat", 2, 3, "--test", test, *SHORT)
+    assert code == 0, err
+    card = json.loads((out / "card.json").read_text())
+    metrics, data = card["metrics"]["test"], card["data"]
+    assert metrics["n"] == data["split"]["counts"]["test"] == 4
+    assert {kind: found["n"] for kind, found in metrics["kinds"].items()} == {"a": 2, "b": 1}
+    for name in ("rouge_l", "ended", "second_turn"):
+        assert metrics[name]["n"] == 4
+        assert len(metrics[name]["interval"]) == 2
+    assert data["duplicates"] == 1  # of the test and of `more`
+    files = [(file["file"], file["part"], file.get("repeat")) for file in data["files"]]
+    assert files == [
+        ("test.json", "test", None),
+        (instruction_file.name, "training and validation", 2),
+        ("more.json", "training and validation", 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("repeat", "message"),
+    [
+        ((1, 2), "--repeat has 2 numbers; --data has 1"),
+        ((0,), "--repeat has 0.0; it must be above"),
+    ],
+)
+def test_repeats_that_cannot_be_are_named(
+    repeat: tuple[int, ...],
+    message: str,
+    base_path: Path,
+    instruction_file: Path,
+    tmp_path: Path,
+    cli: Cli,
+) -> None:
+    command = ("instruct", "--base", base_path, "--data", instruction_file)
+    code, err = cli(*command, "--out", tmp_path / "out", "--repeat", *repeat, *SHORT)
+    assert code == 2
+    assert message in err
 
 
 def test_an_adapter_learns_and_its_base_stays(

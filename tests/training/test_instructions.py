@@ -8,7 +8,12 @@ from typing import Any
 import pytest
 
 from model.errors import DataError
-from training.data.instructions import InstructionData, load_instructions
+from training.data.instructions import (
+    Instruction,
+    InstructionData,
+    load_instructions,
+    read_instructions,
+)
 
 Rows = list[dict[str, str]]
 
@@ -78,3 +83,107 @@ def test_bad_files_are_named(tmp_path: Path, content: str, message: str) -> None
         load_instructions([path])
     assert str(path) in str(error.value)
     assert message in str(error.value)
+
+
+def chat(*turns: str) -> dict[str, Any]:
+    """Messages of `role: content`."""
+    split = [turn.split(": ", 1) for turn in turns]
+    return {"messages": [{"role": role, "content": content} for role, content in split]}
+
+
+def test_lines_and_chats_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    rows = [
+        {"instruction": "Say a.", "output": "a", "kind": "letters", "accept": ["b"]},
+        chat("user: Say c.", "assistant: c"),
+        chat("system: Be brief.", "user: Say d.", "assistant: d"),
+    ]
+    path.write_text("\n\n".join(json.dumps(row) for row in rows) + "\n")
+    assert list(read_instructions(path)) == [
+        Instruction("Say a.", "", "a", "letters", accept=("b",)),
+        Instruction("Say c.", "", "c"),
+        Instruction("Be brief.\n\nSay d.", "", "d"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{", "line 2 is not valid JSON"),
+        (json.dumps(chat("user: a")), "line 2 has messages of user;"),
+        (
+            json.dumps(chat("user: a", "assistant: b", "user: c", "assistant: d")),
+            "line 2 has messages of user, assistant, user, assistant;",
+        ),
+        (json.dumps(chat("tool: a", "user: b", "assistant: c")), "messages of tool, user"),
+        (json.dumps(chat("user: a", "assistant:  ")), "line 2 has an empty message, number 2"),
+        ('{"messages": []}', "messages of nobody"),
+        ('{"messages": [{"role": "user"}]}', "line 2: message 1 has no content"),
+        ('{"instruction": "a", "output": " "}', "line 2 has an empty output"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, row: str, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{json.dumps(chat('user: a', 'assistant: b'))}\n{row}\n")
+    with pytest.raises(DataError) as error:
+        list(read_instructions(path))
+    assert str(path) in str(error.value)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "needs"),
+    [
+        ("From the passage provided, extract the name of the king.", True),
+        ("Given a reference text about Beavers, tell me what they eat.", True),
+        ("Based on this paragraph, when was she born?", True),
+        ("Summarize the text below.", True),
+        ("Write a short paragraph about bridges.", False),
+        ("Provide a synonym for 'passage'.", False),
+        ("Count the words of this text: one two three four five six seven eight", False),
+        ("What is the capital of France?", False),
+    ],
+)
+def test_rows_about_a_text_that_is_not_there(instruction: str, needs: bool) -> None:
+    assert Instruction(instruction, "", "x").needs_a_passage == needs
+    assert not Instruction(instruction, "A text.", "x").needs_a_passage
+
+
+def test_rows_without_their_passage_are_left_out_and_counted(
+    tmp_path: Path, instruction_rows: Rows
+) -> None:
+    bad = {"instruction": "According to this passage, who won?", "output": "Nobody"}
+    data = load_instructions([write(tmp_path / "a.json", [bad, *instruction_rows])])
+    assert (data.without_passage, data.duplicates) == (1, 0)
+    assert bad["instruction"] not in {row.instruction for row in data.train + data.val + data.test}
+
+
+def test_repeats_are_of_training_rows_alone(tmp_path: Path, instruction_rows: Rows) -> None:
+    one = write(tmp_path / "a.json", instruction_rows[:60])
+    two = write(tmp_path / "b.json", instruction_rows[60:])
+    once = load_instructions([one, two])
+    often = load_instructions([one, two], repeats=(3, 0.5))
+    assert (often.val, often.test) == (once.val, once.test)
+    first = {row["instruction"] for row in instruction_rows[:60]}
+    counts = {row.identity: often.train.count(row) for row in once.train}
+    assert {counts[row.identity] for row in once.train if row.instruction in first} == {3}
+    others = [counts[row.identity] for row in once.train if row.instruction not in first]
+    assert set(others) == {0, 1}
+
+
+def test_a_test_file_takes_its_rows_out_of_the_others(
+    tmp_path: Path, instruction_rows: Rows
+) -> None:
+    one = write(tmp_path / "a.json", instruction_rows[:60])
+    two = write(tmp_path / "b.json", instruction_rows[40:])
+    alone = load_instructions([one], test=[two])
+    assert len(alone.test) == 40
+    assert len(alone.train) + len(alone.val) == 40
+    assert not {row.identity for row in alone.test} & {r.identity for r in alone.train + alone.val}
+    # Named by both, a file keeps its split.
+    both = load_instructions([one, two], test=[one])
+    parts = load_instructions([one])
+    assert set(parts.test) <= set(both.test)
+    assert all(
+        row.instruction in {r["instruction"] for r in instruction_rows[:60]} for row in both.test
+    )

@@ -5,6 +5,12 @@
 A pair is the prompt of `model.prompts`, which ends where the response begins, then the response and
 the end token. The loss is the mean cross-entropy over the tokens of responses, their end tokens
 included. Which those are is known from lengths: the padding is the end token too.
+
+    penwright-train instruct --base base --data instruction-data.json exercises-train.json \\
+        --repeat 4 1 --test instruction-data.json exercises-test.json --out instruct
+
+takes the test part of the first file, which is named twice, and all of `exercises-test.json` as the
+test; all of `exercises-train.json` but a validation part is learnt.
 """
 
 import argparse
@@ -20,21 +26,21 @@ from torch import Tensor
 
 from model.atomic import write_file
 from model.checkpoint import Base
-from model.errors import DataError
+from model.errors import DataError, UsageError
 from model.prompts import TEMPLATE, TEMPLATE_VERSION, instruction_prompt
 from model.tokenizer import Tokenizer
 from training import finetune
 from training.data.instructions import (
-    SPLIT_RULE,
     Instruction,
     InstructionData,
     load_instructions,
 )
+from training.estimate import dry_run, leaves_nothing
 from training.finetune import Network, Tuning, pad_rows, padded_length
 from training.loop import Batch, Run
 from training.loss import IGNORE, token_loss
 from training.report import print_metrics
-from training.responses import Response, exact_match, respond, responses_file
+from training.responses import Response, respond, response_metrics, responses_file
 from training.settings import LoopSettings
 
 METHODS = ("lora", "full")
@@ -175,28 +181,49 @@ def measure(
     }
     if untuned is not None:
         test_metrics["base_loss"] = mean_loss(untuned, test.pairs, padding)
-    test_metrics["exact_match"] = exact_match(responses)
+    test_metrics.update(response_metrics(responses))
     return {"test": test_metrics}, responses
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     finetune.add_arguments(parser, METHODS)
+    parser.add_argument(
+        "--repeat",
+        nargs="+",
+        type=float,
+        metavar="TIMES",
+        help="for each file of --data, how often an epoch has its rows; 0.5 for half of them (1)",
+    )
+    parser.add_argument(
+        "--test",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="files for the test; of those that --data names too, only their test part",
+    )
     LoopSettings.add_arguments(
         parser, epochs=4.0, lr=1e-3, warmup=20, eval_batches=0, weight_decay=0.01
     )
 
 
+@leaves_nothing
 def run(args: argparse.Namespace) -> None:
     settings = LoopSettings.from_args(args)
     finetune.check_flags(args, METHODS, settings)
     lora = finetune.lora_settings(args, settings)
-    data = load_instructions(args.data)
+    check_repeats(args.repeat, args.data)
+    data = load_instructions(args.data, repeats=args.repeat or (), test=args.test)
     base = finetune.load_tunable(args.base)
     parts = encode_parts(data, base, args.data)
     tuning = finetune.start_tuning(base, args.method, lora, None, settings)
     task = InstructionTuning(tuning, parts["train"], parts["val"], settings)
     directory = finetune.run_directory(args)
-    progress = Run(task, settings, directory).train(
+    loop = Run(task, settings, directory)
+    if args.dry_run:
+        dry_run(loop, tuning.network.model)
+        return
+    progress = loop.train(
         resume=args.resume, describe=finetune.identity(args, tuning, data.sources)
     )
     finetune.round_as_saved(tuning.trained)
@@ -211,8 +238,9 @@ def run(args: argparse.Namespace) -> None:
             "files": list(data.sources),
             "rows": data.rows,
             "duplicates": data.duplicates,
+            "without_passage": data.without_passage,
             "split": {
-                "rule": SPLIT_RULE,
+                "rule": data.split_rule,
                 "counts": {name: len(part.pairs) for name, part in parts.items()},
             },
             "too_long": {name: part.too_long for name, part in parts.items()},
@@ -222,6 +250,24 @@ def run(args: argparse.Namespace) -> None:
     checkpoint = finetune.publish(args.out, tuning, "instruct", card)
     print_metrics(card["metrics"])
     print(f"{args.out}: {args.method} instruction follower {checkpoint.id[:12]}")
+
+
+def check_repeats(repeats: Sequence[float] | None, paths: Sequence[Path]) -> None:
+    """
+    Raises:
+        UsageError: there is not one number for each file, or one is not above 0.
+    """
+    if repeats is None:
+        return
+    if len(repeats) != len(paths):
+        raise UsageError(
+            f"--repeat has {len(repeats)} numbers; --data has {len(paths)} files: give one for each"
+        )
+    for number in repeats:
+        if not 0 < number < math.inf:
+            raise UsageError(
+                f"--repeat has {number}; it must be above 0 (leave out a file that is not used)"
+            )
 
 
 def encode_parts(data: InstructionData, base: Base, paths: Sequence[Path]) -> dict[str, Pairs]:
@@ -235,6 +281,11 @@ def encode_parts(data: InstructionData, base: Base, paths: Sequence[Path]) -> di
         name: encode(rows, base.tokenizer, context)
         for name, rows in (("train", data.train), ("val", data.val), ("test", data.test))
     }
+    if data.without_passage:
+        print(
+            f"{data.without_passage} rows are left out: they ask about a text that is not there",
+            file=sys.stderr,
+        )
     too_long = sum(part.too_long for part in parts.values())
     if too_long:
         print(
