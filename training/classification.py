@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.classifier import ClassifierHead, last_token
+from model.classifier import ClassifierHead, Labels, last_token
 from model.tokenizer import Tokenizer
-from training.data.labelled import Example
+from training.data.labelled_files import Example
 from training.finetune import Network, pad_rows
 from training.metrics import (
     Floats,
@@ -23,6 +23,7 @@ from training.metrics import (
     calibrated,
     classification_metrics,
     fit_temperature,
+    proportion,
 )
 
 _ROWS = 32  # of a forward pass when measuring: fixed, so that a measurement can be repeated
@@ -85,14 +86,37 @@ def balanced_rows(targets: Ints) -> Ints:
 
 def measure(network: Network, rows: Rows, padding: int) -> dict[str, Any]:
     """The metrics of a part, as it is and balanced."""
-    labels = head_of(network).labels
-    targets = np.array(rows.targets)
-    probabilities = calibrated(all_logits(network, rows, padding), labels.temperature)
+    probabilities = all_probabilities(network, rows, padding)
+    return part_metrics(head_of(network).labels, np.array(rows.targets), probabilities)
+
+
+def all_probabilities(network: Network, rows: Rows, padding: int) -> Floats:
+    """(n, labels), calibrated"""
+    temperature = head_of(network).labels.temperature
+    return calibrated(all_logits(network, rows, padding), temperature)
+
+
+def part_metrics(labels: Labels, targets: Ints, probabilities: Floats) -> dict[str, Any]:
+    """The metrics of a part, as it is and balanced.
+
+    Args:
+        targets: (n,), indices of the labels.
+        probabilities: (n, labels), calibrated.
+    """
     balanced = balanced_rows(targets)
     return {
         "test_natural": classification_metrics(labels, targets, probabilities),
         "test_balanced": classification_metrics(labels, targets[balanced], probabilities[balanced]),
     }
+
+
+def accuracy(network: Network, rows: Rows, padding: int) -> dict[str, Any]:
+    """The share of texts that get their label, with n and interval."""
+    labels = head_of(network).labels
+    probabilities = calibrated(all_logits(network, rows, padding), labels.temperature)
+    decided = [labels.names.index(labels.decide(list(row))) for row in probabilities]
+    right = sum(a == b for a, b in zip(decided, rows.targets, strict=True))
+    return proportion(right, len(rows.targets))
 
 
 def calibrate(network: Network, val: Rows, padding: int) -> None:

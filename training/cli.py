@@ -9,9 +9,23 @@ import sys
 from collections.abc import Sequence
 
 from model.errors import PenwrightError, UsageError
+from training.distributed import abandon, processes
 
 try:
-    from training.tasks import classify, data, evaluate, import_, instruct, pretrain, tokenizer
+    from training.tasks import (
+        classify,
+        data,
+        dpo,
+        duplicates,
+        evaluate,
+        export,
+        import_,
+        instruct,
+        judge,
+        pretrain,
+        sweep,
+        tokenizer,
+    )
 except ModuleNotFoundError as missing:  # the service is installed without what training needs
     raise SystemExit(
         f"penwright-train: {missing.name} is not installed: run pip install '.[train]' "
@@ -23,9 +37,14 @@ COMMANDS = {
     "pretrain": (pretrain, "train a base model on text"),
     "classify": (classify, "fine-tune a classifier of texts"),
     "instruct": (instruct, "fine-tune a model that follows instructions"),
+    "dpo": (dpo, "tune a model by pairs of preferred and rejected answers"),
     "evaluate": (evaluate, "measure a checkpoint"),
+    "judge": (judge, "let another language model mark a checkpoint's answers"),
     "data": (data, "get training data that has a public home"),
-    "import": (import_, "read GPT-2 weights from Hugging Face files"),
+    "sweep": (sweep, "search for good settings of a training"),
+    "duplicates": (duplicates, "find near copies in data, and drop them"),
+    "import": (import_, "read GPT-2 weights of other programs"),
+    "export": (export, "write a checkpoint in other programs' files"),
 }
 
 
@@ -47,18 +66,24 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        args.command_function(args)
+        # Commands with a training loop have the flags that several processes need.
+        timeout = getattr(args, "process_timeout", None)
+        with processes(getattr(args, "device", "cpu"), timeout):
+            args.command_function(args)
     except PenwrightError as error:
-        print(f"penwright-train {args.command}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UsageError) else 1
+        return _failed(args, str(error), 2 if isinstance(error, UsageError) else 1)
     except OSError as error:  # a full disk, a directory without permission
         where = f"{error.filename}: " if error.filename else ""
-        print(f"penwright-train {args.command}: {where}{error.strerror or error}", file=sys.stderr)
-        return 1
+        return _failed(args, f"{where}{error.strerror or error}", 1)
     except KeyboardInterrupt:  # while steps are taken, the loop saves its state and stops
-        print(f"penwright-train {args.command}: interrupted", file=sys.stderr)
-        return 130
+        return _failed(args, "interrupted", 130)
     return 0
+
+
+def _failed(args: argparse.Namespace, message: str, code: int) -> int:
+    print(f"penwright-train {args.command}: {message}", file=sys.stderr)
+    abandon(code)
+    return code
 
 
 if __name__ == "__main__":

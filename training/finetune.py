@@ -22,9 +22,11 @@ from model.checkpoint import Adapter, Base, is_adapter, load_base, save_adapter,
 from model.checkpoint_files import check_target
 from model.classifier import ClassifierHead, Labels
 from model.errors import UsageError
-from model.gpt import GPT
+from model.gpt import GPT, Block
 from model.lora import TARGETS, LoRA, LoRASettings
+from training.activations import checkpoint_activations
 from training.card import run_fields
+from training.estimate import add_argument as add_dry_run
 from training.loop import Progress
 from training.settings import LoopSettings
 
@@ -96,6 +98,8 @@ def start_tuning(
     trained: dict[str, nn.Module] = {} if head is None else {"head": head}
     if method in ("lora", "head"):
         model = Network(base.model).to(device).model.requires_grad_(False)
+        if settings.checkpoint_activations:
+            checkpoint_activations(model)
         adapter = LoRA(base.config, lora if method == "lora" else LoRASettings(rank=0))
         adapter.init_weights(generator)
         trained["lora"] = adapter.to(device)
@@ -103,9 +107,16 @@ def start_tuning(
     model = GPT(base.config, settings.dropout)
     model.load_state_dict(base.model.state_dict())
     model.to(device).requires_grad_(method == "full")
+    if settings.checkpoint_activations:
+        checkpoint_activations(model)
     if method == "last-block":
         model.h[-1].requires_grad_(True)
         model.ln_f.requires_grad_(True)
+        # What stays as it is has no dropout either: its output for a text is always the same.
+        model.dropout.p = 0.0
+        for module in model.h[:-1].modules():
+            if isinstance(module, Block):
+                module.dropout.p = module.attn.dropout = 0.0
     trained["model"] = model
     return Tuning(base, method, Network(model, None, head), nn.ModuleDict(trained))
 
@@ -151,6 +162,7 @@ def add_arguments(parser: argparse.ArgumentParser, methods: Sequence[str]) -> No
     parser.add_argument("--run", type=Path, help="directory of the run (default: OUT.run)")
     parser.add_argument("--method", default="lora", help=f"one of {', '.join(methods)} (lora)")
     parser.add_argument("--resume", action="store_true", help="go on from the saved state")
+    add_dry_run(parser)
     parser.add_argument("--lora-rank", type=int, default=16, help="rank of the adapters (16)")
     parser.add_argument("--lora-alpha", type=float, help="their scale times rank (2 × rank)")
     parser.add_argument(
@@ -187,16 +199,25 @@ def check_flags(args: argparse.Namespace, methods: Sequence[str], settings: Loop
             not be published or would take the base's place.
     """
     check_target(args.out)
-    out, base = args.out.resolve(), args.base.resolve()
-    if out.is_relative_to(base) or base.is_relative_to(out):
-        raise UsageError(
-            f"--out {args.out} is, holds or lies in --base {args.base}, which would be replaced "
-            "or altered; name a directory beside it"
-        )
+    keep_apart(args.out, "--base", args.base)
     if args.method not in methods:
         raise UsageError(f"--method is {args.method!r}; it must be one of {', '.join(methods)}")
     if args.method == "head" and settings.dropout:
         raise UsageError(f"--dropout is {settings.dropout}; with --method head nothing has dropout")
+
+
+def keep_apart(out: Path, flag: str, used: Path) -> None:
+    """Let publishing at `--out` leave the checkpoint `used`, which `flag` names, as it is.
+
+    Raises:
+        UsageError: it would not.
+    """
+    one, other = out.resolve(), used.resolve()
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise UsageError(
+            f"--out {out} is, holds or lies in {flag} {used}, which would be replaced or altered; "
+            "name a directory beside it"
+        )
 
 
 def load_tunable(path: Path) -> Base:

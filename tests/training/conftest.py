@@ -99,6 +99,29 @@ def instruction_file(
 
 
 @pytest.fixture(scope="session")
+def preference_rows(instruction_rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The same questions, each with an answer that is preferred and one that is not."""
+    return [
+        {
+            "instruction": row["instruction"],
+            "input": row["input"],
+            "chosen": f"please {row['output']}",
+            "rejected": f"{row['output']} now {'now ' * (i % 3)}",
+        }
+        for i, row in enumerate(instruction_rows)
+    ]
+
+
+@pytest.fixture(scope="session")
+def preference_file(
+    preference_rows: list[dict[str, str]], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    path = tmp_path_factory.mktemp("preferences") / "preferences.json"
+    path.write_text(json.dumps(preference_rows))
+    return path
+
+
+@pytest.fixture(scope="session")
 def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """40 documents."""
     path = tmp_path_factory.mktemp("text") / "text.txt"

@@ -15,12 +15,13 @@ from model.classifier import Labels
 from model.errors import ContextLengthError
 from model.lora import LoRASettings
 from training.classification import Rows, all_logits, encode, row_logits
-from training.data.labelled import Example
+from training.classifier_training import Classification, Options, class_weights
+from training.data.augment import Augmentation, Copies, augmented
+from training.data.labelled_files import Example
 from training.finetune import Tuning, start_tuning
 from training.loop import Run
 from training.settings import LoopSettings
-from training.tasks import classify
-from training.tasks.classify import METHODS, Classification
+from training.tasks.classify import METHODS
 
 Cli = Callable[..., tuple[int, str]]
 LABELS = Labels(("ham", "spam"), positive="spam")
@@ -118,14 +119,70 @@ def test_class_weights_make_labels_count_the_same(
     base: Base, spam_rows: list[tuple[str, str]]
 ) -> None:
     rows = as_rows(spam_rows, base)
-    weights = classify._class_weights(rows)
+    weights = class_weights(rows)
     assert weights == pytest.approx([90 / 120, 90 / 60])
     settings = LoopSettings(steps=4, device="cpu")
     plain = Classification(tuning(base, "head"), rows, rows, settings)
-    weighted = Classification(tuning(base, "head"), rows, rows, settings, weights)
+    weighted = Classification(tuning(base, "head"), rows, rows, settings, Options("balanced"))
     spam = [i for i in range(len(rows.targets)) if rows.targets[i] == 1][:3]
     ratio = weighted.loss(weighted.batch(spam)) / plain.loss(plain.batch(spam))
     assert ratio.item() == pytest.approx(1.5)
+
+
+def test_the_next_token_loss_is_a_sum_over_rows_and_knows_no_padding(
+    base: Base, spam_rows: list[tuple[str, str]]
+) -> None:
+    rows = as_rows(spam_rows, base)
+    settings = LoopSettings(steps=4, device="cpu", precision="fp32")
+    plain = Classification(tuning(base, "lora"), rows, rows, settings)
+    both = Classification(tuning(base, "lora"), rows, rows, settings, Options(lm_weight=0.5))
+    chosen = [0, 3, 8]
+    added = both.loss(both.batch(chosen)) - plain.loss(plain.batch(chosen))
+    apart = [both.loss(both.batch([i])) - plain.loss(plain.batch([i])) for i in chosen]
+    assert added.item() == pytest.approx(sum(part.item() for part in apart), rel=1e-4)
+    expected = 0.0
+    for i in chosen:
+        tokens = torch.tensor(rows.tokens[i])
+        logits = base.model.logits(base.model(tokens[None]))[0, :-1]
+        expected += torch.nn.functional.cross_entropy(logits, tokens[1:], reduction="sum").item()
+    mean = sum(len(tokens) - 1 for tokens in rows.tokens) / len(rows.tokens)
+    assert added.item() == pytest.approx(0.5 * expected / mean, rel=1e-4)
+
+
+def test_copies_are_trained_on_and_held_out_texts_stay(
+    base: Base, spam_rows: list[tuple[str, str]]
+) -> None:
+    rows = as_rows(spam_rows, base)
+    settings = LoopSettings(steps=4, batch_size=8, device="cpu")
+    augmentation = Augmentation.parse(["casing=1"])
+    texts = [text for _, text in spam_rows]
+    copies = Copies(texts, augmentation, 1, base.tokenizer, base.config.context_length)
+    task = Classification(tuning(base, "lora"), rows, rows, settings, copies=copies)
+    order = task.order()
+    assert order is not None
+    for epoch in (0, 1):
+        indices = [order[epoch * len(texts) + i] for i in range(8)]
+        batch = task.batch(indices)
+        assert batch.targets.tolist() == [rows.targets[i % len(texts)] for i in indices]
+        for row, length, i in zip(batch.inputs, batch.lengths, indices, strict=True):
+            copy = augmented(texts[i % len(texts)], augmentation, (1, epoch, i % len(texts)))
+            assert row[:length].tolist() == base.tokenizer.encode(copy)
+    measured = task._batch(task.val, range(4), None)
+    assert measured.inputs[0, : measured.lengths[0]].tolist() == list(rows.tokens[0])
+
+
+def test_the_books_balance_takes_as_many_of_each(
+    base_path: Path, spam_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    out = tmp_path / "out"
+    command = ("classify", "--base", base_path, "--data", spam_file, "--out", out)
+    code, err = cli(*command, "--balance", "undersample", "--positive", "spam", *SHORT)
+    assert code == 0, err
+    found = card(out)
+    assert found["data"]["split"]["counts"]["test"] == {"ham": 6, "spam": 6}
+    assert "only as many as the rarest has" in found["data"]["split"]["rule"]
+    for part, n in (("train", 42), ("validation", 6)):
+        assert found["metrics"][part]["accuracy"]["n"] == n
 
 
 def test_long_texts_are_cut_and_counted(base: Base) -> None:
@@ -157,7 +214,7 @@ def test_the_card_has_what_evaluate_prints_again(
     assert "SHA-256" in written["data"]["split"]["rule"]
     code, err = cli("evaluate", out, "--data", spam_file, "--json", tmp_path / "metrics.json")
     assert code == 0, err
-    again = json.loads((tmp_path / "metrics.json").read_text())
+    again = json.loads((tmp_path / "metrics.json").read_text())["metrics"]
     assert again == {k: v for k, v in written["metrics"].items() if k.startswith("test_")}
     assert (tmp_path / "spam.run" / "confusion.png").read_bytes().startswith(b"\x89PNG")
 
@@ -192,9 +249,17 @@ def test_positive_is_the_rarer_label_or_the_one_asked_for(
         assert head.labels.temperature > 0
 
 
-@pytest.mark.parametrize("method", ["lora", "last-block"])
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("lora", ("--augment", "all=0.5", "--lm-weight", 0.5)),
+        ("lora", ()),
+        ("last-block", ()),
+    ],
+)
 def test_a_resumed_run_publishes_the_same_weights(
     method: str,
+    changes: tuple[object, ...],
     base_path: Path,
     spam_file: Path,
     tmp_path: Path,
@@ -202,13 +267,16 @@ def test_a_resumed_run_publishes_the_same_weights(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     command = ("classify", "--base", base_path, "--data", spam_file, "--method", method)
-    flags = (*SHORT, "--dropout", 0.1)
+    # More than an epoch, so that a text comes in a second copy.
+    flags = (*SHORT, "--dropout", 0.1, *changes)
+    if changes:
+        flags = (*flags, "--steps", 24, "--batch-size", 8)
     assert cli(*command, "--out", tmp_path / "whole", *flags)[0] == 0
     with monkeypatch.context() as patch:
         stop_at_the_third_batch(patch, Classification)
         code, err = cli(*command, "--out", tmp_path / "parts", *flags)
     assert code == 1
-    assert "stopped at step 3 of 6" in err
+    assert "stopped at step 3 of " in err
     assert not (tmp_path / "parts").exists()
     code, err = cli(*command, "--out", tmp_path / "parts", *flags, "--resume")
     assert code == 0, err

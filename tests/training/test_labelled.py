@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from model.errors import DataError
-from training.data.labelled import LabelledData, load_labelled, read_labelled
+from training.data.labelled import LabelledData, load_labelled
+from training.data.labelled_files import Example, Reading, read_labelled
 from training.data.text import text_hash
 
 Row = tuple[str, str]
@@ -48,6 +49,61 @@ def test_all_forms_give_the_same_rows(tmp_path: Path, spam_rows: list[Row]) -> N
     assert len(expected) == len(rows)
     for name in ("a.csv", "a.jsonl", "a.tsv.xz", "b.tsv"):
         assert list(read_labelled(tmp_path / name)) == expected, name
+
+
+def test_columns_have_any_names(tmp_path: Path, spam_rows: list[Row]) -> None:
+    rows = [*spam_rows, ("ham", "with a comma, and more")]
+    expected = [Example(*row) for row in rows]
+    reading = Reading(label_column="team", text_column="message body")
+    table = [
+        ("id", "message body", "team"),
+        *((i, text, label) for i, (label, text) in enumerate(rows)),
+    ]
+    for separator in ",;\t":
+        with (tmp_path / "a.csv").open("w", newline="") as file:
+            csv.writer(file, delimiter=separator).writerows(table)
+        assert list(read_labelled(tmp_path / "a.csv", reading)) == expected, separator
+    (tmp_path / "a.tsv").write_text("".join("\t".join(map(str, row)) + "\n" for row in table))
+    assert list(read_labelled(tmp_path / "a.tsv", reading)) == expected
+    lines = [json.dumps({"team": label, "message body": text, "id": 1}) for label, text in rows]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    assert list(read_labelled(tmp_path / "a.jsonl", reading)) == expected
+    for name in ("a.csv", "a.tsv"):
+        with pytest.raises(
+            DataError, match=r"line 1 is .* must name `kind` and `message body` \(--lab"
+        ):
+            list(read_labelled(tmp_path / name, Reading("kind", "message body")))
+    with pytest.raises(DataError, match="line 1 has no kind that is a string"):
+        list(read_labelled(tmp_path / "a.jsonl", Reading("kind", "message body")))
+
+
+def test_a_text_may_have_tabs_where_it_is_the_last_column(tmp_path: Path) -> None:
+    path = tmp_path / "a.tsv"
+    path.write_text("ham\tone\ttwo\nspam\tthree\n")
+    assert [e.text for e in read_labelled(path)] == ["one\ttwo", "three"]
+    path.write_text("id\tlabel\ttext\n1\tham\tone\ttwo\n")
+    assert list(read_labelled(path)) == [Example("ham", "one\ttwo")]
+
+
+def test_near_duplicates_are_dropped_on_request(tmp_path: Path, spam_rows: list[Row]) -> None:
+    rows = [(label, f"{text} {number}!") for label, text in spam_rows for number in (10, 20)]
+    path = write_tsv(tmp_path / "a.tsv", rows)
+    assert load_labelled([path]).duplicates == 0
+    data = load_labelled([path], Reading(distinct="near"))
+    assert data.duplicates == len(spam_rows)
+    assert {e.text for part in (data.train, data.val, data.test) for e in part} == {
+        text for _, text in rows[::2]
+    }
+
+
+def test_undersampling_leaves_as_many_of_each_label(tmp_path: Path, spam_rows: list[Row]) -> None:
+    path = write_tsv(tmp_path / "a.tsv", spam_rows)
+    data = load_labelled([path], Reading(balance="undersample"))
+    assert data.counts() == {
+        "train": {"ham": 21, "spam": 21},
+        "val": {"ham": 3, "spam": 3},
+        "test": {"ham": 6, "spam": 6},
+    }
 
 
 def test_the_uci_file_is_read_whole(real_data: Path) -> None:

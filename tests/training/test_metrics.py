@@ -10,6 +10,7 @@ from training.metrics import (
     _auc,
     best_threshold,
     calibrated,
+    calibration_error,
     classification_metrics,
     fit_temperature,
     proportion,
@@ -60,6 +61,35 @@ def test_more_labels_are_averaged() -> None:
     )
 
 
+def test_the_calibration_error_is_the_gap_of_the_bins() -> None:
+    # 15 bins: 0.95 is in the 15th, 0.6 in the 10th, 0.7 in the 11th.
+    confidence = np.array([0.95] * 10 + [0.6] * 5 + [0.7] * 5)
+    right = np.array([True] * 10 + [True, True, False, False, False] + [True] * 5)
+    truth = np.where(right, 1, 0)
+    found = calibration_error(truth, np.stack([1 - confidence, confidence], axis=1))
+    assert found["value"] == pytest.approx((10 * 0.05 + 5 * 0.2 + 5 * 0.3) / 20)
+    assert found["n"] == 20
+    low, high = found["interval"]
+    assert low < found["value"] < high
+
+
+def test_the_calibration_error_of_true_probabilities_is_small() -> None:
+    rng = np.random.default_rng(3)
+    probabilities = calibrated(2 * rng.standard_normal((20000, 3)), 1.0)
+    truth = (rng.random((20000, 1)) > probabilities.cumsum(axis=1)).sum(axis=1)
+    assert calibration_error(truth, probabilities)["value"] < 0.01
+    overconfident = calibrated(np.log(probabilities), 0.5)
+    assert calibration_error(truth, overconfident)["value"] > 0.1
+
+
+def test_decisions_may_be_made_elsewhere() -> None:
+    truth, probabilities = scores()
+    decided = (probabilities[:, 1] >= 0.6).astype(int)
+    found = classification_metrics(LABELS, truth, probabilities, decided)
+    assert found["accuracy"]["value"] == (decided == truth).mean()
+    assert found["f1"]["value"] == pytest.approx(f1_score(truth, decided))
+
+
 def test_the_bootstrapped_area_is_the_real_one() -> None:
     truth, probabilities = scores()
     rounded = probabilities[:, 1].round(1)  # with many ties
@@ -80,12 +110,25 @@ def test_nothing_decided_positive() -> None:
     assert found["f1"]["value"] == 0.0
 
 
-def test_threshold_has_the_best_f1() -> None:
-    truth, probabilities = scores()
-    found = best_threshold(truth == 1, probabilities[:, 1])
-    best = max(f1_score(truth, probabilities[:, 1] >= t) for t in np.unique(probabilities[:, 1]))
-    assert f1_score(truth, probabilities[:, 1] >= found) == pytest.approx(best)
-    assert best > f1_score(truth, probabilities[:, 1] >= 0.9)
+def test_threshold_is_near_the_best_f1_where_there_are_texts_enough_to_tell() -> None:
+    truth, probabilities = scores(20000)
+    positive = np.clip(probabilities[:, 1] + 0.3, 0, 1)  # so that 0.5 is far from the best
+    found = best_threshold(truth == 1, positive)
+    best = max(f1_score(truth, positive >= t) for t in np.linspace(0.02, 0.98, 97))
+    assert found > 0.6
+    assert f1_score(truth, positive >= found) == pytest.approx(best, abs=0.02)
+    assert best > f1_score(truth, positive >= 0.5) + 0.1
+
+
+def test_threshold_does_not_leave_the_middle_by_chance() -> None:
+    # The highest F1 is above 0.9, for the sake of three texts.
+    positive = np.array([False] * 50 + [False] * 3 + [True] * 10)
+    found = np.array([0.1] * 50 + [0.6, 0.7, 0.9] + [0.95] * 10)
+    assert best_threshold(positive, found) == 0.5
+    # Ten such texts are none.
+    many = np.array([False] * 50 + [False] * 10 + [True] * 10)
+    found = np.array([0.1] * 50 + list(np.linspace(0.6, 0.9, 10)) + [0.95] * 10)
+    assert best_threshold(many, found) > 0.6
 
 
 def test_threshold_stays_near_the_middle_when_that_is_as_good() -> None:

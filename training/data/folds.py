@@ -1,0 +1,92 @@
+"""Folds for cross-validation, and further texts that are only trained on.
+
+Each fold is a split of its own: a K-th of each label tests, a tenth of all validates, the rest
+trains. Folds follow the order of the split (by hash), so they depend on the texts alone, and texts
+that differ only in digits and punctuation stay in one fold.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from model.errors import DataError, UsageError
+from training.data.labelled import (
+    Distinct,
+    Entry,
+    LabelledData,
+    between_groups,
+    near_hash,
+)
+from training.data.labelled_files import Example, Reading, read_labelled
+from training.data.text import file_sha256
+
+FOLD_RULE = (
+    "each label's distinct texts, in the order of the SHA-256 of their words with all digits as 0, "
+    "cut into K runs that do not part equal ones; a fold tests on its run, validates on the tenth "
+    "of all before it (around the end), and trains on the rest"
+)
+_MOST = 10  # folds: a cut may move by a twentieth, which must be less than a fold
+_VAL = 0.1
+
+
+def check_folds(folds: int) -> None:
+    """
+    Raises:
+        UsageError: no such number of folds.
+    """
+    if folds and not 2 <= folds <= _MOST:
+        raise UsageError(f"--folds is {folds}; it must be 0 (none), or from 2 to {_MOST}")
+
+
+def fold(distinct: Distinct, index: int, folds: int) -> LabelledData:
+    """Fold `index`, from 0, of `folds`.
+
+    Raises:
+        DataError: a label has too few texts for so many folds.
+    """
+    train: list[Entry] = []
+    val: list[Entry] = []
+    test: list[Entry] = []
+    for label, entries in distinct.entries.items():
+        count = len(entries)
+        if count < folds + 2:
+            raise DataError(
+                f"{distinct.names}: label {label!r} has {count} distinct text{'s' * (count > 1)}; "
+                f"with --folds {folds} it must have at least {folds + 2}"
+            )
+        cuts = (between_groups(entries, round(i * count / folds)) for i in range(1, folds))
+        bounds = [0, *cuts, count]
+        start, end = bounds[index], bounds[index + 1]
+        rest = [*entries[end:], *entries[:start]]
+        validates = between_groups(rest, len(rest) - max(1, round(count * _VAL)))
+        train += rest[:validates]
+        val += rest[validates:]
+        test += entries[start:end]
+    return distinct.as_data(train, val, test)
+
+
+class ExtraTexts:
+    """Texts of `--extra`, which are trained on and never validate or test.
+
+    Raises:
+        DataError: a file cannot be read, or has a label that the data has not; names file and line.
+    """
+
+    def __init__(self, paths: Sequence[Path], labels: Sequence[str], reading: Reading) -> None:
+        self._texts: dict[str, Example] = {}
+        self.sources: list[dict[str, object]] = []
+        for path in paths:
+            found = list(read_labelled(path, reading))
+            for example in found:
+                if example.label not in labels:
+                    raise DataError(
+                        f"--extra {path}: label {example.label!r} is unseen in --data, which has "
+                        f"{', '.join(labels)}"
+                    )
+                self._texts.setdefault(near_hash(example.text), example)
+            digest = file_sha256(path)
+            self.sources.append({"file": path.name, "sha256": digest, "rows": len(found)})
+
+    def beside(self, data: LabelledData) -> tuple[Example, ...]:
+        """Those that are like no text of `data`, up to case, digits and punctuation."""
+        known = {near_hash(e.text) for part in (data.train, data.val, data.test) for e in part}
+        return tuple(example for key, example in self._texts.items() if key not in known)
