@@ -150,8 +150,12 @@ class Classification:
         if cache is not None and self.options.cache_mb and tuning.method in ("head", "last-block"):
             # A copy is seen once: keeping what the network makes of it would save nothing.
             if copies is None:
-                self._train_states = self._states_of(tuning.method, train, cache / f"train-{distributed.rank()}.bin")
-            self._val_states = self._states_of(tuning.method, val, cache / f"val-{distributed.rank()}.bin")
+                self._train_states = self._states_of(
+                    tuning.method, train, cache / f"train-{distributed.rank()}.bin"
+                )
+            self._val_states = self._states_of(
+                tuning.method, val, cache / f"val-{distributed.rank()}.bin"
+            )
 
     def _states_of(self, method: str, rows: Rows, file: Path) -> FrozenStates:
         return FrozenStates(

@@ -167,7 +167,7 @@ def _time(run: Run, tokens_per_example: float) -> Timing:
     records, seconds = [], []
     for _ in range(_WARMUP + _STEPS):
         started = time.perf_counter()
-        records.append(run._step())
+        records.append(run.step())
         seconds.append(time.perf_counter() - started)
     started = time.perf_counter()
     run.task.trained.eval()

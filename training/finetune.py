@@ -24,10 +24,10 @@ from model.classifier import ClassifierHead, Labels
 from model.errors import UsageError
 from model.gpt import GPT, Block
 from model.lora import TARGETS, LoRA, LoRASettings
-from training.activations import checkpoint_activations
 from training.card import run_fields
 from training.estimate import add_argument as add_dry_run
 from training.loop import Progress
+from training.prepare import prepare
 from training.settings import LoopSettings
 
 SAVED_DTYPE = torch.bfloat16
@@ -98,8 +98,7 @@ def start_tuning(
     trained: dict[str, nn.Module] = {} if head is None else {"head": head}
     if method in ("lora", "head"):
         model = Network(base.model).to(device).model.requires_grad_(False)
-        if settings.checkpoint_activations:
-            checkpoint_activations(model)
+        prepare(model, settings)
         adapter = LoRA(base.config, lora if method == "lora" else LoRASettings(rank=0))
         adapter.init_weights(generator)
         trained["lora"] = adapter.to(device)
@@ -107,8 +106,7 @@ def start_tuning(
     model = GPT(base.config, settings.dropout)
     model.load_state_dict(base.model.state_dict())
     model.to(device).requires_grad_(method == "full")
-    if settings.checkpoint_activations:
-        checkpoint_activations(model)
+    prepare(model, settings)
     if method == "last-block":
         model.h[-1].requires_grad_(True)
         model.ln_f.requires_grad_(True)

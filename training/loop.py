@@ -111,7 +111,7 @@ class Run:
         self.task.trained.train()
         with stop_requests() as stop, self._progress_bar() as bar, closing(self.log):
             while self.progress.step < self.steps and not self._out_of_patience():
-                record = self._step()
+                record = self.step()
                 bar.update(record["batch_tokens"])
                 bar.set_postfix_str(
                     f"step {self.progress.step} loss {record['loss']:.3f}", refresh=False
@@ -137,7 +137,7 @@ class Run:
         self.task.trained.eval()
         return self.progress
 
-    def _step(self) -> dict[str, Any]:
+    def step(self) -> dict[str, Any]:
         """One optimizer step, over this process's share of its examples."""
         started = time.perf_counter()
         settings, progress = self.settings, self.progress

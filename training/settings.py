@@ -61,6 +61,7 @@ class LoopSettings:
     checkpoint_activations: bool = _option(
         False, "compute blocks again backward, to hold less in memory", free=True
     )
+    compile: bool = _option(False, "compile the blocks with torch.compile; takes minutes to start")
     parallel: str = _option(
         "auto", f"one of {', '.join(PARALLEL)}; auto: ddp where torchrun starts several", free=True
     )

@@ -20,6 +20,7 @@ from tests.e2e.server import serve
 from training import classification
 from training.cli import main
 from training.data.labelled import load_labelled
+from training.data.labelled_files import Reading
 from training.finetune import Network
 from training.perplexity import text_metrics
 
@@ -57,7 +58,8 @@ def test_8_bit_weights_keep_the_quality(real_data: Path) -> None:
         text_metrics(each.model, tokens, each.tokenizer)["perplexity"] for each in (base, small)
     ]
     assert perplexities[1] == pytest.approx(perplexities[0], rel=0.01)
-    data = load_labelled([real_data / "spam" / "SMSSpamCollection.tsv"])
+    reading = Reading(**card("spam")["data"].get("reading", {}))
+    data = load_labelled([real_data / "spam" / "SMSSpamCollection.tsv"], reading)
     f1 = []
     for each in (base, small):
         adapter = load_adapter(MODELS / "spam", each)

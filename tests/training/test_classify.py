@@ -183,6 +183,12 @@ def test_the_books_balance_takes_as_many_of_each(
     assert "only as many as the rarest has" in found["data"]["split"]["rule"]
     for part, n in (("train", 42), ("validation", 6)):
         assert found["metrics"][part]["accuracy"]["n"] == n
+    # `evaluate` reads the files as the training did, unless it is told otherwise.
+    for flags, n in (((), 12), (("--balance", "none"), 18)):
+        result = tmp_path / "metrics.json"
+        code, err = cli("evaluate", out, "--data", spam_file, "--json", result, *flags)
+        assert code == 0, err
+        assert json.loads(result.read_text())["metrics"]["test_natural"]["n"] == n
 
 
 def test_long_texts_are_cut_and_counted(base: Base) -> None:

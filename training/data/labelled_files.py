@@ -12,11 +12,13 @@ The columns may have other names, which `--label-column` and `--text-column` giv
 
 import argparse
 import csv
+import dataclasses
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model.errors import DataError, UsageError
 from training.data.text import read_text
@@ -62,23 +64,29 @@ class Reading:
 
     @classmethod
     def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--label-column", default="label", help="column of labels (label)")
-        parser.add_argument("--text-column", default="text", help="column of texts (text)")
+        parser.add_argument("--label-column", help="column of labels (label)")
+        parser.add_argument("--text-column", help="column of texts (text)")
         parser.add_argument(
             "--distinct",
-            default="exact",
-            help="exact, or near: texts that differ only in digits and punctuation count once",
+            help="exact, or near: texts that differ only in digits and punctuation count once "
+            "(exact)",
         )
         parser.add_argument(
             "--balance",
-            default="none",
             help="none, or undersample: as many texts of each label as the rarest has, also in "
-            "validation and test",
+            "validation and test (none)",
         )
 
     @classmethod
-    def from_args(cls, args: argparse.Namespace) -> "Reading":
-        return cls(args.label_column, args.text_column, args.distinct, args.balance)
+    def from_args(
+        cls, args: argparse.Namespace, card: Mapping[str, Any] | None = None
+    ) -> "Reading":
+        """What the flags say; where they say nothing, what the `card` of a checkpoint says of its
+        training, so that the same files give the same parts again."""
+        flags = {field.name: getattr(args, field.name) for field in dataclasses.fields(cls)}
+        given = {name: value for name, value in flags.items() if value is not None}
+        trained = (card or {}).get("data", {}).get("reading", {})
+        return cls(**{**trained, **given})
 
 
 def read_labelled(path: Path, reading: Reading | None = None) -> Iterator[Example]:

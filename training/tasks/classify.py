@@ -13,6 +13,7 @@ and compares them with n-grams under a linear SVM. `--extra` names files that ar
 """
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,7 @@ def _data_card(
     return {
         "files": list(data.sources),
         "extra": {"files": trainer.extra.sources, "texts": prepared.extra},
+        "reading": asdict(reading),
         "rows": data.rows,
         "duplicates": data.duplicates,
         "conflicting_duplicates": data.conflicts,

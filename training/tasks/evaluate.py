@@ -161,7 +161,9 @@ def _evaluate(loaded: Loaded, paths: Sequence[Path], args: argparse.Namespace) -
             raise UsageError(f"--data is missing, and the card of {loaded.path} has no metrics")
         return None
     if loaded.network.head is not None:
-        return evaluate_classifier(loaded, paths, Reading.from_args(args), whole=args.all)
+        return evaluate_classifier(
+            loaded, paths, Reading.from_args(args, loaded.card), whole=args.all
+        )
     if not language_model:
         return evaluate_instructions(loaded, paths, args.test, whole=args.all)
     fraction = _held_out(loaded, args) if args.held_out else None

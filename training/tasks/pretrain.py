@@ -23,7 +23,6 @@ from model.gpt import GPT
 from model.tokenizer import Tokenizer
 from training import state as saved_state
 from training import yardstick
-from training.activations import checkpoint_activations
 from training.card import run_fields
 from training.data.order import MixedOrder
 from training.data.text import SPLIT_RULE, TokenFiles, Windows, file_sha256, tokenize_files
@@ -34,6 +33,7 @@ from training.finetune import load_tunable, round_as_saved, run_directory
 from training.loop import Batch, Run
 from training.loss import token_loss
 from training.perplexity import text_metrics
+from training.prepare import prepare
 from training.report import print_metrics
 from training.samples import continuations
 from training.settings import LoopSettings
@@ -251,6 +251,5 @@ def new_model(config: GPTConfig, settings: LoopSettings) -> GPT:
     """A network with fresh weights, drawn on the CPU: the same on every device."""
     model = GPT(config, settings.dropout)
     model.init_weights(torch.Generator().manual_seed(settings.seed))
-    if settings.checkpoint_activations:
-        checkpoint_activations(model)
+    prepare(model, settings)
     return model.to(settings.torch_device)
