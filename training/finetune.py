@@ -10,7 +10,8 @@ import argparse
 import copy
 import math
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from model.checkpoint import Adapter, Base, is_adapter, load_base, save_adapter, save_base
 from model.checkpoint_files import check_target
 from model.classifier import ClassifierHead, Labels
-from model.errors import UsageError
+from model.errors import DataError, UsageError
 from model.gpt import GPT, Block
 from model.lora import TARGETS, LoRA, LoRASettings
 from training.card import run_fields
@@ -259,6 +260,39 @@ def card_fields(
         "trained_parameters": learnt,
         "lora": None if network.lora is None else asdict(network.lora.settings),
     }
+
+
+def report_parts(
+    noun: str,
+    sizes: Mapping[str, int],
+    *,
+    paths: Sequence[Path],
+    context: int,
+    rows: int,
+    duplicates: int,
+    too_long: int,
+) -> None:
+    """Say how many rows (or pairs: `noun`) there are, and on stderr how many are too long.
+
+    Raises:
+        DataError: nothing of a part fits.
+    """
+    if too_long:
+        print(
+            f"{too_long} {noun} are left out: with prompt and response they are longer than the "
+            f"context of {context} tokens",
+            file=sys.stderr,
+        )
+    for name, size in sizes.items():
+        if not size:
+            raise DataError(
+                f"{', '.join(map(str, paths))}: none of the {noun} of the {name} part fits the "
+                f"context of {context} tokens"
+            )
+    print(
+        f"{rows} {noun}, {duplicates} repeated and dropped; "
+        + ", ".join(f"{size} {name}" for name, size in sizes.items())
+    )
 
 
 def padded_length(lengths: Sequence[int], batch_size: int) -> int:

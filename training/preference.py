@@ -19,11 +19,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.checkpoint import Base
-from model.errors import DataError, UsageError
+from model.errors import UsageError
 from model.prompts import instruction_prompt
 from model.tokenizer import Tokenizer
 from training.data.preferences import SPLIT_RULE, Preference, PreferenceData
-from training.finetune import Network
+from training.finetune import Network, report_parts
 from training.loss import row_log_probs
 from training.metrics import proportion
 from training.tasks.instruct import Pair, pair_batch
@@ -118,22 +118,14 @@ def encode_parts(
             f"{'; '.join(data.equal_at)}",
             file=sys.stderr,
         )
-    too_long = sum(part.too_long for part in parts.values())
-    if too_long:
-        print(
-            f"{too_long} pairs are left out: with the prompt, an answer is longer than the "
-            f"context of {context} tokens",
-            file=sys.stderr,
-        )
-    for name, part in parts.items():
-        if not part.rows:
-            raise DataError(
-                f"{', '.join(map(str, paths))}: no pair of the {name} part fits the context of "
-                f"{context} tokens"
-            )
-    print(
-        f"{data.rows} pairs, {data.duplicates} repeated and dropped; "
-        + ", ".join(f"{len(part)} {name}" for name, part in parts.items())
+    report_parts(
+        "pairs",
+        {name: len(part) for name, part in parts.items()},
+        paths=paths,
+        context=context,
+        rows=data.rows,
+        duplicates=data.duplicates,
+        too_long=sum(part.too_long for part in parts.values()),
     )
     return parts
 

@@ -278,7 +278,7 @@ def test_what_is_left_out_is_said(
     code, err = cli("dpo", "--base", base_path, "--data", data, "--out", out, *SHORT)
     assert code == 0, err
     assert f"3 pairs are left out, for their two answers are equal: {data}: row 1, 2, 3" in err
-    assert "17 pairs are left out: with the prompt" in err
+    assert "17 pairs are left out: with prompt and response" in err
     card = json.loads((out / "card.json").read_text())["data"]
     assert (card["equal"], sum(card["too_long"].values())) == (3, 17)
     assert sum(card["split"]["counts"].values()) == 60

@@ -56,18 +56,20 @@ def published(work: Path) -> dict[str, str]:
 def test_the_set_is_never_a_mix_and_adapters_follow_their_base(work: Path) -> None:
     code, resumed = recipe(work, "first")
     assert code == 0
-    assert resumed == {"tokenizer": False, "pretrain": False, "classify": False, "instruct": False}
+    commands = ("tokenizer", "data", "pretrain", "classify", "instruct")
+    assert resumed == dict.fromkeys(commands, False)
     first = {"base": "first", "spam": "first", "instruct": "first"}
     assert published(work) == first
     assert (work / "checkpoints/default/models.json").is_file()
 
     code, resumed = recipe(work, "second", fail="instruct")
     assert code != 0
-    assert resumed == {"pretrain": True, "classify": False, "instruct": False}
+    assert resumed == {"data": False, "pretrain": True, "classify": False, "instruct": False}
     assert published(work) == first
 
     code, resumed = recipe(work, "second")
     assert code == 0
-    assert resumed == {"pretrain": True, "classify": True, "instruct": False}
+    # The base is done, and so is not trained again.
+    assert resumed == {"data": False, "classify": True, "instruct": False}
     assert published(work) == dict.fromkeys(first, "second")
     assert [path.name for path in (work / "checkpoints").iterdir()] == ["default"]

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from model.atomic import write_file
 from model.checkpoint import Base
-from model.errors import DataError, UsageError
+from model.errors import UsageError
 from model.prompts import TEMPLATE, TEMPLATE_VERSION, instruction_prompt
 from model.tokenizer import Tokenizer
 from training import finetune
@@ -36,7 +36,7 @@ from training.data.instructions import (
     load_instructions,
 )
 from training.estimate import dry_run, leaves_nothing
-from training.finetune import Network, Tuning, pad_rows, padded_length
+from training.finetune import Network, Tuning, pad_rows, padded_length, report_parts
 from training.loop import Batch, Run
 from training.loss import IGNORE, token_loss
 from training.report import print_metrics
@@ -286,21 +286,13 @@ def encode_parts(data: InstructionData, base: Base, paths: Sequence[Path]) -> di
             f"{data.without_passage} rows are left out: they ask about a text that is not there",
             file=sys.stderr,
         )
-    too_long = sum(part.too_long for part in parts.values())
-    if too_long:
-        print(
-            f"{too_long} rows are left out: with prompt and response they are longer than the "
-            f"context of {context} tokens",
-            file=sys.stderr,
-        )
-    for name, part in parts.items():
-        if not part.pairs:
-            raise DataError(
-                f"{', '.join(str(path) for path in paths)}: no row of the {name} part fits the "
-                f"context of {context} tokens"
-            )
-    print(
-        f"{data.rows} rows, {data.duplicates} repeated and dropped; "
-        + ", ".join(f"{len(part.pairs)} {name}" for name, part in parts.items())
+    report_parts(
+        "rows",
+        {name: len(part.pairs) for name, part in parts.items()},
+        paths=paths,
+        context=context,
+        rows=data.rows,
+        duplicates=data.duplicates,
+        too_long=sum(part.too_long for part in parts.values()),
     )
     return parts
