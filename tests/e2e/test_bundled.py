@@ -90,7 +90,7 @@ def test_their_cards_are_complete_and_name_no_place(name: str) -> None:
     for field in ("command", "data", "metrics", "seed", "seconds", "tokens", "licences", "files"):
         assert content[field], field
     assert content["command"].startswith("penwright-train ")
-    assert not re.search(r"(?<![\w.$])/(?!instruct)\w", content["command"]), content["command"]
+    assert not re.search(r"(?<![\w.$…])/(?!instruct)\w", content["command"]), content["command"]
 
 
 def test_evaluation_gives_the_numbers_of_the_card_again(real_data: Path, tmp_path: Path) -> None:
