@@ -8,10 +8,10 @@ INSTALLED := $(VENV)/.installed
 # Extra arguments for pip when torch is installed, e.g. an index with the build for your machine.
 TORCH_PIP_ARGS ?=
 
-.PHONY: help setup serve test check format models bench
+.PHONY: help setup serve test test-browser test-cluster test-image soak check format models bench
 
 help: ## Show the targets.
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
 setup: $(INSTALLED) ## Install everything into .venv.
 
@@ -26,6 +26,21 @@ serve: setup ## Serve the bundled models on PORT (8000).
 
 test: setup ## Run all tests. PENWRIGHT_DATA=DIR adds those that need real data.
 	$(BIN)/pytest
+
+# The tiers that `make test` leaves out, because they need something more; tests/README.md has what they showed.
+test-browser: setup ## Drive the page in headless Chromium (which must be installed).
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev,browser]'
+	$(BIN)/pytest -m browser
+
+test-cluster: setup ## Test replicas on a local Ray cluster of two nodes.
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev,cluster]'
+	$(BIN)/pytest -m cluster
+
+test-image: setup ## Build the image and test it as it runs; needs Docker.
+	$(BIN)/pytest -m image
+
+soak: setup ## Long load and failures; takes some minutes.
+	$(BIN)/pytest -m soak
 
 check: setup ## Lint, formatting and types, as CI runs them.
 	$(BIN)/ruff check .

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import torch
 
+from app.cpu_quota import default_threads
 from app.dispatch import Dispatcher
-from app.settings import Settings, bundled_models, default_threads
+from app.settings import Settings, bundled_models
 from model import golden
 from model.checkpoint import (
     Adapter,

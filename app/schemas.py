@@ -1,105 +1,30 @@
 """Bodies of requests; those of answers are in `app.answers`, examples in `app.examples`.
 
-Unknown fields are refused, so that a misspelt one cannot be ignored in silence; so are numbers
-given as text, and NaN. What depends on the model (its context, its labels) is checked by the
-routes.
+What depends on the model (its context, its labels) is checked by the routes.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import Field
 
-from app.settings import MOST_BATCH
+from app.fields import MOST_TOKENS, Body, NonEmpty, Prompts, Stops, Str, Texts
 from model.sampling import SamplingSettings
 
-# A body of a megabyte can hold hundreds of thousands of items or fields, each with an error of its
-# own: these bounds end validation early, since it runs on the event loop.
-_MOST_FIELDS = 100
-_MOST_TOKENS = 1_000_000
 
-
-def _unicode(text: str) -> str:
-    """JSON can hold halves of surrogate pairs, which are no characters and have no bytes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"has half a surrogate pair at {error.start}; it is no text") from None
-    return text
-
-
-def _one_or_many(value: Any) -> str:
-    return "list" if isinstance(value, list) else "text"
-
-
-Str = Annotated[str, AfterValidator(_unicode)]
-NonEmpty = Annotated[str, Field(min_length=1), AfterValidator(_unicode)]
-StopString = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_unicode)]
-
-# The discriminator decides by the kind of the value, so that an error is told once and not for
-# each member of the union.
-Prompts = Annotated[
-    Annotated[Str, Tag("text")]
-    | Annotated[list[Str], Field(min_length=1, max_length=MOST_BATCH, fail_fast=True), Tag("list")],
-    Discriminator(_one_or_many),
-]
-Texts = Annotated[
-    Annotated[NonEmpty, Tag("text")]
-    | Annotated[
-        list[NonEmpty], Field(min_length=1, max_length=MOST_BATCH, fail_fast=True), Tag("list")
-    ],
-    Discriminator(_one_or_many),
-]
-Stops = Annotated[
-    Annotated[StopString, Tag("text")]
-    | Annotated[list[StopString], Field(max_length=8), Tag("list")],
-    Discriminator(_one_or_many),
-]
-
-
-class _Body(BaseModel):
-    """A request body."""
-
-    model_config = ConfigDict(
-        extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
-
-    model: Str | None = Field(
-        None,
-        description="Name of a model, as /models lists them; by default the one of the model set.",
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _not_too_many(cls, values: Any) -> Any:
-        if isinstance(values, dict) and len(values) > _MOST_FIELDS:
-            raise ValueError(
-                f"has {len(values)} fields; there are only {', '.join(cls.model_fields)}"
-            )
-        return values
-
-
-class _Sampling(_Body):
+class _Sampling(Body):
     """How a text is generated."""
 
     max_new_tokens: int | None = Field(
         None,
         ge=1,
-        le=_MOST_TOKENS,
+        le=MOST_TOKENS,
         description="Most tokens to generate. If given, the prompt and as many tokens must fit "
         "the model's context; if not, it is 128 or what the context has room for.",
     )
     top_k: int | None = Field(
         None,
         ge=1,
-        le=_MOST_TOKENS,
+        le=MOST_TOKENS,
         description="Draw from the k most probable tokens only; null is all.",
     )
     top_p: float = Field(
@@ -213,7 +138,7 @@ class InstructRequest(_Sampling):
     )
 
 
-class ClassifyRequest(_Body):
+class ClassifyRequest(Body):
     """Label a text, or several."""
 
     text: Texts = Field(description="A text, or a list of them; none may be empty.")
@@ -235,15 +160,15 @@ class ClassifyRequest(_Body):
         return [self.text] if isinstance(self.text, str) else self.text
 
 
-class TokenizeRequest(_Body):
+class TokenizeRequest(Body):
     """Turn a text into token ids."""
 
     text: Str = Field(description="The text; all of it is taken as ordinary text.")
 
 
-class DetokenizeRequest(_Body):
+class DetokenizeRequest(Body):
     """Turn token ids into a text."""
 
     tokens: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(
-        max_length=_MOST_TOKENS, fail_fast=True, description="Token ids of the vocabulary."
+        max_length=MOST_TOKENS, fail_fast=True, description="Token ids of the vocabulary."
     )

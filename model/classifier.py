@@ -68,9 +68,14 @@ class ClassifierHead(nn.Module):
         out: Tensor = self.score(pooled)
         return out
 
+    def calibrated(self, pooled: Tensor) -> Tensor:
+        """(rows, n_embd) -> (rows, labels) fp32, logits divided by the temperature"""
+        logits: Tensor = self(pooled)
+        return logits.float() / self.labels.temperature
+
     def probabilities(self, pooled: Tensor) -> Tensor:
         """(rows, n_embd) -> (rows, labels), calibrated; rows sum to 1"""
-        return torch.softmax(self(pooled).float() / self.labels.temperature, dim=-1)
+        return torch.softmax(self.calibrated(pooled), dim=-1)
 
 
 def last_token(hidden: Tensor, lengths: Tensor) -> Tensor:

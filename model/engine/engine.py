@@ -24,6 +24,7 @@ from model.engine.blocks import BlockPool
 from model.engine.request import (
     Classified,
     Classify,
+    Embed,
     EngineStats,
     Event,
     Failed,
@@ -242,17 +243,21 @@ class Engine:
         return events
 
     def _classify(
-        self, classified: list[tuple[Chunk, tuple[float, ...]]]
+        self, classified: list[tuple[Chunk, tuple[float, ...], tuple[float, ...]]]
     ) -> list[tuple[str, Event]]:
         events: list[tuple[str, Event]] = []
         now = time.monotonic()
-        for chunk, probabilities in classified:
+        for chunk, probabilities, logits in classified:
             sequence = chunk.sequence
             sequence.first_result = now
             broken = any(map(math.isnan, probabilities))
             self._remove(sequence, spoilt=broken)
             event: Event = Classified(
-                probabilities, sequence.prompt_length, sequence.reused, sequence.timings(now)
+                probabilities,
+                logits,
+                sequence.prompt_length,
+                sequence.reused,
+                sequence.timings(now),
             )
             if broken:
                 event = Failed("internal", "the network gave no usable probabilities")
@@ -271,6 +276,8 @@ class Engine:
             head = adapters[request.adapter].head if request.adapter else self.base.head
             if head is None:
                 raise UsageError(f"{request.adapter or 'the base'} has no classification head")
+            new = 0
+        elif isinstance(want, Embed):
             new = 0
         else:
             if want.max_new_tokens < 1:

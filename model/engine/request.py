@@ -1,7 +1,7 @@
 """What goes into the engine and what comes out of it: plain data, no tensor, module or lock.
 
 A `Request` goes in. Events come out, in order: any number of `Text`, then one `Finished`; or one
-`Classified`; or at any point one `Failed`, after which nothing follows.
+`Classified`; or one `Embedded`; or at any point one `Failed`, after which nothing follows.
 """
 
 from dataclasses import dataclass, field
@@ -13,6 +13,15 @@ FinishReason = Literal["stop", "length", "eos"]
 """A stop string appeared, `max_new_tokens` or the context was reached, the end token was drawn."""
 
 FailureReason = Literal["deadline", "cancelled", "shutdown", "internal"]
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """What a generated text must be: as a whole, to its end."""
+
+    kind: Literal["json_schema", "regex", "choice"]
+    value: str
+    """The schema as JSON; the regular expression; the choices as a JSON list of strings."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +38,18 @@ class Generate:
     """Report each token's log-probability and those of this many most probable tokens."""
     stream: bool = True
     """Give each piece of text when it is made; else all of it at the end, as one `Text`."""
+    constraint: Constraint | None = None
+    """Draw only tokens with which the text can still become what this asks for."""
 
 
 @dataclass(frozen=True)
 class Classify:
     """Say which label the tokens have."""
+
+
+@dataclass(frozen=True)
+class Embed:
+    """Give the mean of the hidden states of all tokens."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +60,7 @@ class Request:
     """Chosen by the caller; unique among the requests in the engine."""
     tokens: tuple[int, ...]
     """At least one; with `max_new_tokens` at most the context length."""
-    want: Generate | Classify
+    want: Generate | Classify | Embed
     adapter: str | None = None
     """Name of an adapter that the engine was given; None is the base alone."""
     deadline: float | None = None
@@ -100,8 +116,20 @@ class Classified:
     """The label probabilities of a classification, in the order of the adapter's labels."""
 
     probabilities: tuple[float, ...]
+    logits: tuple[float, ...]
+    """Divided by the head's temperature: the probabilities are their softmax."""
     prompt_tokens: int
     cached_tokens: int
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The mean of the final hidden states, after the last layer norm."""
+
+    values: tuple[float, ...]
+    """(n_embd,)"""
+    prompt_tokens: int
     timings: Timings
 
 
@@ -113,7 +141,7 @@ class Failed:
     message: str
 
 
-Event = Text | Finished | Classified | Failed
+Event = Text | Finished | Classified | Embedded | Failed
 
 
 @dataclass(frozen=True)

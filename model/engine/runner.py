@@ -26,8 +26,8 @@ class StepOutput:
     generating: list[Chunk]
     logits: Tensor
     """(len(generating), vocab)"""
-    classified: list[tuple[Chunk, tuple[float, ...]]]
-    """Label probabilities of each."""
+    classified: list[tuple[Chunk, tuple[float, ...], tuple[float, ...]]]
+    """Label probabilities of each, and the logits that they are the softmax of."""
 
 
 class Runner:
@@ -69,8 +69,9 @@ class Runner:
             if isinstance(request.want, Classify):
                 head = self.adapters[request.adapter].head if request.adapter else self.base.head
                 assert head is not None, "the engine admits no such request"
-                probabilities = head.probabilities(hidden[row : row + 1])[0]
-                classified.append((chunk, tuple(probabilities.tolist())))
+                logits = head.calibrated(hidden[row : row + 1])[0]
+                probabilities = torch.softmax(logits, dim=-1)
+                classified.append((chunk, tuple(probabilities.tolist()), tuple(logits.tolist())))
             else:
                 generating.append(chunk)
                 rows.append(row)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from app.cli import parser
-from app.settings import Settings, default_threads, load_settings
+from app.cpu_quota import default_threads
+from app.settings import Settings, load_settings
 from model.errors import UsageError
 
 
