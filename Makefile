@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 # Extra arguments for pip when torch is installed, e.g. an index with the build for your machine.
 TORCH_PIP_ARGS ?=
 
-.PHONY: help setup serve test test-browser test-cluster test-image soak check format models bench
+.PHONY: help setup serve test test-browser test-cluster test-image soak sbom lock check format models bench
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -41,6 +41,17 @@ test-image: setup ## Build the image and test it as it runs; needs Docker.
 
 soak: setup ## Long load and failures; takes some minutes.
 	$(BIN)/pytest -m soak
+
+sbom: setup ## List what the CPU image installs, with licences, as CycloneDX: sbom.json.
+	$(BIN)/pip install --quiet cyclonedx-bom
+	$(PYTHON) -m venv --clear build/sbom
+	build/sbom/bin/pip install --quiet --no-compile --require-hashes --no-deps $(TORCH_PIP_ARGS) --requirement deploy/locks/cpu.lock
+	build/sbom/bin/pip uninstall --quiet --yes pip
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file sbom.json build/sbom
+
+# Names again what the images install. TORCH_PIP_ARGS: as for setup, here for the index with the CPU builds of torch.
+lock: setup
+	BIN=$(BIN) TORCH_PIP_ARGS="$(TORCH_PIP_ARGS)" bash deploy/locks/lock.sh
 
 check: setup ## Lint, formatting and types, as CI runs them.
 	$(BIN)/ruff check .
