@@ -24,18 +24,21 @@ def writing(path: Path) -> Iterator[None]:
         raise PenwrightError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def write_file(path: Path, content: bytes) -> None:
+def write_file(path: Path, content: bytes, *, mode: int | None = None) -> None:
     """Write `path` whole or not at all.
+
+    Args:
+        mode: permissions of the file; by default those of any new file.
 
     Raises:
         PenwrightError: it cannot be written; names the file. What was there before still is.
     """
-    with new_file(path) as temporary:
+    with new_file(path, mode=mode) as temporary:
         temporary.write_bytes(content)
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+def new_file(path: Path, *, mode: int | None = None) -> Iterator[Path]:
     """An empty file to fill, which takes the place of `path` when the block ends without an error.
 
     Raises:
@@ -49,7 +52,7 @@ def new_file(path: Path) -> Iterator[Path]:
             yield Path(name)
             with open(name, "rb") as file:
                 os.fsync(file.fileno())
-            os.chmod(name, 0o666 & ~_umask())
+            os.chmod(name, 0o666 & ~_umask() if mode is None else mode)
             os.replace(name, path)
         except BaseException:
             os.unlink(name)

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from model.errors import UsageError
 
+UNSURE = "unsure"
+"""What a text is called whose probability is within the band that a user chose."""
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -49,6 +52,15 @@ class Labels:
         index = self.names.index(self.positive)
         limit = self.threshold if threshold is None else threshold
         return self.names[index if probabilities[index] >= limit else 1 - index]
+
+    def unsure(self, probabilities: Sequence[float], band: tuple[float, float]) -> bool:
+        """Whether the probability that decides is at least the first of `band`, and below the
+        second: that of the positive label, or without one the largest."""
+        if self.positive is None:
+            deciding = max(probabilities)
+        else:
+            deciding = probabilities[self.names.index(self.positive)]
+        return band[0] <= deciding < band[1]
 
 
 class ClassifierHead(nn.Module):

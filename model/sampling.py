@@ -51,6 +51,8 @@ class SamplingSettings:
     """The same for each time that the token was generated."""
     seed: int | None = None
     """Of the draws; None is a fresh one."""
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """Token ids of the vocabulary, and what is added to the logit of each."""
 
     def __post_init__(self) -> None:
         for name, good, allowed in (
@@ -61,6 +63,7 @@ class SamplingSettings:
             ("repetition_penalty", 1 / _MOST <= self.repetition_penalty <= _MOST, "in [1e-6, 1e6]"),
             ("presence_penalty", abs(self.presence_penalty) <= _MOST, "in [-1e6, 1e6]"),
             ("frequency_penalty", abs(self.frequency_penalty) <= _MOST, "in [-1e6, 1e6]"),
+            ("logit_bias", all(abs(b) <= _MOST for _, b in self.logit_bias), "in [-1e6, 1e6]"),
         ):
             if not good:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be {allowed}")
@@ -126,6 +129,19 @@ class Penalties:
             self._places.update((token, first + i) for i, token in enumerate(tokens))
             self._tokens = np.append(self._tokens, np.array(tokens, np.int64))
             self._counts = np.append(self._counts, np.zeros(len(tokens), np.float32))
+
+
+class LogitBias:
+    """A processor that adds a number of their own to the logits of some tokens."""
+
+    def __init__(self, settings: SamplingSettings) -> None:
+        self._tokens = torch.tensor([token for token, _ in settings.logit_bias])
+        self._values = torch.tensor([value for _, value in settings.logit_bias])
+
+    def __call__(self, logits: Tensor, prompt: Sequence[int], generated: Sequence[int]) -> Tensor:
+        """Change the `logits`, (vocab,), of the next token in place."""
+        tokens, values = self._tokens.to(logits.device), self._values.to(logits)
+        return logits.index_add_(0, tokens, values)
 
 
 def penalise(

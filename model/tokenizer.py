@@ -53,6 +53,11 @@ class Tokenizer:
         )
 
     @property
+    def encoding(self) -> tiktoken.Encoding:
+        """The same as tiktoken has it."""
+        return self._encoding
+
+    @property
     def vocab_size(self) -> int:
         return self._encoding.n_vocab
 

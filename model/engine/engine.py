@@ -12,44 +12,26 @@ Training uses the same engine without the thread: `engine.run(requests)`.
 """
 
 import logging
-import math
-import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 from model.checkpoint import Adapter, Base
-from model.engine.blocks import BlockPool
-from model.engine.request import (
-    Classified,
-    Classify,
-    Embed,
-    EngineStats,
-    Event,
-    Failed,
-    FailureReason,
-    Request,
-    Text,
-)
-from model.engine.runner import Runner
-from model.engine.sampler import Sampler
-from model.engine.scheduler import Chunk, Scheduler, Sequence
-from model.engine.settings import EngineSettings, cache_dtype
-from model.errors import ContextLengthError, PenwrightError, UsageError
-from model.kv_cache import KVCache
+from model.engine.batch import Batch, Events
+from model.engine.checks import check
+from model.engine.inbox import Inbox, wake
+from model.engine.request import Constraint, EngineStats, Event, FailureReason, Request
+from model.engine.settings import EngineSettings
+from model.errors import PenwrightError
 
 logger = logging.getLogger(__name__)
 
-Deliver = Callable[[list[tuple[str, Event]]], None]
+Deliver = Callable[[Events], None]
 
-
-class QueueFull(PenwrightError):
-    """As many requests wait as may."""
-
-
-class ShuttingDown(PenwrightError):
-    """The engine takes no more requests."""
+_MOST_FAILURES = 10
+"""Steps that may fail in a row before the engine gives up: a device can be lost for good."""
 
 
 class Engine:
@@ -68,23 +50,12 @@ class Engine:
         settings: EngineSettings,
         deliver: Deliver,
     ) -> None:
-        model = base.model
-        dtype = cache_dtype(model)
-        blocks = settings.blocks(base.config, dtype)
         self.base = base
         self.settings = settings
-        self._cache = KVCache(base.config, blocks, dtype=dtype, device=model.device)
-        self._pool = BlockPool(blocks, reuse=settings.reuse_prefixes)
-        self._runner = Runner(base, adapters, self._cache)
-        self._sampler = Sampler(base)
-        self._scheduler = Scheduler(self._pool, settings.slots, settings.tokens_of_step(model))
+        self._adapters = dict(adapters)
+        self._inbox = Inbox(settings)
+        self._batch = Batch(base, adapters, settings, ended=self._inbox.ended)
         self._deliver = deliver
-        self._sequences: dict[str, Sequence] = {}
-        self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._held = 0  # requests taken and not ended, running or not; under the lock
-        self._accepting = True  # under the lock
-        self._steps = 0
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._stop_at = float("inf")
@@ -102,11 +73,10 @@ class Engine:
 
         What is not finished after `timeout` seconds fails with `shutdown`.
         """
-        with self._lock:
-            self._accepting = False
+        self._inbox.close()
         self._stop_at = time.monotonic() + timeout
         self._stopping.set()
-        self._inbox.put(_nothing)
+        self._inbox.put(wake)
         if self._thread is not None:
             self._thread.join(timeout + 10)
 
@@ -114,6 +84,17 @@ class Engine:
     def alive(self) -> bool:
         """Whether the thread turns."""
         return self._thread is not None and self._thread.is_alive()
+
+    def prepare(self, constraint: Constraint, count: int = 1) -> None:
+        """Check a constraint, and compile it for as many requests; this can take a second.
+
+        Requests whose constraint was not prepared work as well, but others wait meanwhile; and one
+        that is there to do harm does it.
+
+        Raises:
+            ConstraintError: it cannot be used.
+        """
+        self._batch.constraints.prepare(constraint, count)
 
     def submit(self, *requests: Request, probe: bool = False) -> None:
         """Hand in requests, all of them or none. Their events come through `deliver`.
@@ -127,41 +108,15 @@ class Engine:
             ContextLengthError: the tokens, with those to come, exceed the context.
             UsageError: an adapter that is not there, or cannot do what is wanted; no tokens.
         """
-        for request in requests:
-            self._check(request)
-        with self._lock:
-            if not self._accepting:
-                raise ShuttingDown("the engine is shutting down")
-            waiting = max(0, self._held - self.settings.slots)
-            room = self.settings.slots + self.settings.max_waiting - self._held
-            if len(requests) > room and not probe:
-                raise QueueFull(
-                    f"{waiting} requests are waiting already, of {self.settings.max_waiting}; "
-                    f"there is no room for {len(requests)} more"
-                )
-            self._held += len(requests)
-            submitted = time.monotonic()
-            self._inbox.put(lambda: self._enter(requests, submitted, first=probe))
+        self._admit(requests, probe=probe, bounded=not probe)
 
     def cancel(self, request_id: str) -> None:
         """Drop a request wherever it is, before the next step. Nothing more is delivered for it."""
-        self._inbox.put(lambda: self._leave(request_id))
+        self._inbox.put(partial(self._batch.leave, request_id))
 
     def stats(self) -> EngineStats:
         """Figures of this moment."""
-        running = len(self._scheduler.running)
-        return EngineStats(
-            running=running,
-            waiting=max(0, self._held - running),
-            steps=self._steps,
-            slots=self.settings.slots,
-            blocks=self._pool.blocks,
-            free_blocks=self._pool.free,
-            cache_bytes=self._cache.nbytes,
-            preemptions=self._scheduler.preemptions,
-            prompt_tokens=self._scheduler.prompt_tokens,
-            cached_tokens=self._scheduler.cached_tokens,
-        )
+        return self._batch.stats(held=self._inbox.held)
 
     def run(self, requests: Iterable[Request]) -> list[list[Event]]:
         """Answer all of `requests` in the calling thread, without `start`.
@@ -171,15 +126,22 @@ class Engine:
         """
         assert self._thread is None, "the engine turns in its thread"
         requests = list(requests)
-        for request in requests:
-            self._check(request)
-        self._held += len(requests)
-        self._enter(requests, time.monotonic(), first=False)
+        self._admit(requests, bounded=False)
+        self._inbox.empty(wait=False)
         events: dict[str, list[Event]] = defaultdict(list)
-        while self._sequences:
-            for request_id, event in self._step():
+        while self._batch:
+            for request_id, event in self._batch.step():
                 events[request_id].append(event)
         return [events[request.id] for request in requests]
+
+    def _admit(
+        self, requests: Sequence[Request], *, probe: bool = False, bounded: bool = True
+    ) -> None:
+        for request in requests:
+            check(request, self.base, self._adapters)
+        submitted = time.monotonic()
+        enter = partial(self._batch.enter, requests, submitted, first=probe)
+        self._inbox.admit(len(requests), enter, bounded=bounded)
 
     # ---- in the engine's thread ----
 
@@ -192,134 +154,17 @@ class Engine:
         except Exception:
             logger.exception("the engine's thread died")
         finally:
-            with self._lock:
-                self._accepting = False
-            self._take_inbox(wait=False)
-            self._deliver(self._fail_all(reason, "the engine has stopped"))
+            self._inbox.close()
+            self._inbox.empty(wait=False)
+            self._deliver(self._batch.fail_all(reason, "the engine has stopped"))
 
     def _turn_until_stopped(self) -> None:
         while True:
-            self._take_inbox(wait=not self._sequences and not self._stopping.is_set())
-            if self._stopping.is_set() and (
-                not self._sequences or time.monotonic() >= self._stop_at
-            ):
+            self._inbox.empty(wait=not self._batch and not self._stopping.is_set())
+            if self._stopping.is_set() and (not self._batch or time.monotonic() >= self._stop_at):
                 return
-            events = self._step()
+            events = self._batch.step()
             if events:
                 self._deliver(events)
-
-    def _take_inbox(self, *, wait: bool) -> None:
-        """Do what other threads asked for; `wait` for it if there is nothing else to do."""
-        try:
-            self._inbox.get(block=wait)()
-            while True:
-                self._inbox.get_nowait()()
-        except queue.Empty:
-            pass
-
-    def _step(self) -> list[tuple[str, Event]]:
-        """Expire, schedule, compute and sample once."""
-        events = self._expire()
-        chunks = self._scheduler.schedule()
-        assert chunks or not self._sequences, "sequences wait and nothing is scheduled"
-        if not chunks:
-            return events
-        try:
-            output = self._runner.run(chunks)
-            self._scheduler.computed(chunks)
-            events += self._classify(output.classified)
-            if output.generating:
-                for sequence, new in self._sampler.draw(output.generating, output.logits):
-                    if new and not isinstance(new[-1], Text):
-                        self._remove(sequence, spoilt=isinstance(new[-1], Failed))
-                    events += [(sequence.request.id, event) for event in new]
-        except Exception as error:
-            logger.exception("a step failed")
-            for chunk in chunks:
-                if chunk.sequence.request.id in self._sequences:
-                    message = f"the step failed: {type(error).__name__}"
-                    events.append(self._fail(chunk.sequence, "internal", message))
-        self._steps += 1
-        return events
-
-    def _classify(
-        self, classified: list[tuple[Chunk, tuple[float, ...], tuple[float, ...]]]
-    ) -> list[tuple[str, Event]]:
-        events: list[tuple[str, Event]] = []
-        now = time.monotonic()
-        for chunk, probabilities, logits in classified:
-            sequence = chunk.sequence
-            sequence.first_result = now
-            broken = any(map(math.isnan, probabilities))
-            self._remove(sequence, spoilt=broken)
-            event: Event = Classified(
-                probabilities,
-                logits,
-                sequence.prompt_length,
-                sequence.reused,
-                sequence.timings(now),
-            )
-            if broken:
-                event = Failed("internal", "the network gave no usable probabilities")
-            events.append((sequence.request.id, event))
-        return events
-
-    # ---- entering and leaving ----
-
-    def _check(self, request: Request) -> None:
-        adapters, want = self._runner.adapters, request.want
-        if request.adapter is not None and request.adapter not in adapters:
-            raise UsageError(f"no adapter {request.adapter!r}; there are {sorted(adapters)}")
-        if not request.tokens:
-            raise UsageError("a request needs at least one token")
-        if isinstance(want, Classify):
-            head = adapters[request.adapter].head if request.adapter else self.base.head
-            if head is None:
-                raise UsageError(f"{request.adapter or 'the base'} has no classification head")
-            new = 0
-        elif isinstance(want, Embed):
-            new = 0
-        else:
-            if want.max_new_tokens < 1:
-                raise UsageError(f"max_new_tokens is {want.max_new_tokens}; it must be at least 1")
-            new = want.max_new_tokens
-        if len(request.tokens) + new > self.base.config.context_length:
-            raise ContextLengthError(len(request.tokens) + new, self.base.config.context_length)
-
-    def _enter(self, requests: Iterable[Request], submitted: float, *, first: bool) -> None:
-        for request in requests:
-            assert request.id not in self._sequences, f"request id {request.id} is in use"
-            sequence = Sequence(request, list(request.tokens), submitted)
-            self._sampler.prepare(sequence)
-            self._sequences[request.id] = sequence
-            self._scheduler.add(sequence, first=first)
-
-    def _leave(self, request_id: str) -> None:
-        sequence = self._sequences.get(request_id)
-        if sequence is not None:  # else it has ended meanwhile
-            self._remove(sequence)
-
-    def _remove(self, sequence: Sequence, *, spoilt: bool = False) -> None:
-        del self._sequences[sequence.request.id]
-        self._scheduler.finish(sequence, spoilt=spoilt)
-        with self._lock:
-            self._held -= 1
-
-    def _expire(self) -> list[tuple[str, Event]]:
-        now = time.monotonic()
-        return [
-            self._fail(sequence, "deadline", "the request's time is over")
-            for sequence in list(self._sequences.values())
-            if sequence.request.deadline is not None and now >= sequence.request.deadline
-        ]
-
-    def _fail(self, sequence: Sequence, reason: FailureReason, message: str) -> tuple[str, Event]:
-        self._remove(sequence)
-        return sequence.request.id, Failed(reason, message)
-
-    def _fail_all(self, reason: FailureReason, message: str) -> list[tuple[str, Event]]:
-        return [self._fail(s, reason, message) for s in list(self._sequences.values())]
-
-
-def _nothing() -> None:
-    """Wakes the thread."""
+            if self._batch.failures >= _MOST_FAILURES:
+                raise PenwrightError(f"{self._batch.failures} steps in a row have failed")

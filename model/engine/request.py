@@ -7,12 +7,15 @@ A `Request` goes in. Events come out, in order: any number of `Text`, then one `
 from dataclasses import dataclass, field
 from typing import Literal
 
+from model.engine.histogram import Distribution
 from model.sampling import SamplingSettings
 
 FinishReason = Literal["stop", "length", "eos"]
-"""A stop string appeared, `max_new_tokens` or the context was reached, the end token was drawn."""
+"""A stop string appeared, or the text is all that its constraint asks for and nothing can follow;
+`max_new_tokens` or the context was reached; the end token was drawn."""
 
-FailureReason = Literal["deadline", "cancelled", "shutdown", "internal"]
+FailureReason = Literal["deadline", "cancelled", "shutdown", "internal", "constraint"]
+"""`constraint`: it turned out too complex on the way."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Generate:
     stream: bool = True
     """Give each piece of text when it is made; else all of it at the end, as one `Text`."""
     constraint: Constraint | None = None
-    """Draw only tokens with which the text can still become what this asks for."""
+    """Draw only tokens with which the text can still become what this asks for; the end token only
+    when it has. Where `max_new_tokens` or a stop string ends it earlier, it is just a beginning."""
 
 
 @dataclass(frozen=True)
@@ -165,3 +169,13 @@ class EngineStats:
     """Tokens of admitted prompts, since the start."""
     cached_tokens: int
     """How many of them were in the cache already."""
+    generated_tokens: int
+    """Tokens that were drawn, since the start."""
+    step_seconds: Distribution
+    """Of all steps since the start, as the following."""
+    step_sequences: Distribution
+    """Sequences in a step."""
+    step_tokens: Distribution
+    """Tokens computed in a step, of prompts and generated ones."""
+    token_gaps: Distribution
+    """Seconds from one token of a sequence to its next."""

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Adapter, Base
-from model.engine.request import Classify
+from model.engine.request import Classify, Embed
 from model.engine.scheduler import Chunk
+from model.engine.scheduler import Sequence as RunningSequence
 from model.kv_cache import CacheStep, KVCache, Segment
 from model.lora import AdapterRows, LoRA
 
@@ -28,6 +29,8 @@ class StepOutput:
     """(len(generating), vocab)"""
     classified: list[tuple[Chunk, tuple[float, ...], tuple[float, ...]]]
     """Label probabilities of each, and the logits that they are the softmax of."""
+    embedded: list[tuple[Chunk, tuple[float, ...]]]
+    """The mean of the hidden states of all tokens, (n_embd,)."""
 
 
 class Runner:
@@ -55,15 +58,17 @@ class Runner:
             adapters=self._adapter_rows(chunks),
         )
         ends: list[tuple[Chunk, int]] = []
-        row = -1
+        end = 0
         for chunk in chunks:
-            row += chunk.length
+            start, end = end, end + chunk.length
+            if isinstance(chunk.sequence.request.want, Embed):
+                _add_up(chunk.sequence, hidden[start:end])
             if chunk.completes:
-                ends.append((chunk, row))
+                ends.append((chunk, end - 1))
         return self._outputs(hidden, ends)
 
     def _outputs(self, hidden: Tensor, ends: list[tuple[Chunk, int]]) -> StepOutput:
-        generating, rows, classified = [], [], []
+        generating, rows, classified, embedded = [], [], [], []
         for chunk, row in ends:
             request = chunk.sequence.request
             if isinstance(request.want, Classify):
@@ -72,10 +77,15 @@ class Runner:
                 logits = head.calibrated(hidden[row : row + 1])[0]
                 probabilities = torch.softmax(logits, dim=-1)
                 classified.append((chunk, tuple(probabilities.tolist()), tuple(logits.tolist())))
+            elif isinstance(request.want, Embed):
+                total = chunk.sequence.hidden_sum
+                assert total is not None, "a chunk was added up before"
+                embedded.append((chunk, tuple((total / len(request.tokens)).tolist())))
             else:
                 generating.append(chunk)
                 rows.append(row)
-        return StepOutput(generating, self.base.model.logits(hidden[rows]), classified)
+        logits = self.base.model.logits(hidden[rows])
+        return StepOutput(generating, logits, classified, embedded)
 
     def _adapter_rows(self, chunks: Sequence[Chunk]) -> AdapterRows | None:
         groups: list[tuple[LoRA, slice]] = []
@@ -86,3 +96,10 @@ class Runner:
                 groups.append((self.adapters[name].lora, slice(start, end)))
             start = end
         return AdapterRows(groups) if groups else None
+
+
+def _add_up(sequence: RunningSequence, hidden: Tensor) -> None:
+    """Add the hidden states of its next tokens, (tokens, n_embd), to what a sequence has."""
+    total = hidden.float().sum(dim=0)
+    before = sequence.hidden_sum
+    sequence.hidden_sum = total if before is None else before + total

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Base
+from model.constraints import ConstraintError, Constraints, Matcher
 from model.draws import Floats, log_normaliser, ranked
 from model.engine.request import (
     Event,
@@ -22,7 +23,9 @@ from model.engine.request import (
 )
 from model.engine.scheduler import Chunk, Sequence
 from model.engine.text_stream import TextStream
-from model.sampling import Penalties, sample
+from model.sampling import LogitBias, Penalties, sample
+
+_UNUSABLE = Failed("internal", "the network gave no usable logits")
 
 
 class Sampler:
@@ -30,6 +33,7 @@ class Sampler:
 
     def __init__(self, base: Base) -> None:
         self.base = base
+        self.constraints = Constraints(base.tokenizer, base.stop_tokens)
 
     def prepare(self, sequence: Sequence) -> None:
         """Give a sequence that enters the engine what drawing its tokens needs."""
@@ -41,6 +45,8 @@ class Sampler:
         sequence.draws = sampling.generator()
         if sampling.penalises:
             sequence.processors.append(Penalties(sampling))
+        if sampling.logit_bias:
+            sequence.processors.append(LogitBias(sampling))
 
     @torch.inference_mode()
     def draw(self, chunks: list[Chunk], logits: Tensor) -> list[tuple[Sequence, list[Event]]]:
@@ -61,6 +67,7 @@ class Sampler:
             row: _row(logits[row]) for row, want in enumerate(wants) if want.logprobs is not None
         }
         _process(sequences, logits)
+        failed = self._constrain(sequences, logits)
         uniforms = [
             0.0 if want.sampling.temperature == 0 else _random(sequence)
             for sequence, want in zip(sequences, wants, strict=True)
@@ -69,17 +76,38 @@ class Sampler:
         now = time.monotonic()
         events: list[tuple[Sequence, list[Event]]] = []
         for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
-            if token is None:
-                failed = Failed("internal", "the network gave no usable logits")
-                events.append((sequence, [failed]))
+            if row in failed or token is None:
+                events.append((sequence, [failed.get(row, _UNUSABLE)]))
                 continue
             sequence.first_result = sequence.first_result or now
             sequence.tokens.append(token)
             if row in raw:
                 count = wants[row].logprobs or 0
                 sequence.logprobs.append(self._token_logprob(token, raw[row], count))
-            events.append((sequence, self._advance(sequence, token, now)))
+            try:
+                events.append((sequence, self._advance(sequence, token, now)))
+            except ConstraintError as error:
+                events.append((sequence, [_too_complex(error)]))
         return events
+
+    def _constrain(self, sequences: list[Sequence], logits: Tensor) -> dict[int, Failed]:
+        """Bar the tokens that constraints do not allow, in place; the rows that cannot go on."""
+        matchers: list[tuple[int, Matcher]] = []
+        failed: dict[int, Failed] = {}
+        for row, sequence in enumerate(sequences):
+            constraint = _generate(sequence).constraint
+            if constraint is None:
+                continue
+            try:
+                if sequence.matcher is None:
+                    sequence.matcher = self.constraints.matcher(constraint)
+                matchers.append((row, sequence.matcher))
+            except ConstraintError as error:
+                failed[row] = _too_complex(error)
+        if matchers:
+            for row, reason in self.constraints.mask(matchers, logits).items():
+                failed[row] = _too_complex(reason)
+        return failed
 
     def _advance(self, sequence: Sequence, token: int, now: float) -> list[Event]:
         """The events of a new token: its text, and the end if this is it."""
@@ -91,7 +119,10 @@ class Sampler:
             reason = None if want.ignore_eos else "eos"
         else:
             sequence.unsent += text.push(token)
-            reason = "stop" if text.stopped else None
+            if sequence.matcher is not None:
+                sequence.matcher.consume(token)
+            complete = sequence.matcher is not None and sequence.matcher.complete
+            reason = "stop" if text.stopped or complete else None
         if reason is None and sequence.generated >= want.max_new_tokens:
             reason = "length"
         if reason is not None:
@@ -151,6 +182,10 @@ def _process(sequences: list[Sequence], logits: Tensor) -> None:
             changed = process(changed, prompt, generated)
         if changed is not given:
             logits[row] = changed
+
+
+def _too_complex(reason: object) -> Failed:
+    return Failed("constraint", f"the text cannot go on: {reason}")
 
 
 def _generate(sequence: Sequence) -> Generate:

@@ -18,8 +18,11 @@ import time
 from collections import deque
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
+from model.constraints import Matcher
 from model.engine.blocks import BlockPool, Content, contents, root
-from model.engine.request import Request, Timings, TokenLogprob
+from model.engine.request import Embed, Request, Timings, TokenLogprob
 from model.engine.text_stream import TextStream
 from model.kv_cache import BLOCK_TOKENS, blocks_for
 from model.sampling import Processor
@@ -38,6 +41,8 @@ class Sequence:
     draws: random.Random | None = None
     """Source of the uniform numbers of this request's tokens."""
     processors: list[Processor] = field(default_factory=list)
+    matcher: Matcher | None = None
+    """Of the request's constraint, from the first drawn token on."""
     running: bool = False
     """Whether it has its blocks, and a part in the steps."""
     blocks: list[int] = field(default_factory=list)
@@ -50,10 +55,13 @@ class Sequence:
     """Of its full blocks, as far as they were asked for."""
     admitted: float = 0.0
     first_result: float = 0.0
+    last_token: float = 0.0
     unsent: str = ""
     """Text that no event has brought yet."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     """Of tokens whose text has not been sent yet."""
+    hidden_sum: Tensor | None = None
+    """Of an embedding: the hidden states of the `cached` tokens, added up; (n_embd,) fp32."""
 
     @property
     def prompt_length(self) -> int:
@@ -67,6 +75,14 @@ class Sequence:
     def left(self) -> int:
         """Tokens that are not in the cache: 1 when it decodes."""
         return len(self.tokens) - self.cached
+
+    @property
+    def reusable(self) -> int:
+        """How many full blocks it may take over from others."""
+        # An embedding needs every token's hidden state, which the cache does not have; of others,
+        # at least one token has to be computed: its output is what is wanted.
+        embeds = isinstance(self.request.want, Embed)
+        return 0 if embeds else (len(self.tokens) - 1) // BLOCK_TOKENS
 
     def timings(self, now: float) -> Timings:
         first = self.first_result or now
@@ -188,6 +204,7 @@ class Scheduler:
         sequence.running = False
         sequence.blocks = []
         sequence.cached = 0
+        sequence.hidden_sum = None
 
     def _admit(self) -> None:
         """Let waiting sequences in while there is room."""
@@ -195,10 +212,8 @@ class Scheduler:
             if len(self.running) == self.slots:
                 return
             known = self._contents(sequence) if self.pool.reuse else []
-            # At least one token has to be computed: its output is what is wanted.
-            reusable = (len(sequence.tokens) - 1) // BLOCK_TOKENS
-            found = self.pool.find(known[:reusable])
-            if len(found) < reusable and known and known[len(found)] in self._promised:
+            found = self.pool.find(known[: sequence.reusable])
+            if len(found) < sequence.reusable and known and known[len(found)] in self._promised:
                 continue  # others may pass; it costs less to wait than to compute it twice
             new = blocks_for(len(sequence.tokens)) - len(found)
             # A block for each that runs, lest the newcomer is sent away again at once.

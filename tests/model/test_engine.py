@@ -1,21 +1,16 @@
 """The engine: batched equals single, and everything that enters leaves again."""
 
-import threading
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
 from model.checkpoint import Adapter, Base
-from model.classifier import ClassifierHead, Labels
 from model.config import GPTConfig
-from model.engine.engine import Engine, QueueFull, ShuttingDown
+from model.engine.engine import Engine
 from model.engine.request import (
     Classified,
     Classify,
-    Event,
     Failed,
     Finished,
     Generate,
@@ -25,9 +20,8 @@ from model.engine.request import (
 from model.engine.settings import EngineSettings
 from model.errors import ContextLengthError, UsageError
 from model.gpt import GPT
-from model.lora import LoRA, LoRASettings
 from model.sampling import SamplingSettings
-from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
+from tests.model.engines import prompt, random_adapter, random_base, text_of
 
 CONTEXT = 64
 GREEDY = SamplingSettings(temperature=0)
@@ -35,44 +29,20 @@ GREEDY = SamplingSettings(temperature=0)
 
 @pytest.fixture(scope="module")
 def base() -> Base:
-    """A random network over bytes whose logits differ clearly."""
-    tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, PATTERN, {END_OF_TEXT: 256})
-    config = GPTConfig(257, CONTEXT, n_layer=2, n_head=2, n_embd=32)
-    model = GPT(config)
-    model.init_weights(torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= 4 if parameter.ndim == 2 else 1
-    return Base(Path(), "", "generate", config, model.eval(), tokenizer, (256,), None, {})
+    return random_base(CONTEXT)
 
 
 @pytest.fixture(scope="module")
 def adapters(base: Base) -> dict[str, Adapter]:
-    result = {}
-    for seed, name in enumerate(("spam", "other")):
-        generator = torch.Generator().manual_seed(seed)
-        lora = LoRA(base.config, LoRASettings(rank=2))
-        lora.init_weights(generator)
-        with torch.no_grad():
-            for b in lora.b.values():
-                b.normal_(0, 0.1, generator=generator)
-        head = ClassifierHead(32, Labels(("ham", "spam"), "spam"))
-        head.init_weights(generator)
-        result[name] = Adapter(Path(), "", "classify", lora.eval(), head.eval(), {})
-    return result
+    return {
+        name: random_adapter(base, seed, classifies=True)
+        for seed, name in enumerate(("spam", "other"))
+    }
 
 
 def engine(base: Base, adapters: dict[str, Adapter], **settings: int) -> Engine:
     settings.setdefault("slots", 16)
     return Engine(base, adapters, EngineSettings(**settings), deliver=lambda events: None)
-
-
-def text_of(events: list[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, Text))
-
-
-def prompt(number: int) -> tuple[int, ...]:
-    return tuple((number * 37 + i * 11) % 256 for i in range(3 + number % 17))
 
 
 def mixed_requests() -> list[Request]:
@@ -228,160 +198,11 @@ def test_a_full_context_can_be_used_to_its_last_token(base: Base) -> None:
     assert (end.reason, end.completion_tokens) == ("length", 4)
 
 
-class Collected:
-    """Takes what a running engine delivers."""
-
-    def __init__(self) -> None:
-        self.events: dict[str, list[Event]] = {}
-        self._changed = threading.Condition()
-
-    def __call__(self, events: list[tuple[str, Event]]) -> None:
-        with self._changed:
-            for request_id, event in events:
-                self.events.setdefault(request_id, []).append(event)
-            self._changed.notify_all()
-
-    def wait_for_end(self, request_id: str) -> Event:
-        def ended() -> bool:
-            events = self.events.get(request_id)
-            return bool(events) and not isinstance(events[-1], Text)
-
-        with self._changed:
-            assert self._changed.wait_for(ended, timeout=20), f"{request_id} did not end"
-            return self.events[request_id][-1]
-
-    def wait_for_any(self, request_id: str) -> None:
-        with self._changed:
-            assert self._changed.wait_for(lambda: request_id in self.events, timeout=20)
-
-
-@pytest.fixture
-def running(base: Base, adapters: dict[str, Adapter]) -> Iterator[tuple[Engine, Collected]]:
-    collected = Collected()
-    own = Engine(base, adapters, EngineSettings(slots=2, max_waiting=3, step_tokens=8), collected)
-    own.start()
-    yield own, collected
-    own.stop(5)
-    assert not own.alive
-
-
-LONG = Generate(50, GREEDY, ignore_eos=True)
-
-
-def slow_down(own: Engine, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.02) -> None:
-    """Make each step take a while, so that a test can act in between."""
-    run = own._runner.run
-
-    def slow(chunks):  # type: ignore[no-untyped-def]
-        time.sleep(seconds)
-        return run(chunks)
-
-    monkeypatch.setattr(own._runner, "run", slow)
-
-
-def test_requests_join_a_running_batch(running: tuple[Engine, Collected]) -> None:
-    own, collected = running
-    own.submit(Request("first", (1, 2), LONG))
-    collected.wait_for_any("first")
-    own.submit(Request("second", (3, 4), Generate(2, GREEDY, ignore_eos=True)))
-    assert isinstance(collected.wait_for_end("second"), Finished)
-    assert isinstance(collected.wait_for_end("first"), Finished)
-
-
-def test_cancelling_gives_every_slot_back(
-    running: tuple[Engine, Collected], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own, collected = running
-    slow_down(own, monkeypatch)
-    for i in range(4):  # two run, two wait
-        own.submit(Request(str(i), prompt(i), LONG))
-    collected.wait_for_any("0")
-    for i in range(4):
-        own.cancel(str(i))
-    own.cancel("unknown")
-    own.submit(Request("last", (1,), Generate(1, GREEDY, ignore_eos=True)))
-    collected.wait_for_end("last")
-    stats = own.stats()
-    assert (stats.running, stats.waiting, stats.free_blocks) == (0, 0, stats.blocks)
-    assert all(isinstance(e, Text) for i in range(4) for e in collected.events.get(str(i), []))
-
-
-def test_the_queue_is_bounded_and_a_probe_passes_it(
-    running: tuple[Engine, Collected], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own, collected = running
-    slow_down(own, monkeypatch)
-    own.submit(Request("a", (1,), LONG))
-    own.submit(Request("b", (1,), LONG))
-    collected.wait_for_any("b")
-    for i in range(3):
-        own.submit(Request(f"waiting-{i}", (1,), LONG))
-    with pytest.raises(QueueFull):
-        own.submit(Request("one too many", (1,), LONG))
-    own.submit(Request("probe", (1,), Generate(1)), probe=True)
-    own.cancel("a")
-    assert isinstance(collected.wait_for_end("probe"), Finished)
-    assert "waiting-2" not in collected.events
-
-
-def test_a_deadline_ends_a_request_where_it_is(running: tuple[Engine, Collected]) -> None:
-    own, collected = running
-    own.submit(Request("late", (1,), LONG, deadline=time.monotonic() - 1))
-    end = collected.wait_for_end("late")
-    assert isinstance(end, Failed)
-    assert end.reason == "deadline"
-    assert own.stats().free_blocks == own.stats().blocks
-
-
-def test_a_failing_step_fails_its_requests_and_no_other(
-    running: tuple[Engine, Collected], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own, collected = running
-
-    def fail(chunks: object) -> None:
-        raise RuntimeError("broken")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(own._runner, "run", fail)
-        own.submit(Request("1", (1,), LONG))
-        end = collected.wait_for_end("1")
-    assert isinstance(end, Failed)
-    assert end.reason == "internal"
-    own.submit(Request("2", (1,), Generate(2, GREEDY, ignore_eos=True)))
-    assert isinstance(collected.wait_for_end("2"), Finished)
-
-
-def test_stopping_finishes_what_was_admitted_and_takes_nothing_new(
-    running: tuple[Engine, Collected],
-) -> None:
-    own, collected = running
-    for i in range(4):
-        own.submit(Request(str(i), (1, 2), Generate(20, GREEDY, ignore_eos=True)))
-    own.stop(20)
-    for i in range(4):
-        assert isinstance(collected.events[str(i)][-1], Finished)
-    with pytest.raises(ShuttingDown):
-        own.submit(Request("new", (1,), LONG))
-
-
-def test_stopping_in_haste_fails_what_is_left(
-    running: tuple[Engine, Collected], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own, collected = running
-    slow_down(own, monkeypatch, 0.05)
-    own.submit(Request("1", (1, 2), LONG))
-    collected.wait_for_any("1")
-    own.stop(0)
-    end = collected.wait_for_end("1")
-    assert isinstance(end, Failed)
-    assert end.reason == "shutdown"
-
-
 def test_a_row_without_usable_logits_fails_alone(
     base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = engine(base, {})
-    run = own._runner.run
+    run = own._batch._runner.run
 
     def spoil_the_second(chunks):  # type: ignore[no-untyped-def]
         output = run(chunks)
@@ -391,7 +212,7 @@ def test_a_row_without_usable_logits_fails_alone(
                     output.logits[row, 7] = float("nan")
         return output
 
-    monkeypatch.setattr(own._runner, "run", spoil_the_second)
+    monkeypatch.setattr(own._batch._runner, "run", spoil_the_second)
     want = Generate(5, SamplingSettings(seed=1), ignore_eos=True)
     good, bad = own.run([Request("good", prompt(1), want), Request("bad", prompt(2), want)])
     [alone] = engine(base, {}).run([Request("good", prompt(1), want)])
@@ -422,16 +243,6 @@ def test_rows_of_the_network_that_are_no_tokens_are_never_drawn(base: Base) -> N
     tokens = [entry.token for e in events if isinstance(e, Text) for entry in e.logprobs]
     assert len(tokens) == end.completion_tokens == 40
     assert max(tokens) < 257
-
-
-def test_admission_counts_before_the_engine_has_looked(base: Base) -> None:
-    """The thread has not even started: what is taken is counted all the same."""
-    own = engine(base, {}, slots=2, max_waiting=3)
-    for i in range(5):
-        own.submit(Request(str(i), (1,), LONG))
-    with pytest.raises(QueueFull):
-        own.submit(Request("one too many", (1,), LONG))
-    assert own.stats().waiting == 5
 
 
 def test_penalties_reach_the_row_that_asks_for_them(base: Base) -> None:

@@ -3,7 +3,6 @@
 import random
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,9 +14,8 @@ from model.engine.request import Event, Failed, Finished, Generate, Request, Tex
 from model.engine.settings import EngineSettings
 from model.errors import UsageError
 from model.gpt import GPT
-from model.lora import LoRA, LoRASettings
 from model.sampling import SamplingSettings
-from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
+from tests.model.engines import random_adapter, random_base, text_of
 
 CONTEXT = 128
 BLOCK_MB = 2 * 2 * 16 * 32 * 4 / 2**20  # K and V, layers, tokens, width, bytes
@@ -25,26 +23,12 @@ BLOCK_MB = 2 * 2 * 16 * 32 * 4 / 2**20  # K and V, layers, tokens, width, bytes
 
 @pytest.fixture(scope="module")
 def base() -> Base:
-    """A random network over bytes whose logits differ clearly."""
-    tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, PATTERN, {END_OF_TEXT: 256})
-    config = GPTConfig(257, CONTEXT, n_layer=2, n_head=2, n_embd=32)
-    model = GPT(config)
-    model.init_weights(torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= 4 if parameter.ndim == 2 else 1
-    return Base(Path(), "", "generate", config, model.eval(), tokenizer, (256,), None, {})
+    return random_base(CONTEXT)
 
 
 @pytest.fixture(scope="module")
 def adapters(base: Base) -> dict[str, Adapter]:
-    lora = LoRA(base.config, LoRASettings(rank=2))
-    generator = torch.Generator().manual_seed(1)
-    lora.init_weights(generator)
-    with torch.no_grad():
-        for b in lora.b.values():
-            b.normal_(0, 0.1, generator=generator)
-    return {"other": Adapter(Path(), "", "instruct", lora.eval(), None, {})}
+    return {"other": random_adapter(base, 1, classifies=False)}
 
 
 def engine(
@@ -67,10 +51,6 @@ def request(name: str, tokens: list[int], new: int, adapter: str | None = None) 
     sampling = SamplingSettings(temperature=1.0, seed=len(tokens))
     want = Generate(new, sampling, ignore_eos=True)
     return Request(name, tuple(t % 256 for t in tokens), want, adapter)
-
-
-def text_of(events: list[Event]) -> str:
-    return "".join(event.text for event in events if isinstance(event, Text))
 
 
 def end_of(events: list[Event]) -> Finished:
@@ -180,7 +160,7 @@ def test_an_engine_takes_the_memory_that_it_is_given(base: Base) -> None:
 def test_a_spoilt_sequence_spoils_no_other(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     own = engine(base)
     plain = request("1", list(range(60)), 5)
-    run = own._runner.run
+    run = own._batch._runner.run
 
     def spoil(chunks):  # type: ignore[no-untyped-def]
         output = run(chunks)
@@ -188,7 +168,7 @@ def test_a_spoilt_sequence_spoils_no_other(base: Base, monkeypatch: pytest.Monke
         return output
 
     with monkeypatch.context() as patched:
-        patched.setattr(own._runner, "run", spoil)
+        patched.setattr(own._batch._runner, "run", spoil)
         [events] = own.run([plain])
     assert isinstance(events[-1], Failed)
     [events] = own.run([replace(plain, id="2")])

@@ -13,6 +13,7 @@ from torch import Tensor
 from model.draws import log_normaliser, ranked
 from model.errors import UsageError
 from model.sampling import (
+    LogitBias,
     Penalties,
     SamplingSettings,
     _sample_anywhere,
@@ -402,3 +403,14 @@ def test_settings_know_whether_they_penalise() -> None:
     assert not SamplingSettings(temperature=0.3).penalises
     for field in ("repetition_penalty", "presence_penalty", "frequency_penalty"):
         assert SamplingSettings(**{field: 0.5}).penalises  # type: ignore[arg-type]
+
+
+def test_a_bias_is_added_to_its_tokens_alone() -> None:
+    settings = SamplingSettings(logit_bias=((2, 1.5), (0, -100.0)))
+    changed = LogitBias(settings)(torch.tensor([1.0, 2.0, 3.0, float("-inf")]), [], [])
+    assert changed.tolist() == [-99.0, 2.0, 4.5, float("-inf")]
+
+
+def test_a_bias_that_is_no_number_is_refused() -> None:
+    with pytest.raises(UsageError, match="logit_bias"):
+        SamplingSettings(logit_bias=((2, math.nan),))

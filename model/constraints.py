@@ -1,0 +1,221 @@
+"""Generated texts of a given form: JSON of a schema, a regular expression, one of several choices.
+
+llguidance says for each place of a text which tokens can come there. The tokens that cannot get the
+logit -inf before one is drawn; the end token can come exactly where the text is complete. Of all
+constrained rows of a step, the masks are filled and applied together.
+
+Users write schemas and expressions, some to see what breaks: each is compiled in a process of its
+own first (`model.grammar_check`), and every step has a bound.
+"""
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
+
+import llguidance.numpy
+import numpy as np
+import torch
+from llguidance import LLExecutor, LLMatcher, LLTokenizer
+from llguidance.tiktoken import lltokenizer_from_encoding
+from torch import Tensor
+
+from model.engine.request import Constraint
+from model.errors import UsageError
+from model.grammar_check import LIMITS, problem_of
+from model.tokenizer import Tokenizer
+
+MOST_CHARACTERS = {"json_schema": 32_768, "regex": 2_048, "choice": 32_768}
+"""Of a constraint's value, by its kind."""
+_SPARE = 32  # matchers that wait for their sequences
+_KNOWN = 256  # constraints that need no check any more
+_JSON_OPTIONS = {
+    # At most one space in the places where JSON may have any number, which a small model would use
+    # up its tokens with.
+    "whitespace_flexible": False,
+    "item_separator": ", ?",
+    "key_separator": ": ?",
+    "lenient": False,
+    "coerce_one_of": False,
+}
+
+
+class ConstraintError(UsageError):
+    """A constraint that cannot be used, or not any more."""
+
+
+class Matcher:
+    """How far one text has come on its way through its constraint."""
+
+    def __init__(self, inner: LLMatcher) -> None:
+        self.inner = inner
+
+    def consume(self, token: int) -> None:
+        """`token` was drawn.
+
+        Raises:
+            ConstraintError: it had to be another, or the state has become too complex.
+        """
+        if not self.inner.consume_token(token):
+            raise ConstraintError(_reason(self.inner.get_error()))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the text is what it must be, and nothing can follow."""
+        return self.inner.is_stopped() and not self.inner.is_error()
+
+
+class Constraints:
+    """Compiles constraints for one tokenizer.
+
+    Args:
+        stop_tokens: those that end a text.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop_tokens: Sequence[int]) -> None:
+        self._tokenizer = tokenizer
+        self._stop_tokens = tuple(stop_tokens) or (tokenizer.end_token,)
+        self._lock = threading.Lock()
+        self._known: OrderedDict[Constraint, str | None] = OrderedDict()
+        self._spare: OrderedDict[Constraint, list[Matcher]] = OrderedDict()
+
+    def prepare(self, constraint: Constraint, count: int = 1) -> None:
+        """Check a constraint, and make matchers that `matcher` will then have at once.
+
+        This can take a second, and keeps other threads from nothing meanwhile.
+
+        Raises:
+            ConstraintError: it cannot be used.
+        """
+        grammar = _grammar(constraint)
+        with self._lock:
+            known = constraint in self._known
+            problem = self._known.get(constraint)
+        if not known:
+            # Alternatives of plain strings can do no harm.
+            problem = None if constraint.kind == "choice" else problem_of(grammar)
+            with self._lock:
+                self._known[constraint] = problem
+                while len(self._known) > _KNOWN:
+                    self._known.popitem(last=False)
+        if problem is not None:
+            raise ConstraintError(_reason(problem))
+        made = [self._compile(grammar) for _ in range(min(count, _SPARE))]
+        with self._lock:
+            self._spare.setdefault(constraint, []).extend(made)
+            self._spare.move_to_end(constraint)
+            while sum(map(len, self._spare.values())) > _SPARE:
+                oldest = next(iter(self._spare))
+                self._spare[oldest].pop()
+                if not self._spare[oldest]:
+                    del self._spare[oldest]
+
+    def matcher(self, constraint: Constraint) -> Matcher:
+        """A matcher at its beginning, for one text.
+
+        Raises:
+            ConstraintError: it cannot be used.
+        """
+        with self._lock:
+            spare = self._spare.get(constraint)
+            if spare:
+                found = spare.pop()
+                if not spare:
+                    del self._spare[constraint]
+                return found
+        # A copy would share the states that the others add, up to the bound of all together.
+        return self._compile(_grammar(constraint))
+
+    def mask(self, matchers: Sequence[tuple[int, Matcher]], logits: Tensor) -> dict[int, str]:
+        """Set the logits of tokens that cannot come to -inf.
+
+        Args:
+            matchers: with the row of each.
+            logits: (rows, vocab); changed in place.
+
+        Returns:
+            of rows that cannot go on, the reason; their logits are left as they are
+        """
+        vocab = self._tokenizer.vocab_size
+        bits = llguidance.numpy.allocate_token_bitmask(len(matchers), vocab)
+        inner = [(matcher.inner, index) for index, (_, matcher) in enumerate(matchers)]
+        llguidance.numpy.fill_next_token_bitmask_par(self._executor, inner, bits)
+        failed = {
+            row: _reason(matcher.inner.get_error())
+            for row, matcher in matchers
+            if matcher.inner.is_error()
+        }
+        good = [index for index, (row, _) in enumerate(matchers) if row not in failed]
+        if good:
+            # (good rows, vocab); the library's words of 32 tokens are bytes of 8 alike
+            octets = np.ascontiguousarray(bits[good]).view(np.uint8)
+            allowed = np.unpackbits(octets, axis=1, count=vocab, bitorder="little")
+            barred = torch.from_numpy(allowed == 0).to(logits.device)
+            rows = torch.tensor([matchers[index][0] for index in good], device=logits.device)
+            logits[rows] = logits[rows].masked_fill(barred, float("-inf"))
+        return failed
+
+    def _compile(self, grammar: str) -> Matcher:
+        inner = LLMatcher(self._lltokenizer, grammar, log_level=0, limits=LIMITS)
+        if inner.is_error():
+            raise ConstraintError(_reason(inner.get_error()))
+        return Matcher(inner)
+
+    @cached_property
+    def _lltokenizer(self) -> LLTokenizer:
+        # A second for the 50,257 tokens of GPT-2, and once is enough.
+        return lltokenizer_from_encoding(
+            self._tokenizer.encoding, eos_token=list(self._stop_tokens)
+        )
+
+    @cached_property
+    def _executor(self) -> LLExecutor:
+        return LLExecutor(torch.get_num_threads())
+
+
+def _grammar(constraint: Constraint) -> str:
+    """The constraint in llguidance's own language.
+
+    Raises:
+        ConstraintError: its value is too long, no Unicode, or not what its kind needs.
+    """
+    value, most = constraint.value, MOST_CHARACTERS[constraint.kind]
+    if len(value) > most:
+        raise ConstraintError(f"has {len(value)} characters; at most {most}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ConstraintError(f"has half a surrogate pair at {error.start}") from None
+    if constraint.kind == "regex":
+        return LLMatcher.grammar_from_regex(value)
+    try:
+        parsed = json.loads(value)
+        if constraint.kind == "json_schema":
+            return LLMatcher.grammar_from_json_schema(_schema(parsed))
+    except (ValueError, RecursionError) as error:
+        raise ConstraintError(f"is no usable JSON: {error}") from None
+    texts = isinstance(parsed, list) and all(isinstance(text, str) and text for text in parsed)
+    if not texts or not parsed:
+        raise ConstraintError("must be one text or more, none of them empty")
+    strings = " | ".join(json.dumps(text, ensure_ascii=False) for text in parsed)
+    return LLMatcher.grammar_from_lark(f"start: {strings}")
+
+
+def _schema(schema: Any) -> str:
+    if not isinstance(schema, dict):
+        raise ConstraintError("the schema must be a JSON object")
+    return json.dumps({**schema, "x-guidance": _JSON_OPTIONS}, ensure_ascii=False)
+
+
+def _reason(error: str) -> str:
+    """A message of the library in a line: it draws a regular expression with a pointer below."""
+    lines = [line.strip() for line in error.splitlines() if line.strip()]
+    for line in lines:
+        if line.startswith("error: "):
+            return line.removeprefix("error: ")
+    first = lines[0] if lines else "unknown"
+    if first.startswith("NoExtension"):
+        return "no text can satisfy it"
+    return first[:300]

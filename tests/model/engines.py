@@ -1,0 +1,49 @@
+"""Networks with random weights for the tests of engines, and what came out of one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from model.checkpoint import Adapter, Base
+from model.classifier import ClassifierHead, Labels
+from model.config import GPTConfig
+from model.engine.request import Event, Text
+from model.gpt import GPT
+from model.lora import LoRA, LoRASettings
+from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
+
+
+def random_base(context: int) -> Base:
+    """Over bytes, with logits that differ clearly; the end token is 256."""
+    tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, PATTERN, {END_OF_TEXT: 256})
+    config = GPTConfig(257, context, n_layer=2, n_head=2, n_embd=32)
+    model = GPT(config)
+    model.init_weights(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 4 if parameter.ndim == 2 else 1
+    return Base(Path(), "", "generate", config, model.eval(), tokenizer, (256,), None, {})
+
+
+def random_adapter(base: Base, seed: int, *, classifies: bool) -> Adapter:
+    generator = torch.Generator().manual_seed(seed)
+    lora = LoRA(base.config, LoRASettings(rank=2))
+    lora.init_weights(generator)
+    with torch.no_grad():
+        for b in lora.b.values():
+            b.normal_(0, 0.1, generator=generator)
+    if not classifies:
+        return Adapter(Path(), "", "instruct", lora.eval(), None, {})
+    head = ClassifierHead(base.config.n_embd, Labels(("ham", "spam"), "spam"))
+    head.init_weights(generator)
+    return Adapter(Path(), "", "classify", lora.eval(), head.eval(), {})
+
+
+def text_of(events: Sequence[Event]) -> str:
+    return "".join(event.text for event in events if isinstance(event, Text))
+
+
+def prompt(number: int) -> tuple[int, ...]:
+    """3 to 19 tokens, others for each number."""
+    return tuple((number * 37 + i * 11) % 256 for i in range(3 + number % 17))
