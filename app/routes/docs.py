@@ -7,7 +7,9 @@ import fastapi_offline
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
-from starlette.responses import HTMLResponse, RedirectResponse
+from starlette.responses import HTMLResponse
+
+from app.security.headers import docs_policy
 
 ASSETS = "/docs/assets"
 
@@ -17,7 +19,7 @@ router = APIRouter(include_in_schema=False)
 @router.get("/docs")
 async def docs(request: Request) -> HTMLResponse:
     root = request.scope.get("root_path", "").rstrip("/")
-    return get_swagger_ui_html(
+    page = get_swagger_ui_html(
         openapi_url=f"{root}/openapi.json",
         title=request.app.title,
         swagger_js_url=f"{root}{ASSETS}/swagger-ui-bundle.js",
@@ -26,11 +28,8 @@ async def docs(request: Request) -> HTMLResponse:
         # Swagger UI would otherwise ask a server of its makers' to check the description.
         swagger_ui_parameters={"validatorUrl": None, "tryItOutEnabled": True},
     )
-
-
-@router.get("/")
-async def index(request: Request) -> RedirectResponse:
-    return RedirectResponse(f"{request.scope.get('root_path', '').rstrip('/')}/docs")
+    page.headers["Content-Security-Policy"] = docs_policy(bytes(page.body))
+    return page
 
 
 def mount_assets(app: FastAPI) -> None:
