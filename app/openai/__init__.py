@@ -1,0 +1,1 @@
+"""The API below /v1, as OpenAI's clients speak it."""
