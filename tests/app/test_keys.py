@@ -1,0 +1,220 @@
+"""The file of API keys, its program, and the limits of a key."""
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from app.errors import Problem
+from app.security import cli as keys_cli
+from app.security.key_file import KeyEntry, digest, dump_entries, read_entries
+from app.security.keys import Keys, load_keys
+from app.security.rate_limit import Allowance, Bucket, Limits
+from app.settings import Settings, load_settings
+from model.engine.request import Generate, Request
+from model.errors import UsageError
+
+SECRET = "a-secret-that-nobody-knows"
+
+
+class Clock:
+    """A clock that a test turns."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def run(*arguments: str) -> int:
+    return keys_cli.main(list(arguments))
+
+
+# ---- the program ----
+
+
+def test_a_key_is_printed_once_and_its_hash_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys.json"
+    assert run("add", str(file), "shop", "--requests-per-minute", "60", "--admin") == 0
+    key = capsys.readouterr().out.strip()
+    assert len(key) >= 43  # 32 bytes in base64
+    assert key not in file.read_text()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert run("add", str(file), "till", "--tokens-per-minute", "500", "--days", "30") == 0
+    second = capsys.readouterr().out.strip()
+    assert second != key
+    found = Keys(read_entries(file)).find(key.encode())
+    assert found is not None
+    assert (found.label, found.entry.admin, found.entry.requests_per_minute) == ("shop", True, 60)
+    assert run("list", str(file)) == 0
+    shown = capsys.readouterr().out
+    assert "shop  60 requests a minute  admin" in shown
+    assert "till  500 tokens a minute  expires " in shown
+    assert key not in shown
+    assert digest(key) not in shown
+    assert run("remove", str(file), "shop") == 0
+    assert Keys(read_entries(file)).find(key.encode()) is None
+    assert Keys(read_entries(file)).find(second.encode()) is not None
+    assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["add", "FILE", "shop"], "has a key 'shop' already"),
+        (["add", "FILE", "two words"], "LABEL is 'two words'"),
+        (["add", "FILE", "till", "--requests-per-minute", "0"], "--requests-per-minute is 0"),
+        (["add", "FILE", "till", "--days", "0"], "--days is 0"),
+        (["remove", "FILE", "till"], "no key 'till'; there are: shop"),
+        (["list", "FILE.not"], "cannot be read: No such file"),
+    ],
+)
+def test_the_program_says_what_is_wrong(
+    arguments: list[str], part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "keys.json"
+    file.write_bytes(dump_entries([KeyEntry(label="shop", sha256=digest(SECRET))]))
+    before = file.read_bytes()
+    assert run(*(argument.replace("FILE", str(file)) for argument in arguments)) == 2
+    assert part in capsys.readouterr().err
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
+        ('{"shop": "x"}', "must be a list of keys"),
+        (json.dumps([{"label": "shop", "sha256": SECRET}]), "key 0, sha256: "),
+        (json.dumps([{"label": "shop", "key": SECRET}]), "key 0, sha256: field required"),
+        (json.dumps([{"label": "shop", "sha256": "0" * 64, "key": SECRET}]), "key 0, key: "),
+        (
+            json.dumps([{"label": "a", "sha256": "0" * 64, "expires": "2030-01-01T00:00:00"}]),
+            "key 0, expires: ",
+        ),
+        (json.dumps([{"label": "a", "sha256": "0" * 64}] * 2), "keys 0 and 1 have the same label"),
+        (
+            json.dumps([{"label": label, "sha256": "0" * 64} for label in ("a", "b")]),
+            "keys 0 and 1 have the same sha256",
+        ),
+        (json.dumps([{"label": "env", "sha256": "0" * 64}]), "is that of PENWRIGHT_API_KEY"),
+        (json.dumps([{"label": "a", "sha256": digest(SECRET)}]), "the key of PENWRIGHT_API_KEY"),
+    ],
+)
+def test_a_wrong_file_is_refused_and_never_quoted(content: str, part: str, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text(content)
+    with pytest.raises(UsageError) as caught:
+        load_keys(Settings(api_keys=file, api_key=SECRET))
+    assert part in str(caught.value)
+    assert str(file) in str(caught.value)
+    assert SECRET not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_without_keys_lets_nobody_in(tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_text("[]")
+    assert load_keys(Settings(api_keys=file)).required
+    assert not load_keys(Settings()).required
+
+
+def test_the_key_of_the_environment_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENWRIGHT_API_KEY", SECRET)
+    settings = load_settings()
+    assert SECRET not in repr(settings) + str(settings) + settings.model_dump_json()
+    key = load_keys(settings).find(SECRET.encode())
+    assert key is not None
+    assert (key.label, key.entry.admin) == ("env", False)
+    for wrong in ("short-s3cret", "a secret that has some spaces", "ein-ganz-großes-Geheimnis"):
+        monkeypatch.setenv("PENWRIGHT_API_KEY", wrong)
+        with pytest.raises(UsageError, match="PENWRIGHT_API_KEY must be at least 16") as caught:
+            load_settings()
+        assert wrong not in str(caught.value)
+
+
+# ---- limits ----
+
+
+def test_a_bucket_fills_up_in_a_minute_and_says_how_long_to_wait() -> None:
+    clock = Clock()
+    bucket = Bucket(6, clock)
+    for _ in range(6):
+        assert bucket.wait(1) == 0
+        bucket.take(1)
+    assert bucket.wait(1) == pytest.approx(10)
+    clock.now += 4
+    assert bucket.wait(1) == pytest.approx(6)
+    clock.now += 6
+    assert bucket.wait(1) == 0
+    clock.now += 3600
+    assert bucket.level() == 6
+
+
+def test_after_retry_after_a_request_is_taken_and_not_a_second_before() -> None:
+    clock = Clock()
+    allowance = Allowance(Limits(7, None, clock))
+    for _ in range(7):
+        allowance.begin()
+    with pytest.raises(Problem) as caught:
+        allowance.begin()
+    headers = caught.value.headers or {}
+    seconds = int(headers["Retry-After"])
+    assert seconds == 9  # 60 / 7, rounded up
+    assert headers["X-RateLimit-Limit-Requests"] == "7"
+    assert headers["X-RateLimit-Remaining-Requests"] == "0"
+    assert headers["X-RateLimit-Reset-Requests"] == "60s"
+    clock.now += seconds - 1
+    with pytest.raises(Problem):
+        allowance.begin()
+    clock.now += 1
+    allowance.begin()
+
+
+def sequence(prompt: int, new: int) -> Request:
+    return Request("a", (1,) * prompt, Generate(max_new_tokens=new))
+
+
+def test_tokens_are_set_aside_before_and_given_back_after() -> None:
+    clock = Clock()
+    limits = Limits(None, 100, clock)
+    first, second = Allowance(limits), Allowance(limits)
+    first.reserve([sequence(10, 40)])
+    second.reserve([sequence(5, 5)] * 3)
+    assert limits.headers()["X-RateLimit-Remaining-Tokens"] == "20"
+    with pytest.raises(Problem) as caught:
+        second.reserve([sequence(10, 20)])
+    assert (caught.value.headers or {})["Retry-After"] == "6"  # ten tokens are missing
+    first.settle(12)
+    assert limits.headers()["X-RateLimit-Remaining-Tokens"] == "58"
+    second.settle(30)
+    assert limits.headers()["X-RateLimit-Remaining-Tokens"] == "58"
+
+
+def test_what_is_more_than_a_minute_holds_takes_all_of_it_and_more() -> None:
+    clock = Clock()
+    limits = Limits(None, 60, clock)
+    allowance = Allowance(limits)
+    allowance.reserve([sequence(100, 80)])
+    with pytest.raises(Problem) as caught:
+        Allowance(limits).reserve([sequence(1, 9)])
+    assert (caught.value.headers or {})["Retry-After"] == "130"  # the debt of 120, and ten
+    allowance.settle(180)
+    clock.now += 130
+    Allowance(limits).reserve([sequence(1, 9)])
+
+
+def test_read_again_a_key_keeps_what_is_left_unless_its_limits_changed() -> None:
+    entry = KeyEntry(label="shop", sha256=digest(SECRET), requests_per_minute=2)
+    old = Keys([entry])
+    key = old.find(SECRET.encode())
+    assert key is not None
+    Allowance(key.limits).begin()
+    for changed, left in ((entry, "1"), (entry.model_copy(update={"requests_per_minute": 9}), "9")):
+        again = Keys([changed], old).find(SECRET.encode())
+        assert again is not None
+        assert again.limits.headers()["X-RateLimit-Remaining-Requests"] == left
