@@ -62,18 +62,44 @@ class InstructResponse(BaseModel):
     timings: Timings
 
 
+class TokenContribution(BaseModel):
+    """A token of a text, and its part in the text's label."""
+
+    token: int
+    text: str = Field(
+        description="The characters that it completes, possibly none; all together are the text."
+    )
+    contribution: float = Field(
+        description="Mean of what it changes in the log-odds when it is added to the tokens before "
+        "it, and when it is put in front of those after it: Shapley's value over these two orders."
+    )
+
+
+class Attributions(BaseModel):
+    """Why a text has its label. Contributions add up to `log_odds` - `baseline` within 0.001."""
+
+    of: str = Field(description="The positive label; for a model without one, the label given.")
+    baseline: float = Field(description="Log-odds of the empty text.")
+    log_odds: float = Field(
+        description="Logit of `of`, less the log-sum-exp of the other labels' logits."
+    )
+    tokens: list[TokenContribution]
+
+
 class Classification(BaseModel):
-    label: str
-    score: float = Field(description="Probability of `label`.")
+    label: str = Field(description="`unsure` within the band.")
+    score: float = Field(description="Probability of `label`; within the band, of `leaning`.")
+    leaning: str | None = Field(description="Within the band, what the label would be without it.")
     probabilities: dict[str, float]
     tokens: int = Field(description="Number of tokens that were read.")
     truncated: bool = Field(description="Whether the text was longer than that.")
+    attributions: Attributions | None = Field(description="With `explain`.")
 
 
 class ClassifyResponse(BaseModel):
     model: str
     results: list[Classification] = Field(description="One for each text, in order.")
-    usage: Usage
+    usage: Usage = Field(description="Of the texts as read, without what `explain` reads again.")
 
 
 class TokenizeResponse(BaseModel):

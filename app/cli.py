@@ -4,97 +4,83 @@
     penwright-serve --models DIR                     a model set of one's own
     penwright-serve --base DIR --classify DIR        single checkpoints
 
-Every flag is also an environment variable: --max-waiting is PENWRIGHT_MAX_WAITING. On SIGTERM or
-Ctrl-C, requests that run are finished, new ones are answered 503, and then the process ends; a
-second signal ends it at once. Exit codes: 0 stopped, 1 the models or the port cannot be had, 2 a
-setting is wrong.
+Every flag is also an environment variable: --max-waiting is PENWRIGHT_MAX_WAITING. One is only
+that: PENWRIGHT_API_KEY, a key that requests must have. Without any key, only this machine can call.
+
+On SIGTERM or Ctrl-C, requests that run are finished, new ones are answered 503, and then the
+process ends; a second signal ends it at once. On SIGHUP, models and API keys are loaded again, and
+no request is dropped. Exit codes: 0 stopped; 1 the models or the port cannot be had, or an engine
+was lost while serving; 2 a setting is wrong.
 """
 
 import argparse
+import gc
 import sys
-import time
 import typing
 from collections.abc import Sequence
-from types import FrameType
 from typing import Any, Literal
 
-import uvicorn
-
-from app import logs
 from app.main import create_app
+from app.server.server import Server, complain, exit_code, server_config
 from app.service import Service
-from app.settings import Settings, load_settings
+from app.settings import SECRETS, Settings, load_settings
+from app.watching import logs
 from model.errors import UsageError
 
-FAILURE_SECONDS = 2.0
-"""How long a failure to load can be read from /readyz before the process ends."""
-CLOSE_SECONDS = 5
-"""After the time to drain: for the last bytes to go out."""
+GROUPS = {
+    "models": "models",
+    "host": "who may call",
+    "device": "computing",
+    "request_timeout": "limits",
+    "log_level": "what one sees",
+}
+"""Of flags in the help, by the first of them."""
+METAVARS = {
+    "host": "HOST",
+    "api_keys": "FILE",
+    "allowed_hosts": "HOST,HOST",
+    "cors_origins": "ORIGIN,ORIGIN",
+    "tracing_endpoint": "URL",
+    "unsure_band": "LOW,HIGH",
+}
 
 
 def parser() -> argparse.ArgumentParser:
     """A flag for each field of `Settings`; their values are checked there."""
     top = argparse.ArgumentParser(
         "penwright-serve",
+        usage="penwright-serve [--FLAG VALUE]...",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    group: argparse._ArgumentGroup | argparse.ArgumentParser = top
     for name, field in Settings.model_fields.items():
+        if name in SECRETS:  # other users of the machine see the flags of its processes
+            continue
+        if name in GROUPS:
+            group = top.add_argument_group(GROUPS[name])
         text = field.description or ""
         kind = field.annotation
-        if typing.get_origin(kind) is Literal:
-            metavar = "|".join(typing.get_args(kind))
-        elif kind is bool:
-            metavar = "true|false"
-        elif kind in (int, float):
-            metavar = "N"
-        else:
-            metavar = "HOST" if name == "host" else "DIR"
-        if field.default is not None:
-            text += f" (default {field.default:g})" if kind is float else f" ({field.default})"
-        top.add_argument(
+        if field.default:
+            value = f"{field.default:g}" if kind is float else str(field.default)
+            text += f" (default {value.lower() if kind is bool else value})"
+        group.add_argument(
             f"--{name.replace('_', '-')}",
-            metavar=metavar,
+            metavar=_metavar(name, kind),
             default=argparse.SUPPRESS,
             help=text.replace("%", "%%"),
         )
     return top
 
 
-class Server(uvicorn.Server):
-    """uvicorn, which on a signal first lets the service drain while it still answers.
-
-    uvicorn by itself would close its socket at once: a load balancer that has not noticed yet
-    would see refused connections in place of 503.
-    """
-
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
-        super().__init__(config)
-        self._service = service
-        self._drain_until: float | None = None
-        self._failed_at: float | None = None
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Not handed to uvicorn: it would raise the signal again in the end, and the process would
-        # seem to have been killed by it.
-        if self._drain_until is None:
-            self._service.drain()
-            self._drain_until = time.monotonic() + self._service.settings.drain_timeout
-        else:
-            self.should_exit = self.force_exit = True
-
-    async def on_tick(self, counter: int) -> bool:
-        now = time.monotonic()
-        if self._drain_until is not None:
-            if now >= self._drain_until:
-                self._service.give_up()
-            if self._service.in_flight == 0 or now >= self._drain_until:
-                self.should_exit = True
-        if self._service.failure is not None:
-            self._failed_at = self._failed_at or now
-            if now >= self._failed_at + FAILURE_SECONDS:
-                self.should_exit = True
-        return await super().on_tick(counter)
+def _metavar(name: str, kind: Any) -> str:
+    if name in METAVARS:
+        return METAVARS[name]
+    if typing.get_origin(kind) is Literal:
+        return "|".join(typing.get_args(kind))
+    if kind is bool:
+        return "true|false"
+    return "N" if kind in (int, float) else "DIR"
 
 
 def serve(settings: Settings) -> int:
@@ -103,19 +89,14 @@ def serve(settings: Settings) -> int:
     Returns:
         the exit code
     """
-    logs.configure(settings)
     app = create_app(settings)
+    logs.configure(settings)
     service: Service = app.state.service
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=CLOSE_SECONDS,
-    )
-    server = Server(config, service)
+    server = Server(server_config(app, settings), service, owns_process=True)
+    server.hangup.install()
+    # What was imported stays. Looking through it would stop all threads for a tenth of a second,
+    # each time that the collector does.
+    gc.freeze()
     try:
         server.run()
     except SystemExit:
@@ -123,12 +104,7 @@ def serve(settings: Settings) -> int:
         return 1
     if service.failure is not None:
         complain(str(service.failure))
-        return 2 if isinstance(service.failure, UsageError) else 1
-    return 0 if server.started else 1
-
-
-def complain(message: str) -> None:
-    sys.stderr.write(f"penwright-serve: {message}\n")
+    return exit_code(server)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

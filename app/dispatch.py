@@ -1,39 +1,31 @@
 """The engine, seen from the event loop.
 
 The engine's thread hands over the events of a step with one call into the loop; here they are
-sorted to the requests that wait for them. A `Job` is all the sequences of one HTTP request: they
-are admitted together or not at all, and go together when one fails or the client leaves.
+sorted to the requests that wait for them, each with its `Job`.
 """
 
 import asyncio
 import contextlib
 import logging
-import time
 import uuid
-from collections.abc import Mapping, Sequence
-from types import TracebackType
+from collections.abc import Iterator, Mapping, Sequence
 
-from app.errors import of_failure, queue_full, unavailable
-from app.metrics import Metrics
+from app.compiling import Compiler
+from app.errors import queue_full, unavailable
+from app.job import Job
+from app.watching.engine_metrics import ModelInfo
+from app.watching.metrics import Metrics
+from app.watching.observation import OBSERVATION
+from app.watching.sequence_metrics import Figures
 from model.checkpoint import Adapter, Base
-from model.engine.engine import Engine, QueueFull, ShuttingDown
-from model.engine.request import (
-    Classified,
-    EngineStats,
-    Event,
-    Failed,
-    Finished,
-    Generate,
-    Request,
-    Text,
-)
+from model.engine.engine import Engine
+from model.engine.inbox import QueueFull, ShuttingDown
+from model.engine.request import Embed, EngineStats, Event, Failed, Generate, Request
 from model.engine.settings import EngineSettings
 from model.sampling import SamplingSettings
 
 logger = logging.getLogger(__name__)
 
-GRACE_SECONDS = 1.0
-"""How long after its deadline a request waits for the engine to say so itself."""
 POLL_SECONDS = 0.005
 
 
@@ -52,45 +44,78 @@ class Dispatcher:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.engine = Engine(base, adapters, settings, self._deliver)
+        self.compiler = Compiler(self.engine)
         self.metrics = metrics
         self._end_token = base.tokenizer.end_token
+        # Each checkpoint is made for one task, and named as its directory.
+        own = ModelInfo(base.path.name, base.id, base.task)
+        self._models: dict[str | None, ModelInfo] = {None: own}
+        for name, adapter in adapters.items():
+            self._models[name] = ModelInfo(name, adapter.id, adapter.task)
         self._loop = loop
         self._jobs: dict[str, Job] = {}
+        self._users = 0
         self._turning: asyncio.Task[bool] | None = None
 
     def start(self) -> None:
         self.engine.start()
+        models = list(self._models.values())
+        self.metrics.engines.add(self.engine, self.engine.stats, models)
 
     def stop(self, timeout: float) -> None:
         """End the engine; what is not finished after `timeout` seconds fails."""
-        self.engine.stop(timeout)
+        try:
+            self.engine.stop(timeout)
+        finally:
+            self.metrics.engines.remove(self.engine)
 
     def stats(self) -> EngineStats:
         return self.engine.stats()
 
-    def open(self, requests: Sequence[Request], *, probe: bool = False) -> "Job":
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Inside, somebody may open jobs: the engine must not be stopped."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody uses it and nobody is about to."""
+        return not self._users and not self._jobs
+
+    def open(self, requests: Sequence[Request], *, probe: bool = False) -> Job:
         """Admit `requests`, all of them or none.
 
         Args:
             probe: jump the queue and its bound, and stay out of the metrics.
 
         Raises:
-            Problem: 429 the queue is full; 503 the engine stops or is dead.
+            Problem: 429 the queue is full, or the key's tokens are used up; 503 the engine stops or
+                is dead.
             ContextLengthError, UsageError: a request is not possible.
         """
-        job = Job(self, requests, counted=not probe)
+        observation = OBSERVATION.get()
+        allowance = None if observation is None or probe else observation.allowance
+        if allowance is not None:
+            allowance.reserve(requests)
+        job = Job(self, requests)
         try:
             self._jobs |= {request.id: job for request in requests}
             self.engine.submit(*requests, probe=probe)
-        except QueueFull as error:
+        except BaseException as error:
             job.close()
-            raise queue_full(f"{error}; try again later") from error
-        except ShuttingDown as error:
-            job.close()
-            raise unavailable("draining", str(error)) from error
-        except BaseException:
-            job.close()
+            if allowance is not None:
+                allowance.release(requests)
+            if isinstance(error, QueueFull):
+                raise queue_full(f"{error}; try again later") from error
+            if isinstance(error, ShuttingDown):
+                raise unavailable("draining", str(error)) from error
             raise
+        if not probe:
+            job.count(*self._described(requests[0]))
         return job
 
     def forget(self, request_id: str, *, cancel: bool) -> None:
@@ -138,6 +163,12 @@ class Dispatcher:
         want = Generate(max_new_tokens=1, sampling=SamplingSettings(temperature=0))
         return Request(f"probe-{uuid.uuid4().hex}", (self._end_token,), want)
 
+    def _described(self, request: Request) -> tuple[str, str, Figures]:
+        """The task and the model of a request, as the metrics name them, and their figures."""
+        info = self._models[request.adapter]
+        task = "embed" if isinstance(request.want, Embed) else info.task
+        return task, info.model, self.metrics.sequences.of(task, info.model)
+
     def _deliver(self, events: list[tuple[str, Event]]) -> None:
         """Called in the engine's thread, once a step."""
         # When the loop is closed, nobody waits any more.
@@ -149,92 +180,3 @@ class Dispatcher:
             job = self._jobs.get(request_id)
             if job is not None:
                 job.put(request_id, event)
-
-
-class Job:
-    """The sequences of one HTTP request: iterate over their (index, event) pairs.
-
-    The index is the place of the sequence's `Request`. Iteration ends after the last event, and
-    raises a `Problem` when a sequence fails. Whoever opened the job closes it, whatever happens:
-    that takes what is left of it out of the engine.
-    """
-
-    def __init__(
-        self, dispatcher: Dispatcher, requests: Sequence[Request], *, counted: bool = True
-    ) -> None:
-        self._dispatcher = dispatcher
-        self._counted = counted
-        self._indices = {request.id: index for index, request in enumerate(requests)}
-        self._unfinished = set(self._indices)
-        streams = any(isinstance(r.want, Generate) and r.want.stream for r in requests)
-        self._first_result = Text if streams else Finished | Classified
-        self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
-        self._left = len(requests)
-        self._started = time.monotonic()
-        self._answered = False
-        self._timer: asyncio.TimerHandle | None = None
-        deadlines = [r.deadline for r in requests if r.deadline is not None]
-        if deadlines:
-            # The engine looks at deadlines between steps; should it hang, the request does not.
-            delay = min(deadlines) - self._started + GRACE_SECONDS
-            failed = Failed("deadline", "the request's time is over")
-            self._timer = asyncio.get_running_loop().call_later(delay, self.fail, failed)
-
-    def put(self, request_id: str, event: Event) -> None:
-        """An event of the engine."""
-        if self._counted:
-            self._count(event)
-        if not isinstance(event, Text):
-            self._unfinished.discard(request_id)
-            self._dispatcher.forget(request_id, cancel=False)
-        self._events.put_nowait((self._indices[request_id], event))
-
-    def _count(self, event: Event) -> None:
-        metrics = self._dispatcher.metrics
-        if not self._answered and isinstance(event, self._first_result):
-            self._answered = True
-            seconds = time.monotonic() - self._started
-            if isinstance(event, Finished):  # the text of a whole request comes with its end
-                seconds -= event.timings.decode
-            metrics.first_token(seconds)
-        if isinstance(event, Finished):
-            metrics.tokens(event.prompt_tokens, event.completion_tokens)
-        elif isinstance(event, Classified):
-            metrics.tokens(event.prompt_tokens, 0)
-
-    def fail(self, failed: Failed) -> None:
-        """End the job for a reason from outside the engine."""
-        self._events.put_nowait((0, failed))
-
-    def __aiter__(self) -> "Job":
-        return self
-
-    async def __anext__(self) -> tuple[int, Event]:
-        if not self._left:
-            raise StopAsyncIteration
-        index, event = await self._events.get()
-        if isinstance(event, Failed):
-            self.close()
-            raise of_failure(event)
-        if not isinstance(event, Text):
-            self._left -= 1
-        return index, event
-
-    def close(self) -> None:
-        """Take what has not ended out of the engine. May be called more than once."""
-        if self._timer is not None:
-            self._timer.cancel()
-        for request_id in self._unfinished:
-            self._dispatcher.forget(request_id, cancel=True)
-        self._unfinished.clear()
-
-    def __enter__(self) -> "Job":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

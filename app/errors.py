@@ -1,4 +1,4 @@
-"""Every error of the service as `application/problem+json` (RFC 9457).
+"""Every error of the service as `application/problem+json` (RFC 9457); below /v1 as OpenAI has it.
 
 Raise a `Problem` anywhere in a request; whatever else goes wrong becomes one here.
 """
@@ -13,6 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from app.openai.envelope import RETRY_HEADER, UNSUPPORTED, envelope, is_openai
+from app.watching.observation import OBSERVATION
 from model.engine.request import Failed
 from model.errors import ContextLengthError, PenwrightError, UsageError
 
@@ -47,6 +49,10 @@ class Problem(HTTPException):
 
     def body(self, scope: Mapping[str, Any]) -> dict[str, Any]:
         """The members of the problem, for the request that `scope` is of."""
+        self.tell()
+        if is_openai(scope):
+            errors = self.extra.get("errors") or [{}]
+            return envelope(self.status_code, self.name, self.detail, errors[0].get("field"))
         return {
             "type": f"tag:penwright,2025:{self.name}" if self.name else "about:blank",
             "title": HTTPStatus(self.status_code).phrase,
@@ -57,9 +63,21 @@ class Problem(HTTPException):
             **self.extra,
         }
 
+    def tell(self) -> None:
+        """Have the log, the metrics and the trace of the request know what it is answered."""
+        observation = OBSERVATION.get()
+        if observation is not None:
+            phrase = HTTPStatus(self.status_code).phrase.lower().replace(" ", "-")
+            observation.problem = self.name or phrase
+
     def response(self, scope: Mapping[str, Any]) -> JSONResponse:
+        headers, media_type = dict(self.headers or {}), MEDIA_TYPE
+        if is_openai(scope):
+            media_type = JSONResponse.media_type
+            if self.status_code == 504:
+                headers[RETRY_HEADER] = "false"
         return JSONResponse(
-            self.body(scope), self.status_code, headers=self.headers, media_type=MEDIA_TYPE
+            self.body(scope), self.status_code, headers=headers, media_type=media_type
         )
 
 
@@ -68,11 +86,13 @@ def invalid(field: str, message: str, value: Any = None) -> Problem:
     return _invalid([{"field": field, "message": message, **_shown(value)}])
 
 
-def _invalid(errors: Sequence[Mapping[str, Any]]) -> Problem:
+def _invalid(
+    errors: Sequence[Mapping[str, Any]], status: int = 422, name: str = "invalid-field"
+) -> Problem:
     detail = "; ".join(f"{error['field']}: {error['message']}" for error in errors[:3])
     if len(errors) > 3:
         detail += f"; and {len(errors) - 3} more"
-    return Problem(422, "invalid-field", detail, extra={"errors": list(errors)})
+    return Problem(status, name, detail, extra={"errors": list(errors)})
 
 
 def unavailable(name: str, detail: str) -> Problem:
@@ -97,9 +117,11 @@ def of_failure(failed: Failed) -> Problem:
     """The problem of a request that the engine gave up."""
     if failed.reason == "deadline":
         return late(failed.message)
+    if failed.reason == "constraint":
+        return invalid("response_format", failed.message)
     if failed.reason == "shutdown":
         return unavailable("draining", failed.message)
-    return internal()
+    return Problem(500, "internal", f"the request was given up: {failed.message}; see the log")
 
 
 def of_exception(error: PenwrightError) -> Problem:
@@ -128,7 +150,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
-        return _of_validation(error).response(request.scope)
+        return _of_validation(error, is_openai(request.scope)).response(request.scope)
 
     @app.exception_handler(PenwrightError)
     async def _known(request: Request, error: PenwrightError) -> JSONResponse:
@@ -156,14 +178,22 @@ def _unreadable(cause: Exception) -> Problem:
     return Problem(400, "malformed-json", f"the body {reason}; send a JSON object in UTF-8")
 
 
-def _of_validation(error: RequestValidationError) -> Problem:
+def _of_validation(error: RequestValidationError, openai: bool) -> Problem:
     entries = error.errors()
     if entries and entries[0]["type"] == "json_invalid":
         reason, place = entries[0]["ctx"]["error"], entries[0]["loc"][-1]
         return Problem(400, "malformed-json", f"the body is not JSON: {reason} at {place}")
+    unsupported = [e for e in entries if e["type"] in (UNSUPPORTED, "extra_forbidden")]
+    if openai and unsupported:
+        return _invalid(_told(unsupported, error.body), 400, "unsupported-parameter")
+    return _invalid(_told(entries, error.body))
+
+
+def _told(entries: Sequence[Mapping[str, Any]], body: Any) -> list[dict[str, Any]]:
+    """Each of pydantic's errors once, as a problem tells it."""
     errors: dict[tuple[str, str], dict[str, Any]] = {}
     for entry in entries:
-        field = _field(entry["loc"])
+        field = _field(entry["loc"], body, entry["type"] == "missing")
         message = entry["msg"].removeprefix("Value error, ")
         if field == "body" and isinstance(entry.get("input"), bytes):
             message = "must be JSON, with the header Content-Type: application/json"
@@ -171,18 +201,24 @@ def _of_validation(error: RequestValidationError) -> Problem:
             message = "is missing; send a JSON object"
         value = {} if entry["type"] == "missing" else _shown(entry.get("input"))
         errors[field, message] = {"field": field, "message": message, **value}
-    return _invalid(list(errors.values()))
+    return list(errors.values())
 
 
-def _field(location: Sequence[int | str]) -> str:
-    """`("body", "prompt", "list[str]", 2)` is the field `prompt[2]`."""
-    name = ""
-    for part in location[1:]:
+def _field(location: Sequence[int | str], body: Any, missing: bool) -> str:
+    """`("body", "prompt", "list", 2)` is the field `prompt[2]`.
+
+    Of a union's members, `list` here, the names say nothing to a client: a name that is no key of
+    the body at its place is left out, unless it is `missing` there.
+    """
+    name, value = "", body
+    for place, part in enumerate(location[1:], 2):
         if isinstance(part, int):
             name += f"[{part}]"
+            value = value[part] if isinstance(value, list) and part < len(value) else None
         elif not name:
-            name = part
-        # Other names are those of the members of a union, which say nothing to a client.
+            name, value = part[:100], value.get(part) if isinstance(value, dict) else None
+        elif isinstance(value, dict) and (part in value or (missing and place == len(location))):
+            name, value = f"{name}.{part[:100]}", value.get(part)
     return name or "body"
 
 

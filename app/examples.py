@@ -21,6 +21,29 @@ GENERATE_EXAMPLES: dict[str, Example] = {
             "seed": 7,
         },
     },
+    "json": {
+        "summary": "JSON of a schema",
+        "value": {
+            "prompt": "A boy in the story, as JSON: ",
+            "max_new_tokens": 80,
+            "seed": 1,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {
+                    "name": "person",
+                    "schema": {
+                        "type": "object",
+                        "properties": {
+                            "name": {"type": "string", "maxLength": 20},
+                            "age": {"type": "integer", "minimum": 0, "maximum": 120},
+                        },
+                        "required": ["name", "age"],
+                        "additionalProperties": False,
+                    },
+                },
+            },
+        },
+    },
     "stream": {
         "summary": "Stream",
         "value": {"prompt": "In the morning", "max_new_tokens": 40, "stream": True},
@@ -34,12 +57,28 @@ INSTRUCT_EXAMPLES: dict[str, Example] = {
             "input": "She walks to school.",
         },
     },
+    "choice": {
+        "summary": "One of several answers",
+        "value": {
+            "instruction": "Is the sentence about the past, the present or the future?",
+            "input": "She walked to school.",
+            "response_format": {"type": "choice", "choices": ["past", "present", "future"]},
+        },
+    },
     "stream": {
         "summary": "Stream",
         "value": {"instruction": "Name a synonym of 'happy'.", "stream": True},
     },
 }
 CLASSIFY_EXAMPLES: dict[str, Example] = {
+    "explain": {
+        "summary": "Explain the label, or be unsure",
+        "value": {
+            "text": "Call now to claim your prize",
+            "explain": True,
+            "unsure_band": [0.2, 0.8],
+        },
+    },
     "text": {
         "summary": "One text",
         "value": {"text": "You have WON a free prize! Text WIN to 80086 to claim it now."},

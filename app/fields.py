@@ -4,7 +4,8 @@ Unknown fields are refused, so that a misspelt one cannot be ignored in silence;
 given as text, and NaN.
 """
 
-from typing import Annotated, Any
+import json
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -16,7 +17,8 @@ from pydantic import (
     model_validator,
 )
 
-from app.settings import MOST_BATCH
+from app.setting_types import MOST_BATCH, probability_band
+from model.engine.request import Constraint
 
 # A body of a megabyte can hold hundreds of thousands of items or fields, each with an error of its
 # own: these bounds end validation early, since it runs on the event loop.
@@ -62,16 +64,19 @@ Stops = Annotated[
 ]
 
 
-class Body(BaseModel):
-    """A request body."""
+def _band(value: list[float]) -> list[float]:
+    return list(probability_band(value)) if value else value
+
+
+Band = Annotated[list[float], Field(max_length=2), AfterValidator(_band)]
+"""Two probabilities, the lower one first; or nothing."""
+
+
+class Fields(BaseModel):
+    """An object of a request."""
 
     model_config = ConfigDict(
         extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()
-    )
-
-    model: Str | None = Field(
-        None,
-        description="Name of a model, as /models lists them; by default the one of the model set.",
     )
 
     @model_validator(mode="before")
@@ -82,3 +87,84 @@ class Body(BaseModel):
                 f"has {len(values)} fields; there are only {', '.join(cls.model_fields)}"
             )
         return values
+
+
+class Body(Fields):
+    """A request body."""
+
+    model: Str | None = Field(
+        None,
+        description="Name of a model, as /models lists them; by default the one of the model set.",
+    )
+
+
+class TextFormat(Fields):
+    """Any text."""
+
+    type: Literal["text"]
+
+    def constraint(self) -> None:
+        return None
+
+
+class JsonObjectFormat(Fields):
+    """A JSON object, whatever is in it."""
+
+    type: Literal["json_object"]
+
+    def constraint(self) -> Constraint:
+        return Constraint("json_schema", '{"type":"object"}')
+
+
+class NamedSchema(Fields):
+    """A JSON schema as OpenAI's clients send it."""
+
+    name: Str = Field("", max_length=64, description="Without effect.")
+    description: Str | None = Field(None, description="Without effect: the model is not told.")
+    schema_: dict[str, Any] = Field(alias="schema", description="The JSON schema.")
+    strict: bool | None = Field(
+        None, description="Without effect: the schema is always kept to, or refused."
+    )
+
+
+class JsonSchemaFormat(Fields):
+    """JSON that a schema allows."""
+
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+    def constraint(self) -> Constraint:
+        """
+        Raises:
+            ValueError: the schema has NaN or infinity.
+            RecursionError: it is nested too deeply.
+        """
+        schema = json.dumps(self.json_schema.schema_, ensure_ascii=False, allow_nan=False)
+        return Constraint("json_schema", schema)
+
+
+class RegexFormat(Fields):
+    """A text that a regular expression matches as a whole."""
+
+    type: Literal["regex"]
+    regex: NonEmpty = Field(description="In the syntax of Rust's `regex`, without look-around.")
+
+    def constraint(self) -> Constraint:
+        return Constraint("regex", self.regex)
+
+
+class ChoiceFormat(Fields):
+    """One of several texts."""
+
+    type: Literal["choice"]
+    choices: list[NonEmpty] = Field(min_length=1, max_length=1000, fail_fast=True)
+
+    def constraint(self) -> Constraint:
+        return Constraint("choice", json.dumps(self.choices, ensure_ascii=False))
+
+
+ResponseFormat = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaFormat | RegexFormat | ChoiceFormat,
+    Discriminator("type"),
+]
+"""What a generated text must be as a whole. Each has a method `constraint`."""

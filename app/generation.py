@@ -4,7 +4,6 @@
 """
 
 import asyncio
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -13,30 +12,34 @@ from typing import Any
 from app.answers import Timings, Usage
 from app.errors import Problem, invalid
 from app.loading import ServedModel
-from app.schemas import GenerateRequest, InstructRequest
+from app.options import Options
+from app.watching.logs import log_texts
 from model.engine.request import Event, Finished, Generate, Request, Text, TokenLogprob
 from model.errors import TextError
 
-DEFAULT_NEW_TOKENS = 128
 _LONG_WORK = 20_000
 """Characters from which encoding takes long enough (a few ms) to leave the event loop for it."""
 _TEXT_WORK = 20
 """What a text costs beside its characters, in characters."""
 
 
-async def encode(model: ServedModel, texts: Sequence[str]) -> list[list[int]]:
+async def encode(model: ServedModel, texts: Sequence[str], field: str = "text") -> list[list[int]]:
     """Token ids of each text.
+
+    Args:
+        field: where in the body they are, for errors.
 
     Raises:
         Problem: 422, a text that the tokenizer cannot cut up.
     """
+    log_texts(texts)
     encode_one = model.base.tokenizer.encode
     try:
         if sum(map(len, texts)) + _TEXT_WORK * len(texts) > _LONG_WORK:
             return await asyncio.to_thread(lambda: [encode_one(text) for text in texts])
         return [encode_one(text) for text in texts]
     except TextError as error:
-        raise invalid("text", str(error)) from error
+        raise invalid(field, str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -55,62 +58,64 @@ class Generation:
         return sum(len(request.tokens) for request in self.requests[:: self.choices])
 
 
-def check_batch(body: GenerateRequest, max_batch: int) -> None:
+def check_batch(count: int, n: int, max_batch: int, field: str = "prompt") -> None:
     """Refuse too many sequences, before any work is done for them.
+
+    Args:
+        field: of the body that asks for them, for errors.
 
     Raises:
         Problem: 422.
     """
-    count = len(body.prompts)
-    if count * body.n > max_batch:
-        raise invalid("prompt", f"{count} prompts x n = {body.n}; at most {max_batch} together")
+    if count * n > max_batch:
+        raise invalid(field, f"{count} prompts x n = {n}; at most {max_batch} together")
 
 
 def plan(
     model: ServedModel,
     prompts: Sequence[Sequence[int]],
-    body: GenerateRequest | InstructRequest,
+    options: Options,
     *,
-    timeout: float,
+    deadline: float,
 ) -> Generation:
     """The engine requests for `prompts`.
+
+    Args:
+        deadline: of all of them, on the clock of `time.monotonic`.
 
     Raises:
         Problem: 400, a prompt does not fit the context.
     """
-    choices, logprobs = 1, None
-    if isinstance(body, GenerateRequest):
-        choices, logprobs = body.n, body.logprobs
     identity = uuid.uuid4().hex
-    deadline = time.monotonic() + timeout
     requests: list[Request] = []
     for number, tokens in enumerate(prompts):
         tokens = tuple(tokens) or (model.base.tokenizer.end_token,)
-        new = _new_tokens(body.max_new_tokens, len(tokens), model.context_length, number)
-        for choice in range(choices):
+        new = _new_tokens(options, len(tokens), model.context_length, number)
+        for choice in range(options.choices):
             want = Generate(
                 max_new_tokens=new,
-                sampling=body.sampling(body.temperature, choice),
-                stop=body.stops,
-                ignore_eos=body.ignore_eos,
-                logprobs=logprobs,
-                stream=body.stream,
+                sampling=options.of_choice(choice),
+                stop=options.stops,
+                ignore_eos=options.ignore_eos,
+                logprobs=options.logprobs,
+                stream=options.stream,
+                constraint=options.constraint,
             )
             name = f"{identity}-{len(requests)}"
             requests.append(Request(name, tokens, want, model.adapter_name, deadline))
-    return Generation(identity, model, requests, choices, logprobs is not None)
+    return Generation(identity, model, requests, options.choices, options.logprobs is not None)
 
 
-def _new_tokens(wanted: int | None, length: int, context: int, number: int) -> int:
-    room = context - length
+def _new_tokens(options: Options, length: int, context: int, number: int) -> int:
+    room, wanted = context - length, options.max_new_tokens
     if room < 1:
         message = f"prompt {number} has {length} tokens; the model's context of {context} has room "
         message += f"for prompts of up to {context - 1}"
     elif wanted is not None and wanted > room:
-        message = f"prompt {number} has {length} tokens and max_new_tokens is {wanted}: together "
+        message = f"prompt {number} has {length} tokens and {options.limit} is {wanted}: together "
         message += f"{length + wanted}, more than the model's context of {context}"
     else:
-        return min(DEFAULT_NEW_TOKENS, room) if wanted is None else wanted
+        return min(room, options.default_new_tokens or room) if wanted is None else wanted
     numbers = {"prompt_tokens": length, "max_new_tokens": wanted, "context_length": context}
     raise Problem(400, "context-length", message, extra=numbers)
 

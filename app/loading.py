@@ -5,6 +5,7 @@ checkpoint has weights, and so an engine, of its own.
 """
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,9 +14,10 @@ from pathlib import Path
 
 import torch
 
+from app import computing
 from app.cpu_quota import default_threads
 from app.dispatch import Dispatcher
-from app.settings import Settings, bundled_models
+from app.settings import Settings
 from model import golden
 from model.checkpoint import (
     Adapter,
@@ -26,7 +28,7 @@ from model.checkpoint import (
     load_adapter,
     load_base,
 )
-from model.classifier import ClassifierHead
+from model.classifier import UNSURE, ClassifierHead
 from model.errors import CheckpointError, PenwrightError, UsageError
 from model.model_set import ModelSet, load_model_set
 from model.quantize import quantize
@@ -54,6 +56,11 @@ class ServedModel:
     @property
     def head(self) -> ClassifierHead | None:
         return self.base.head if self.adapter is None else self.adapter.head
+
+    @property
+    def checkpoint(self) -> str:
+        """SHA-256 of its card, which has those of all its files, and of its base's card."""
+        return self.base.id if self.adapter is None else self.adapter.id
 
     @property
     def context_length(self) -> int:
@@ -98,6 +105,22 @@ def model_set(settings: Settings) -> ModelSet:
     return ModelSet(tasks, paths)
 
 
+def bundled_models() -> Path:
+    """The model set that comes with Penwright: beside the source, or where the wheel puts it.
+
+    Raises:
+        UsageError: there is none.
+    """
+    places = (
+        Path(__file__).resolve().parent.parent / "checkpoints" / "default",
+        Path(sys.prefix) / "share" / "penwright" / "checkpoints" / "default",
+    )
+    for place in places:
+        if (place / "models.json").is_file():
+            return place
+    raise UsageError("there are no bundled models here; name some with --models or --base")
+
+
 def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
     """Load and verify all models. Blocks; for a thread other than the event loop's.
 
@@ -108,8 +131,8 @@ def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
     chosen = model_set(settings)
     threads = settings.threads or default_threads()
     torch.set_num_threads(threads)
-    device = settings.torch_device()
-    weights = "int8" if settings.quantizes else str(settings.torch_dtype())
+    device = computing.device(settings)
+    weights = "int8" if computing.quantizes(settings) else str(computing.dtype(settings))
     extra = {"device": str(device), "threads": threads, "weights": weights}
     logger.info("loading models", extra=extra)
 
@@ -142,7 +165,7 @@ def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
         path = base_paths[name]
         tasks = tuple(task for task, of in chosen.tasks.items() if of == name)
         model = ServedModel(name, tasks, bases[path], adapters[path].get(name), dispatchers[path])
-        _check_tasks(model)
+        _check_tasks(model, settings)
         models[name] = model
     return LoadedModels(models, dict(chosen.tasks), tuple(dispatchers.values()))
 
@@ -166,9 +189,10 @@ def _load_base(path: Path, settings: Settings, device: torch.device) -> Base:
     started = time.monotonic()
     with _named_in_errors(path):
         # From weights as they are stored, which are smaller than in fp32: the peak of memory.
-        dtype = None if settings.quantizes else settings.torch_dtype()
+        quantized = computing.quantizes(settings)
+        dtype = None if quantized else computing.dtype(settings)
         base = load_base(path, dtype=dtype, device=device)
-        if settings.quantizes:
+        if quantized:
             quantize(base.model)
             if base.head is not None:
                 base.head.float()
@@ -198,11 +222,13 @@ def _log_loaded(path: Path, checkpoint: str, started: float) -> None:
     )
 
 
-def _check_tasks(model: ServedModel) -> None:
-    """Refuse a checkpoint for a task that it was not made for."""
+def _check_tasks(model: ServedModel, settings: Settings) -> None:
+    """Refuse a checkpoint for a task that it was not made for, or that the settings spoil."""
     made_for = model.base.task if model.adapter is None else model.adapter.task
     for task in model.tasks:
         if task != made_for:
             raise CheckpointError(f"{model.name}: is to answer {task}, but was made for {made_for}")
     if "classify" in model.tasks and model.head is None:
         raise CheckpointError(f"{model.name}: has no classification head")
+    if settings.unsure_band and model.head and UNSURE in model.head.labels.names:
+        raise UsageError(f"--unsure-band: {model.name} has a label {UNSURE!r} of its own")

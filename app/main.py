@@ -9,17 +9,34 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from app import errors
+from app.description import describe_keys
 from app.middleware import CancelWhenGone, LimitBody, Observe
-from app.routes import classify, docs, generate, health, instruct, models, tokenize
+from app.routes import (
+    admin,
+    classify,
+    docs,
+    generate,
+    health,
+    instruct,
+    models,
+    openai,
+    page,
+    tokenize,
+)
+from app.security.guard import Guard, require_safe
+from app.security.headers import EXPOSED, SecurityHeaders
 from app.service import Service
 from app.settings import Settings, load_settings
+from app.timeouts import LimitBodyTime
 
 DESCRIPTION = """\
 Text generation, classification and instructions from models of one's own.
 
-Errors are `application/problem+json` (RFC 9457). Every answer has the header `X-Request-ID`."""
+Errors are `application/problem+json` (RFC 9457); below `/v1`, where OpenAI's clients call, they are
+in OpenAI's envelope. Every answer has the header `X-Request-ID`."""
 
 
 @asynccontextmanager
@@ -37,7 +54,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         settings: by default those of the environment.
 
     Raises:
-        UsageError: a setting of the environment is wrong.
+        UsageError: a setting of the environment, or the file of API keys, is wrong; others could
+            call without a key.
     """
     settings = settings or load_settings()
     app = FastAPI(
@@ -46,14 +64,39 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,
         redoc_url=None,
+        # FastAPI's own would log what a request had in a wrong field; the spans are those of
+        # app.watching.tracing.
+        telemetry={
+            "tracing": False,
+            "metrics": False,
+            "logs": False,
+            "operation_spans": False,
+            "auto_configure": False,
+        },
     )
     service = app.state.service = Service(settings)
+    require_safe(settings, service.keys)
     errors.install(app)
-    for module in (generate, instruct, classify, tokenize, models, health, docs):
+    modules = (generate, instruct, classify, tokenize, models, openai, health, admin, docs, page)
+    for module in modules:
         app.include_router(module.router)
     docs.mount_assets(app)
+    if service.keys.required:
+        describe_keys(app, settings)
     # The last one added is the outermost.
     app.add_middleware(CancelWhenGone)
     app.add_middleware(LimitBody, limit=settings.max_body_bytes)
+    app.add_middleware(LimitBodyTime, seconds=settings.body_timeout)
+    app.add_middleware(Guard, service=service)
     app.add_middleware(Observe, service=service)
+    # Outside of all that may refuse a request: a page must be able to read why.
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],  # of these origins; the official client sends a dozen of its own
+            expose_headers=EXPOSED,
+        )
+    app.add_middleware(SecurityHeaders)
     return app

@@ -1,8 +1,8 @@
 """What surrounds every request, as plain ASGI: no route has to think of it, also none added later.
 
 From the outside in: `Observe` gives the request its id, its log line and its place in the metrics;
-`LimitBody` refuses bodies that are too large; `CancelWhenGone` stops the work for a client that has
-left, be the answer a stream or not.
+`app.security.guard.Guard` asks for an API key; `LimitBody` refuses bodies that are too large;
+`CancelWhenGone` stops the work for a client that has left, be the answer a stream or not.
 """
 
 import asyncio
@@ -16,10 +16,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import Problem, internal
 from app.service import Service
+from app.watching.observation import OBSERVATION, Observation
 
 logger = logging.getLogger("app.access")
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+MOST_PATH = 500
+"""Characters of a path in a log line: it can be as long as a request's headers may be."""
 CLIENT_CLOSED_REQUEST = 499
 """In logs and metrics: nobody was there to be answered. The number is nginx's."""
 
@@ -42,6 +45,10 @@ class Observe:
         started = time.perf_counter()
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        observation = Observation(request_id, log_prompts=self.service.settings.log_prompts)
+        OBSERVATION.set(observation)  # each request is a task of its own, and so a context
+        tracing = self.service.tracing
+        span = tracing.start(scope, observation) if tracing is not None else None
         # A copy: the server gives all requests one object.
         scope["state"] = {**scope.get("state", {}), "request_id": request_id}
         status = 0
@@ -50,7 +57,11 @@ class Observe:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = request_id
+                headers.update(observation.headers)
+                if observation.allowance is not None:
+                    headers.update(observation.allowance.headers())
             await send(message)
 
         self.service.in_flight += 1
@@ -64,22 +75,30 @@ class Observe:
                 await internal().response(scope)(scope, receive, send_with_id)
             # Else the answer has begun: the server sees that it is not complete, and cuts it.
         finally:
+            observation.leases.close()
             self.service.in_flight -= 1
-            self._record(scope, status or CLIENT_CLOSED_REQUEST, time.perf_counter() - started)
+            status = status or CLIENT_CLOSED_REQUEST
+            observation.stream_error = scope["state"].get("stream_error")
+            self._record(scope, observation, status, time.perf_counter() - started)
+            if span is not None:
+                span.end(scope, observation, status)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, observation: Observation, status: int, seconds: float) -> None:
+        metrics = self.service.metrics
         route = getattr(scope.get("route"), "path", None) or "unmatched"
-        self.service.metrics.request(route, status, seconds)
-        state = scope["state"]
+        metrics.request(route, status, seconds, observation.key)
+        if status == CLIENT_CLOSED_REQUEST:
+            metrics.disconnect()
+        elif observation.problem is not None:
+            metrics.rejection(observation.problem)
         extra = {
-            "request_id": state["request_id"],
+            "request_id": observation.request_id,
             "method": scope["method"],
-            "path": scope["path"],
+            "path": scope["path"][:MOST_PATH],
             "status": status,
             "seconds": round(seconds, 6),
+            **observation.fields(),
         }
-        if "stream_error" in state:
-            extra["stream_error"] = state["stream_error"]
         logger.info("request", extra=extra)
 
 
@@ -145,12 +164,16 @@ class CancelWhenGone:
                 handler.cancel()
 
         async def receive_watched() -> Message:
-            nonlocal watcher
+            nonlocal gone, watcher
             if watcher is not None:
                 await asyncio.shield(watcher)
                 return {"type": "http.disconnect"}
             message = await receive()
-            if message["type"] == "http.request" and not message.get("more_body", False):
+            if message["type"] == "http.disconnect" and not complete:
+                gone = True  # before the body was whole: it is not to be read as a wrong one
+                handler.cancel()
+                await asyncio.sleep(0)
+            elif message["type"] == "http.request" and not message.get("more_body", False):
                 watcher = asyncio.create_task(watch())
             return message
 

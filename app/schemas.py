@@ -7,7 +7,18 @@ from typing import Annotated
 
 from pydantic import Field
 
-from app.fields import MOST_TOKENS, Body, NonEmpty, Prompts, Stops, Str, Texts
+from app.fields import (
+    MOST_TOKENS,
+    Band,
+    Body,
+    NonEmpty,
+    Prompts,
+    ResponseFormat,
+    Stops,
+    Str,
+    Texts,
+)
+from app.options import DEFAULT_NEW_TOKENS, Options
 from model.sampling import SamplingSettings
 
 
@@ -19,7 +30,8 @@ class _Sampling(Body):
         ge=1,
         le=MOST_TOKENS,
         description="Most tokens to generate. If given, the prompt and as many tokens must fit "
-        "the model's context; if not, it is 128 or what the context has room for.",
+        "the model's context; if not, it is what the context has room for, at most "
+        f"{DEFAULT_NEW_TOKENS}.",
     )
     top_k: int | None = Field(
         None,
@@ -71,6 +83,14 @@ class _Sampling(Body):
     ignore_eos: bool = Field(
         False, description="Go on after the end token, up to `max_new_tokens`."
     )
+    response_format: ResponseFormat | None = Field(
+        None,
+        description="What the text must be as a whole: `text` (anything), `json_object`, "
+        "`json_schema`, `regex` or `choice`. Only tokens are drawn with which it can still become "
+        "that. Its end is `eos`, or `stop` where nothing can follow. With the `finish_reason` "
+        "`length`, or if a `stop` string ended it, it is only a beginning. Properties of an object "
+        "come in the schema's order, and spaces only after commas and colons.",
+    )
     stream: bool = Field(False, description="Send the text piece by piece, as `text/event-stream`.")
 
     @property
@@ -79,9 +99,8 @@ class _Sampling(Body):
             return ()
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
-    def sampling(self, temperature: float, choice: int = 0) -> SamplingSettings:
-        """The settings of one of the choices of a prompt."""
-        return SamplingSettings(
+    def _options(self, temperature: float, n: int = 1, logprobs: int | None = None) -> Options:
+        sampling = SamplingSettings(
             temperature=temperature,
             top_k=self.top_k,
             top_p=self.top_p,
@@ -89,7 +108,16 @@ class _Sampling(Body):
             repetition_penalty=self.repetition_penalty,
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
-            seed=None if self.seed is None else self.seed + choice,
+            seed=self.seed,
+        )
+        return Options(
+            sampling,
+            max_new_tokens=self.max_new_tokens,
+            choices=n,
+            stops=self.stops,
+            ignore_eos=self.ignore_eos,
+            logprobs=logprobs,
+            stream=self.stream,
         )
 
 
@@ -124,6 +152,10 @@ class GenerateRequest(_Sampling):
     def prompts(self) -> list[str]:
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
+    @property
+    def options(self) -> Options:
+        return self._options(self.temperature, self.n, self.logprobs)
+
 
 class InstructRequest(_Sampling):
     """Follow an instruction."""
@@ -136,6 +168,10 @@ class InstructRequest(_Sampling):
         le=100,
         description="0 always takes the most probable token; higher is more varied.",
     )
+
+    @property
+    def options(self) -> Options:
+        return self._options(self.temperature)
 
 
 class ClassifyRequest(Body):
@@ -153,6 +189,17 @@ class ClassifyRequest(Body):
         lt=1,
         description="Probability from which a text gets the positive label, in place of the "
         "trained one. Only for a model with a positive label.",
+    )
+    explain: bool = Field(
+        False,
+        description="Say what each token contributes to the label: `attributions`. Reads each text "
+        "about as many times as it has tokens; `--max-explain-tokens` bounds them.",
+    )
+    unsure_band: Band | None = Field(
+        None,
+        description="`[low, high]`: where the probability of the positive label, or for a model "
+        "without one that of the most probable label, is at least `low` and below `high`, the "
+        "label is `unsure`. By default as the server is set; `[]` is none.",
     )
 
     @property

@@ -1,21 +1,27 @@
 """The life of the service: loading, ready, draining; or failed.
 
 It answers from the first moment: models load in the background, and until they are verified,
-requests for them get a 503.
+requests for them get a 503. Once ready it can reload, and stays ready meanwhile.
 """
 
 import asyncio
 import logging
 import time
 from typing import Annotated, Literal
+from urllib.parse import quote
 
 from fastapi import Depends, Request
 
 from app.dispatch import Dispatcher
 from app.errors import Problem, unavailable
-from app.loading import LoadedModels, ServedModel, load
-from app.metrics import Metrics
+from app.loading import LoadedModels, ServedModel
+from app.reloading import ModelSets, Reloaded
+from app.security.keys import load_keys
+from app.server.watchdog import EngineDead, Watchdog
 from app.settings import Settings
+from app.watching.metrics import Metrics
+from app.watching.observation import OBSERVATION
+from app.watching.tracing import make_tracing
 from model.checkpoint import TaskName
 from model.engine.request import Failed
 from model.errors import PenwrightError
@@ -32,64 +38,112 @@ class Service:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.metrics = Metrics(lambda: [d.stats() for d in self._dispatchers()])
+        self.keys = load_keys(settings)
+        self.metrics = Metrics(lambda: self.state == "ready")
+        self.tracing = make_tracing(settings.tracing_endpoint)
         self.state: State = "loading"
         self.failure: Exception | None = None
         self.in_flight = 0
         """HTTP requests that are being answered."""
-        self._loaded: LoadedModels | None = None
+        self._sets = ModelSets(settings, self.metrics)
         self._loading: asyncio.Task[None] | None = None
+        self._reloading: asyncio.Task[Reloaded | Problem] | None = None
 
     def start(self) -> None:
         """Begin to load the models."""
         self._loading = asyncio.create_task(self._load())
 
     async def _load(self) -> None:
-        loop = asyncio.get_running_loop()
         started = time.monotonic()
         try:
-            loaded = await asyncio.to_thread(
-                load,
-                self.settings,
-                lambda base, adapters: Dispatcher(
-                    base, adapters, self.settings.engine, self.metrics, loop
-                ),
-            )
-            self._loaded = loaded
-            for dispatcher in loaded.dispatchers:
-                dispatcher.start()
-                if not await dispatcher.turns(PROBE_SECONDS * 12):
-                    raise PenwrightError("the engine does not turn")
+            loaded = await self._sets.prepare()
         except Exception as error:
             self.failure = error
             self.state = "failed"
             known = isinstance(error, PenwrightError)
             logger.error("models cannot be served: %s", error, exc_info=None if known else error)
             return
+        self._sets.replace(loaded)
         if self.state == "loading":
             self.state = "ready"
+        _log_ready("ready", loaded, round(time.monotonic() - started, 3))
+
+    async def reload(self) -> Reloaded:
+        """Load models and keys again, and serve them if they are good.
+
+        Goes on to its end when whoever waits for it is cancelled.
+
+        Raises:
+            Problem: 409 what is there cannot be used, or a reload goes on already; 503 the service
+                is not ready. What was served before still is.
+        """
+        self._require_ready()
+        self.require_loaded()
+        if self._reloading is not None and not self._reloading.done():
+            raise Problem(409, "reload-in-progress", "a reload goes on already; wait for its end")
+        self._reloading = asyncio.create_task(self._reload())
+        result = await asyncio.shield(self._reloading)
+        if isinstance(result, Problem):
+            raise result
+        return result
+
+    async def _reload(self) -> Reloaded | Problem:
+        """The result; a problem is returned, as nobody may be there to take an exception."""
+        started = time.monotonic()
+        try:
+            keys = load_keys(self.settings, self.keys)
+            loaded = await self._sets.prepare()
+        except Exception as error:
+            known = isinstance(error, PenwrightError)
+            reason = str(error) if known else type(error).__name__
+            logger.error("reload refused: %s", reason, exc_info=None if known else error)
+            self.metrics.reload(ok=False)
+            return Problem(409, "reload-refused", f"{reason}. What was served before is served on")
+        if self.state != "ready":
+            await self._sets.discard(loaded)
+            return unavailable("draining", "the service shuts down; nothing was reloaded")
+        self.keys = keys
+        self._sets.replace(loaded)
+        self.metrics.reload(ok=True)
         seconds = round(time.monotonic() - started, 3)
-        cache = sum(dispatcher.stats().cache_bytes for dispatcher in loaded.dispatchers)
-        extra = {"models": sorted(loaded.models), "seconds": seconds, "cache_bytes": cache}
-        logger.info("ready", extra=extra)
+        _log_ready("reloaded", loaded, seconds)
+        return Reloaded(loaded, seconds)
+
+    @property
+    def loading(self) -> bool:
+        """Whether models are being loaded now, whatever the state."""
+        tasks = (self._loading, self._reloading)
+        return any(task is not None and not task.done() for task in tasks)
 
     def drain(self) -> None:
         """Take no more work; what was taken goes on. May be called in a signal handler."""
         if self.state != "failed":
             self.state = "draining"
 
+    def watch(self, watchdog: Watchdog) -> None:
+        """Fail if an engine has died or hangs."""
+        if self.failure is not None or self.state == "loading":
+            return
+        error = watchdog.check(self._dispatchers())
+        if error is not None:
+            logger.critical("the service has failed: %s", error)
+            self.failure = error
+            self.state = "failed"
+
     def give_up(self) -> None:
         """End the requests that are still running: the time to drain is over."""
-        for dispatcher in self._dispatchers():
-            dispatcher.fail_all(Failed("shutdown", "the service is shutting down"))
+        self._sets.fail_all(Failed("shutdown", "the service is shutting down"))
 
     async def stop(self) -> None:
         """End the engines. Requests that still run fail."""
         self.drain()
-        if self._loading is not None:
-            await asyncio.wait([self._loading])
-        for dispatcher in self._dispatchers():
-            await asyncio.to_thread(dispatcher.stop, 0.0)
+        for task in (self._loading, self._reloading):
+            if task is not None:
+                await asyncio.wait([task])
+        self.give_up()
+        await self._sets.stop()
+        if self.tracing is not None:
+            await asyncio.to_thread(self.tracing.shutdown)
 
     def require_loaded(self) -> LoadedModels:
         """The models, for requests that do no work with them.
@@ -98,10 +152,11 @@ class Service:
             Problem: 503, they are not loaded.
         """
         if self.state == "failed":
-            raise unavailable("failed", f"the models cannot be served: {self._reason()}")
-        if self._loaded is None:
+            name = "engine-dead" if isinstance(self.failure, EngineDead) else "failed"
+            raise unavailable(name, f"the models cannot be served: {self._reason()}")
+        if self._sets.current is None:
             raise unavailable("loading", "the models are being loaded and verified")
-        return self._loaded
+        return self._sets.current
 
     def model(self, task: TaskName, name: str | None) -> ServedModel:
         """The model that is to do `task`.
@@ -118,7 +173,7 @@ class Service:
                     "task-not-served",
                     f"no model here answers /{task}; served are: {', '.join(loaded.defaults)}",
                 )
-            return loaded.models[loaded.defaults[task]]
+            return _take(loaded.models[loaded.defaults[task]])
         model = self._named(loaded, name)
         if task not in model.tasks:
             raise Problem(
@@ -126,15 +181,15 @@ class Service:
                 "task-not-served",
                 f"model {name!r} does not answer /{task}; it answers: {', '.join(model.tasks)}",
             )
-        return model
+        return _take(model)
 
     def any_model(self, name: str | None) -> ServedModel:
         """The model of that name, whatever it does; by default that of the first task."""
         self._require_ready()
         loaded = self.require_loaded()
         if name is not None:
-            return self._named(loaded, name)
-        return loaded.models[next(iter(loaded.defaults.values()))]
+            return _take(self._named(loaded, name))
+        return _take(loaded.models[next(iter(loaded.defaults.values()))])
 
     async def check_ready(self) -> LoadedModels:
         """Show that requests can be answered now.
@@ -147,7 +202,9 @@ class Service:
         for dispatcher in loaded.dispatchers:
             if not dispatcher.engine.alive:
                 raise unavailable("engine-dead", "the engine's thread has ended")
-            if not await dispatcher.turns(PROBE_SECONDS):
+            with dispatcher.in_use():  # a reload may put another in its place meanwhile
+                turns = await dispatcher.turns(PROBE_SECONDS)
+            if not turns:
                 raise unavailable(
                     "engine-stuck", f"the engine made no step within {PROBE_SECONDS:g} seconds"
                 )
@@ -168,12 +225,29 @@ class Service:
         return loaded.models[name]
 
     def _dispatchers(self) -> tuple[Dispatcher, ...]:
-        return () if self._loaded is None else self._loaded.dispatchers
+        return self._sets.dispatchers()
 
     def _reason(self) -> str:
         # Of an unexpected error only the kind: its text is for the log.
         known = isinstance(self.failure, PenwrightError)
         return str(self.failure) if known else type(self.failure).__name__
+
+
+def _take(model: ServedModel) -> ServedModel:
+    """Have the request that is being answered use `model` to its end, and its answer say so."""
+    observation = OBSERVATION.get()
+    if observation is not None:
+        observation.leases.enter_context(model.dispatcher.in_use())
+        observation.headers["X-Model"] = quote(model.name)
+        if model.checkpoint:
+            observation.headers["X-Model-SHA256"] = model.checkpoint
+    return model
+
+
+def _log_ready(message: str, loaded: LoadedModels, seconds: float) -> None:
+    cache = sum(dispatcher.stats().cache_bytes for dispatcher in loaded.dispatchers)
+    extra = {"models": sorted(loaded.models), "seconds": seconds, "cache_bytes": cache}
+    logger.info(message, extra=extra)
 
 
 async def get_service(request: Request) -> Service:

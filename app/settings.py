@@ -4,20 +4,15 @@ Each field is both: `max_waiting` is `PENWRIGHT_MAX_WAITING` and `--max-waiting`
 its variable.
 """
 
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from app.setting_types import MOST_BATCH, ApiKey, Band, Hosts, Origins
 from model.engine.settings import EngineSettings
 from model.errors import UsageError
-from model.kernels import int8
-
-MOST_BATCH = 4096
-"""Upper bound of `max_batch`, and so of the lists in requests."""
 
 
 class Settings(BaseSettings):
@@ -46,6 +41,26 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    api_keys: Path | None = Field(
+        None, description="file of API keys, as penwright-keys writes it; each request needs one"
+    )
+    api_key: ApiKey | None = Field(
+        None, description="one API key more; from the environment only, where nobody else reads it"
+    )
+    allow_anonymous: bool = Field(
+        False, description="listen on an address that is not loopback without any API key"
+    )
+    open_metrics: bool = Field(False, description="answer /metrics without an API key")
+    allowed_hosts: Hosts = Field(
+        (),
+        description="host names of this service beside localhost and addresses; without API keys, "
+        "requests to others are refused, so that no web page reaches it under a name of its own",
+    )
+    cors_origins: Origins = Field(
+        (),
+        description="web pages that may call this service from a browser, like "
+        "https://example.com; * is all of them",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where the models run; auto takes the GPU if there is one"
     )
@@ -97,6 +112,46 @@ class Settings(BaseSettings):
     max_batch: int = Field(
         64, ge=1, le=MOST_BATCH, description="most sequences of one request: prompts x n, or texts"
     )
+    max_explain_tokens: int = Field(
+        256,
+        ge=1,
+        le=1_000_000,
+        description="longest text, in tokens, that /classify explains; it reads the text about as "
+        "many times",
+    )
+    unsure_band: Band = Field(
+        None,
+        description="the label is `unsure` where the deciding probability is at least LOW and "
+        "below HIGH; requests can give their own",
+    )
+    max_requests: int = Field(
+        1024,
+        ge=1,
+        le=1_000_000,
+        description="HTTP requests in progress at once; beyond that answers are 503",
+    )
+    body_timeout: float = Field(
+        30.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="seconds in which a request's headers, then its body, must arrive; else 408",
+    )
+    send_timeout: float = Field(
+        30.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="seconds after which a client is cut off that takes nothing of its answer",
+    )
+    stuck_timeout: float = Field(
+        60.0,
+        gt=0,
+        le=86400,
+        allow_inf_nan=False,
+        description="seconds without a step after which an engine with work to do counts as hung, "
+        "and the process ends with 1",
+    )
     drain_timeout: float = Field(
         30.0,
         ge=0,
@@ -108,6 +163,14 @@ class Settings(BaseSettings):
         "info", description="least important level that is logged"
     )
     log_format: Literal["json", "text"] = Field("json", description="form of the log lines")
+    log_prompts: bool = Field(
+        False, description="log the texts of requests, cut to 1000 characters each"
+    )
+    tracing_endpoint: str | None = Field(
+        None,
+        description="address of an OTLP/HTTP collector that gets a trace of each request, like "
+        "http://127.0.0.1:4318; needs the extra `tracing`",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "Settings":
@@ -120,6 +183,8 @@ class Settings(BaseSettings):
             path: Path | None = getattr(self, name)
             if path is not None and not path.is_dir():
                 raise ValueError(f"--{name} is {str(path)!r}: there is no such directory")
+        if self.api_keys is not None and not self.api_keys.is_file():
+            raise ValueError(f"--api-keys is {str(self.api_keys)!r}: there is no such file")
         if self.quantize == "int8" and self.dtype == "bf16":
             raise ValueError("--quantize int8 computes in fp32: leave --dtype bf16 out")
         if self.step_tokens and self.step_tokens < self.slots:
@@ -143,29 +208,9 @@ class Settings(BaseSettings):
             reuse_prefixes=self.reuse_prefixes,
         )
 
-    def torch_device(self) -> torch.device:
-        """Where the models run.
 
-        Raises:
-            UsageError: a GPU is asked for and there is none that torch can use.
-        """
-        available = torch.cuda.is_available()
-        if self.device == "cuda" and not available:
-            raise UsageError("--device is 'cuda', but torch finds no usable GPU; give cpu or auto")
-        return torch.device("cuda" if available and self.device != "cpu" else "cpu")
-
-    @property
-    def quantizes(self) -> bool:
-        """Whether the weights are to have 8 bits."""
-        if self.quantize != "auto":
-            return self.quantize == "int8"
-        on_cpu = self.torch_device().type == "cpu" and self.dtype == "auto"
-        return on_cpu and int8.load() is not None
-
-    def torch_dtype(self) -> torch.dtype:
-        if self.dtype == "auto":
-            return torch.bfloat16 if self.torch_device().type == "cuda" else torch.float32
-        return torch.bfloat16 if self.dtype == "bf16" else torch.float32
+SECRETS = frozenset({"api_key"})
+"""Settings that come from the environment alone, and are never shown."""
 
 
 def load_settings(**overrides: Any) -> Settings:
@@ -191,22 +236,9 @@ def _explain(entry: Any) -> str:
     if not entry["loc"]:
         return str(entry["ctx"]["error"])
     name = str(entry["loc"][0])
-    message = entry["msg"][0].lower() + entry["msg"][1:]
+    message = entry["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if name in SECRETS:
+        return f"PENWRIGHT_{name.upper()} {message}"
     flag = name.replace("_", "-")
     return f"--{flag} (PENWRIGHT_{name.upper()}) is {str(entry['input'])!r}: {message}"
-
-
-def bundled_models() -> Path:
-    """The model set that comes with Penwright: beside the source, or where the wheel puts it.
-
-    Raises:
-        UsageError: there is none.
-    """
-    places = (
-        Path(__file__).resolve().parent.parent / "checkpoints" / "default",
-        Path(sys.prefix) / "share" / "penwright" / "checkpoints" / "default",
-    )
-    for place in places:
-        if (place / "models.json").is_file():
-            return place
-    raise UsageError("there are no bundled models here; name some with --models or --base")

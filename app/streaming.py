@@ -4,20 +4,22 @@
     data: {"index": 0, "text": "", "finish_reason": "length", "usage": {…}, …}
     data: [DONE]
 
-An error after the first byte is `event: error`, with a problem as its data, and the end.
+An error after the first byte is `event: error`, with a problem as its data, and the end. Below /v1
+events look otherwise: `app.openai.streaming` has them.
 """
 
 import json
 import logging
-from collections.abc import AsyncIterator
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.dispatch import Job
 from app.errors import Problem, internal, of_exception
 from app.generation import Generation, logprobs_json, timings, usage
+from app.job import Job
 from model.engine.request import Event, Finished, Text
 from model.errors import PenwrightError
 
@@ -30,7 +32,57 @@ def encode_event(data: dict[str, Any], name: str | None = None) -> bytes:
     return (f"event: {name}\n{line}" if name else line).encode()
 
 
-async def start_stream(generation: Generation) -> "EventStream":
+class Encoder(ABC):
+    """How the events of one generation look to the client."""
+
+    error_name: str | None = None
+    """Name of the event of an error."""
+
+    def __init__(self, generation: Generation) -> None:
+        self.generation = generation
+        self._ends: dict[int, Finished] = {}
+
+    def encode(self, index: int, event: Event) -> bytes:
+        """What is sent for an event of sequence `index`."""
+        if isinstance(event, Text):
+            return self.text(index, event)
+        assert isinstance(event, Finished)
+        self._ends[index] = event
+        if len(self._ends) < len(self.generation.requests):
+            return self.end(index, event, None)
+        return self.end(index, event, [self._ends[i] for i in range(len(self._ends))])
+
+    @abstractmethod
+    def text(self, index: int, event: Text) -> bytes:
+        """A piece of a sequence."""
+
+    @abstractmethod
+    def end(self, index: int, event: Finished, ends: Sequence[Finished] | None) -> bytes:
+        """The end of a sequence; with the last one come those of all, in order."""
+
+
+class Pieces(Encoder):
+    """The events of /generate and /instruct."""
+
+    error_name = "error"
+
+    def text(self, index: int, event: Text) -> bytes:
+        data: dict[str, Any] = {"index": index, "text": event.text}
+        if self.generation.logprobs:
+            data["logprobs"] = logprobs_json(event.logprobs)
+        return encode_event(data)
+
+    def end(self, index: int, event: Finished, ends: Sequence[Finished] | None) -> bytes:
+        data = {"index": index, "text": "", "finish_reason": event.reason}
+        if ends is not None:
+            data["id"] = self.generation.id
+            data["model"] = self.generation.model.name
+            data["usage"] = usage(self.generation, ends).model_dump()
+            data["timings"] = timings(ends).model_dump()
+        return encode_event(data)
+
+
+async def start_stream(generation: Generation, encoder: Encoder | None = None) -> "EventStream":
     """Begin to generate; the answer starts with the first event.
 
     Until then, an error is still an answer of its own, with its status.
@@ -41,7 +93,7 @@ async def start_stream(generation: Generation) -> "EventStream":
     except BaseException:
         job.close()
         raise
-    return EventStream(generation, job, first)
+    return EventStream(encoder or Pieces(generation), job, first)
 
 
 class EventStream(StreamingResponse):
@@ -49,9 +101,9 @@ class EventStream(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, generation: Generation, job: Job, first: tuple[int, Event]) -> None:
+    def __init__(self, encoder: Encoder, job: Job, first: tuple[int, Event]) -> None:
         super().__init__(
-            self._events(generation, job, first),
+            self._events(encoder, job, first),
             # Proxies would otherwise collect the pieces before they pass them on.
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
@@ -66,13 +118,12 @@ class EventStream(StreamingResponse):
             self._job.close()
 
     async def _events(
-        self, generation: Generation, job: Job, first: tuple[int, Event]
+        self, encoder: Encoder, job: Job, first: tuple[int, Event]
     ) -> AsyncIterator[bytes]:
-        ends: dict[int, Finished] = {}
         try:
-            yield self._event(generation, *first, ends)
+            yield encoder.encode(*first)
             async for index, event in job:
-                yield self._event(generation, index, event, ends)
+                yield encoder.encode(index, event)
             yield b"data: [DONE]\n\n"
         except Exception as error:
             # The status is sent: what remains is an event that says so.
@@ -80,25 +131,6 @@ class EventStream(StreamingResponse):
                 error = of_exception(error)
             problem = error if isinstance(error, Problem) else internal()
             if problem.status_code == 500:
-                logger.exception("a stream failed", extra={"id": generation.id})
+                logger.exception("a stream failed", extra={"id": encoder.generation.id})
             self._scope["state"]["stream_error"] = problem.status_code
-            yield encode_event(problem.body(self._scope), "error")
-
-    def _event(
-        self, generation: Generation, index: int, event: Event, ends: dict[int, Finished]
-    ) -> bytes:
-        data: dict[str, Any] = {"index": index, "text": ""}
-        if isinstance(event, Text):
-            data["text"] = event.text
-            if generation.logprobs:
-                data["logprobs"] = logprobs_json(event.logprobs)
-        elif isinstance(event, Finished):
-            data["finish_reason"] = event.reason
-            ends[index] = event
-            if len(ends) == len(generation.requests):
-                in_order = [ends[i] for i in range(len(ends))]
-                data["id"] = generation.id
-                data["model"] = generation.model.name
-                data["usage"] = usage(generation, in_order).model_dump()
-                data["timings"] = timings(in_order).model_dump()
-        return encode_event(data)
+            yield encode_event(problem.body(self._scope), encoder.error_name)

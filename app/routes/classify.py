@@ -1,22 +1,23 @@
 """POST /classify: say which label a text has."""
 
 import time
-import uuid
 from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Body
 
-from app.answers import Classification, ClassifyResponse, Usage
+from app.answers import Attributions, Classification, ClassifyResponse, Usage
 from app.errors import Problem, invalid
 from app.examples import CLASSIFY_EXAMPLES
+from app.explaining import classify_tokens, explain
 from app.generation import encode
 from app.loading import ServedModel
 from app.routes.problems import WORK
 from app.schemas import ClassifyRequest
 from app.service import ServiceDependency
-from model.classifier import Labels
-from model.engine.request import Classified, Classify, Request
+from app.settings import Settings
+from model.classifier import UNSURE, Labels
+from model.engine.request import Classified
 
 router = APIRouter()
 
@@ -27,35 +28,59 @@ async def classify(
     service: ServiceDependency,
 ) -> ClassifyResponse:
     """Label a text, or several, with the labels of the model's training data."""
-    model = service.model("classify", body.model)
+    model, settings = service.model("classify", body.model), service.settings
     assert model.head is not None  # checked when it was loaded
     labels = model.head.labels
+    _check(body, model, labels, settings)
+    band = _band(body, labels, settings)
+    deadline = time.monotonic() + settings.request_timeout
+    texts = _fit(model, await encode(model, body.texts), truncate=body.truncate)
+    if body.explain:
+        _check_lengths([tokens for tokens, _ in texts], settings.max_explain_tokens)
+    answers = await classify_tokens(model, [tokens for tokens, _ in texts], deadline)
+    results = []
+    for answer, (tokens, truncated) in zip(answers, texts, strict=True):
+        label = labels.decide(answer.probabilities, body.threshold)
+        reasons = None
+        if body.explain:
+            reasons = await explain(model, tokens, answer, labels.positive or label, deadline)
+        unsure = band is not None and labels.unsure(answer.probabilities, band)
+        results.append(_result(labels, answer, label, truncated, reasons, unsure=unsure))
+    total = sum(answer.prompt_tokens for answer in answers)
+    return ClassifyResponse(
+        model=model.name,
+        results=results,
+        usage=Usage(
+            prompt_tokens=total,
+            completion_tokens=0,
+            total_tokens=total,
+            cached_tokens=sum(answer.cached_tokens for answer in answers),
+        ),
+    )
+
+
+def _check(body: ClassifyRequest, model: ServedModel, labels: Labels, settings: Settings) -> None:
+    """Refuse what this model cannot do, and too many texts."""
     if body.threshold is not None and labels.positive is None:
         raise invalid(
             "threshold",
             f"model {model.name!r} has no positive label that a threshold could be for",
             body.threshold,
         )
-    if len(body.texts) > service.settings.max_batch:
-        raise invalid(
-            "text", f"has {len(body.texts)} texts; at most {service.settings.max_batch} together"
-        )
-    tokens = _fit(model, await encode(model, body.texts), truncate=body.truncate)
-    classified = await _classify(model, tokens, service.settings.request_timeout)
-    total = sum(event.prompt_tokens for event in classified)
-    return ClassifyResponse(
-        model=model.name,
-        results=[
-            _result(labels, event, truncated, body.threshold)
-            for event, (_, truncated) in zip(classified, tokens, strict=True)
-        ],
-        usage=Usage(
-            prompt_tokens=total,
-            completion_tokens=0,
-            total_tokens=total,
-            cached_tokens=sum(event.cached_tokens for event in classified),
-        ),
-    )
+    if len(body.texts) > settings.max_batch:
+        raise invalid("text", f"has {len(body.texts)} texts; at most {settings.max_batch} together")
+
+
+def _band(body: ClassifyRequest, labels: Labels, settings: Settings) -> tuple[float, float] | None:
+    """The band in which the answer is `unsure`: the request's, or the server's."""
+    if body.unsure_band is None:
+        return settings.unsure_band
+    if not body.unsure_band:
+        return None
+    if UNSURE in labels.names:
+        raise invalid("unsure_band", f"cannot be used: the model has a label {UNSURE!r} of its own")
+    low, high = body.unsure_band
+    return low, high
 
 
 def _fit(
@@ -75,32 +100,35 @@ def _fit(
     return [(tokens[:limit], len(tokens) > limit) for tokens in texts]
 
 
-async def _classify(
-    model: ServedModel, tokens: Sequence[tuple[list[int], bool]], timeout: float
-) -> list[Classified]:
-    identity = uuid.uuid4().hex
-    deadline = time.monotonic() + timeout
-    requests = [
-        Request(f"{identity}-{number}", tuple(read), Classify(), model.adapter_name, deadline)
-        for number, (read, _) in enumerate(tokens)
-    ]
-    results: dict[int, Classified] = {}
-    with model.dispatcher.open(requests) as job:
-        async for index, event in job:
-            assert isinstance(event, Classified)
-            results[index] = event
-    return [results[index] for index in range(len(requests))]
+def _check_lengths(texts: Sequence[Sequence[int]], limit: int) -> None:
+    """Refuse to explain a text that is too long for it."""
+    for number, tokens in enumerate(texts):
+        if len(tokens) > limit:
+            raise Problem(
+                400,
+                "explain-length",
+                f"text {number} has {len(tokens)} tokens to explain; at most {limit} "
+                "(--max-explain-tokens)",
+                extra={"text_tokens": len(tokens), "max_explain_tokens": limit},
+            )
 
 
 def _result(
-    labels: Labels, event: Classified, truncated: bool, threshold: float | None
+    labels: Labels,
+    answer: Classified,
+    label: str,
+    truncated: bool,
+    attributions: Attributions | None,
+    *,
+    unsure: bool,
 ) -> Classification:
-    label = labels.decide(event.probabilities, threshold)
-    probabilities = dict(zip(labels.names, event.probabilities, strict=True))
+    probabilities = dict(zip(labels.names, answer.probabilities, strict=True))
     return Classification(
-        label=label,
+        label=UNSURE if unsure else label,
         score=probabilities[label],
+        leaning=label if unsure else None,
         probabilities=probabilities,
-        tokens=event.prompt_tokens,
+        tokens=answer.prompt_tokens,
         truncated=truncated,
+        attributions=attributions,
     )

@@ -1,14 +1,16 @@
 """POST /instruct: follow an instruction."""
 
+import time
 from typing import Annotated
 
 from fastapi import APIRouter, Body
 from starlette.responses import Response
 
 from app.answers import InstructResponse
+from app.compiling import constrained
 from app.examples import INSTRUCT_EXAMPLES
 from app.generation import collect, encode, plan, timings, usage
-from app.routes.problems import WORK
+from app.routes.problems import STREAM, WORK
 from app.schemas import InstructRequest
 from app.service import ServiceDependency
 from app.streaming import start_stream
@@ -17,15 +19,19 @@ from model.prompts import instruction_prompt
 router = APIRouter()
 
 
-@router.post("/instruct", response_model=InstructResponse, responses=WORK, tags=["models"])
+@router.post("/instruct", response_model=InstructResponse, responses=WORK | STREAM, tags=["models"])
 async def instruct(
     body: Annotated[InstructRequest, Body(openapi_examples=INSTRUCT_EXAMPLES)],
     service: ServiceDependency,
 ) -> Response | InstructResponse:
     """Follow an instruction, with an input if it needs one. Streams as /generate does."""
     model = service.model("instruct", body.model)
+    deadline = time.monotonic() + service.settings.request_timeout
     prompts = await encode(model, [instruction_prompt(body.instruction, body.input)])
-    generation = plan(model, prompts, body, timeout=service.settings.request_timeout)
+    options = await constrained(
+        model.dispatcher.compiler, body.options, body.response_format, prompts=1, deadline=deadline
+    )
+    generation = plan(model, prompts, options, deadline=deadline)
     if body.stream:
         return await start_stream(generation)
     [completion] = await collect(generation)

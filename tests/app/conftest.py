@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 import torch
-import uvicorn
 
-from app.cli import Server
 from app.main import create_app
+from app.server.server import Server, server_config
 from app.service import Service
 from app.settings import Settings
 from model.checkpoint import Base, save_adapter, save_base
@@ -113,8 +113,7 @@ def serve(*, ready: bool = True, **settings: Any) -> Iterator[Live]:
     values = Settings(port=0, threads=1, **settings)
     app = create_app(values)
     service: Service = app.state.service
-    config = uvicorn.Config(app, port=0, log_config=None, access_log=False)
-    server = Server(config, service)
+    server = Server(server_config(app, values), service)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -147,6 +146,13 @@ def live(checkpoints: Path) -> Iterator[Live]:
 @pytest.fixture
 def client(live: Live) -> httpx.Client:
     return live.client
+
+
+@pytest.fixture(scope="session")
+def ai(live: Live) -> Iterator[openai.OpenAI]:
+    """OpenAI's own client."""
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as client:
+        yield client
 
 
 def events(response: httpx.Response) -> list[tuple[str, Any]]:

@@ -151,7 +151,9 @@ def test_classify_answers_in_the_documented_shape(client: httpx.Client) -> None:
     assert body["model"] == "spam"
     assert len(body["results"]) == 3
     for result in body["results"]:
-        assert set(result) == {"label", "score", "probabilities", "tokens", "truncated"}
+        assert set(result) == {
+            *("label", "score", "leaning", "probabilities", "tokens", "truncated", "attributions")
+        }
         assert set(result["probabilities"]) == {"ham", "spam"}
         assert math.isclose(sum(result["probabilities"].values()), 1, abs_tol=1e-5)
         assert result["score"] == result["probabilities"][result["label"]]

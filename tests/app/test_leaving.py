@@ -48,7 +48,7 @@ def test_a_client_that_leaves_frees_its_slot(small: Live, stream: bool) -> None:
     small.wait(lambda: small.service.in_flight == 0)
     assert not small.service._dispatchers()[0]._jobs
     metrics = small.client.get("/metrics").text
-    assert 'penwright_requests_total{route="/generate",status="499"} 1.0' in metrics
+    assert 'penwright_requests_total{key="",route="/generate",status="499"} 1.0' in metrics
 
 
 def test_a_client_that_leaves_in_prefill_or_in_the_queue_frees_its_place(small: Live) -> None:

@@ -43,7 +43,7 @@ from app.cli import main
 sys.exit(main())
 """
 GETS = ["/healthz", "/readyz", "/models", "/metrics", "/docs", "/openapi.json"]
-GETS += ["/docs/assets/swagger-ui-bundle.js", "/docs/assets/swagger-ui.css"]
+GETS += ["/", "/web/main.js", "/docs/assets/swagger-ui-bundle.js", "/docs/assets/swagger-ui.css"]
 POSTS: list[tuple[str, dict[str, Any]]] = [
     ("/generate", {"prompt": "The sea", "max_new_tokens": 4}),
     ("/generate", {"prompt": "The sea", "max_new_tokens": 4, "stream": True}),

@@ -1,0 +1,34 @@
+"""On what the models compute, and in which precision: what `auto` in the settings comes to."""
+
+import torch
+
+from app.settings import Settings
+from model.errors import UsageError
+from model.kernels import int8
+
+
+def device(settings: Settings) -> torch.device:
+    """Where the models run.
+
+    Raises:
+        UsageError: a GPU is asked for and there is none that torch can use.
+    """
+    available = torch.cuda.is_available()
+    if settings.device == "cuda" and not available:
+        raise UsageError("--device is 'cuda', but torch finds no usable GPU; give cpu or auto")
+    return torch.device("cuda" if available and settings.device != "cpu" else "cpu")
+
+
+def quantizes(settings: Settings) -> bool:
+    """Whether the weights are to have 8 bits."""
+    if settings.quantize != "auto":
+        return settings.quantize == "int8"
+    on_cpu = device(settings).type == "cpu" and settings.dtype == "auto"
+    return on_cpu and int8.load() is not None
+
+
+def dtype(settings: Settings) -> torch.dtype:
+    """Of the weights that have no 8 bits, and of what is computed."""
+    if settings.dtype == "auto":
+        return torch.bfloat16 if device(settings).type == "cuda" else torch.float32
+    return torch.bfloat16 if settings.dtype == "bf16" else torch.float32
