@@ -29,6 +29,8 @@ from model.gpt import GPT
 from model.lora import LoRA, LoRASettings
 from training.tasks.tokenizer import train_tokenizer
 
+from .with_keys import ENV, write_keys
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 # Long enough that a request of thousands of tokens is still running when a test looks at it.
 CONTEXT = 4096
@@ -140,6 +142,21 @@ def serve(*, ready: bool = True, **settings: Any) -> Iterator[Live]:
 def live(checkpoints: Path) -> Iterator[Live]:
     """A ready service of the model set, shared by tests that leave it as it was."""
     with serve(models=checkpoints) as live:
+        yield live
+
+
+@pytest.fixture(scope="session")
+def guarded(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    keys = write_keys(tmp_path_factory.mktemp("keys"))
+    with serve(models=checkpoints, api_keys=keys, api_key=ENV) as live:
+        yield live
+
+
+@pytest.fixture(scope="session")
+def named(checkpoints: Path) -> Iterator[Live]:
+    with serve(
+        models=checkpoints, allowed_hosts="own.example", cors_origins="https://good.example"
+    ) as live:
         yield live
 
 
