@@ -11,7 +11,6 @@ It ends with 0 and says nothing, or with 1 and the reason; killed by a limit, it
 
 import contextlib
 import os
-import resource
 import subprocess
 import sys
 import threading
@@ -67,12 +66,20 @@ def compile_here(grammar: str) -> str | None:
     return None
 
 
-def main() -> int:
-    # Where the system has no such limit, the others remain.
+def limit_this_process() -> None:
+    """Bound its time and memory, as far as the system can."""
+    try:
+        import resource
+    except ImportError:  # Windows; the time on the wall remains
+        return
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def main() -> int:
+    limit_this_process()
     grammar = sys.stdin.buffer.read().decode()
     problems: list[str | None] = []
     threading.stack_size(_STACK)
