@@ -111,7 +111,9 @@ def test_it_holds_what_the_lock_names_and_nothing_else(image: str) -> None:
 def test_it_serves_from_a_read_only_root_and_stops_in_order(image: str) -> None:
     with container(image) as (name, client):
         until_ready(name, client)
-        answer = client.post("/classify", json={"text": "FREE entry! Call now to claim"})
+        answer = client.post(
+            "/classify", json={"text": "FREE entry! Call 09061701461 now to claim your prize"}
+        )
         assert answer.json()["results"][0]["label"] == "spam"
         assert client.get("/").status_code == 200
         assert (
