@@ -159,6 +159,14 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="seconds that running requests get to finish when the service is stopped",
     )
+    drain_delay: float = Field(
+        0.0,
+        ge=0,
+        le=3600,
+        allow_inf_nan=False,
+        description="seconds, within --drain-timeout, that it goes on answering 503 with nothing "
+        "left to do, until load balancers know; else their last connections may be cut off",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least important level that is logged"
     )

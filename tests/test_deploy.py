@@ -46,8 +46,15 @@ def test_the_balancer_finds_the_replicas_of_compose() -> None:
     assert replica["profiles"] == balancer["profiles"]
     # What it is otherwise is what the single one is.
     single = services()["penwright"]
-    for key in ("build", "image", "environment", "volumes", "read_only", "cap_drop"):
+    for key in ("build", "image", "volumes", "read_only", "cap_drop"):
         assert replica[key] == single[key]
+    own = set(replica["environment"].items()) - set(single["environment"].items())
+    assert set(single["environment"].items()) <= set(replica["environment"].items())
+    # Longer than from one check of the balancer's to the next.
+    [(name, delay)] = own
+    assert name == "PENWRIGHT_DRAIN_DELAY"
+    [interval] = re.findall(r"check inter (\d+)s", haproxy())
+    assert int(delay) > int(interval)
 
 
 def test_the_balancer_s_times_fit_the_service_s() -> None:

@@ -47,6 +47,7 @@ class Server(uvicorn.Server):
         self._owns_process = owns_process
         self._watchdog = Watchdog(service.settings.stuck_timeout)
         self._drain_until: float | None = None
+        self._drain_from = 0.0
         self._failed_at: float | None = None
         self._closing = False
 
@@ -55,7 +56,8 @@ class Server(uvicorn.Server):
         # seem to have been killed by it.
         if self._drain_until is None:
             self.service.drain()
-            self._drain_until = time.monotonic() + self.service.settings.drain_timeout
+            self._drain_from = time.monotonic()
+            self._drain_until = self._drain_from + self.service.settings.drain_timeout
         else:
             self.should_exit = self.force_exit = True
             if self._closing:
@@ -69,7 +71,8 @@ class Server(uvicorn.Server):
         if self._drain_until is not None:
             if now >= self._drain_until:
                 self.service.give_up()
-            if self.service.in_flight == 0 or now >= self._drain_until:
+            known = now >= self._drain_from + self.service.settings.drain_delay
+            if (self.service.in_flight == 0 and known) or now >= self._drain_until:
                 self.should_exit = True
         if self.service.failure is not None:
             self._failed_at = self._failed_at or now

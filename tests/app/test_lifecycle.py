@@ -203,6 +203,15 @@ def test_on_sigterm_running_requests_finish_and_new_ones_get_503(checkpoints: Pa
         assert started.wait(10) == 0
 
 
+def test_it_goes_on_refusing_until_load_balancers_know(checkpoints: Path) -> None:
+    with process("--models", str(checkpoints), "--drain-delay", "2") as (started, url):
+        until_ready(started, url)
+        started.send_signal(signal.SIGTERM)
+        time.sleep(0.8)
+        assert httpx.get(f"{url}/readyz").status_code == 503
+        assert started.wait(20) == 0
+
+
 def test_what_does_not_finish_in_time_ends_with_an_error_event(checkpoints: Path) -> None:
     flags = ("--models", str(checkpoints), "--drain-timeout", "0.3", "--log-level", "warning")
     with process(*flags) as (started, url):

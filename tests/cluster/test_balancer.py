@@ -72,6 +72,7 @@ def configuration(port: int, replicas: list[Replica]) -> str:
 def balanced(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Balanced]:
     tmp_path = tmp_path_factory.mktemp("haproxy")
     flags = ("--models", str(checkpoints), "--slots", str(SLOTS), "--log-level", "warning")
+    flags += ("--drain-delay", "2")  # as in docker-compose.yml
     with contextlib.ExitStack() as stack:
         replicas = []
         for _ in range(REPLICAS):
