@@ -100,6 +100,16 @@ def unavailable(name: str, detail: str) -> Problem:
     return Problem(503, name, detail, headers={"Retry-After": RETRY_SECONDS})
 
 
+def beyond_context(what: str, number: int, tokens: int, limit: int, advice: str) -> Problem:
+    """A 400 for a text that is read as a whole, and is longer than the model's context."""
+    return Problem(
+        400,
+        "context-length",
+        f"{what} {number} has {tokens} tokens, more than the model's context of {limit}; {advice}",
+        extra={f"{what}_tokens": tokens, "context_length": limit},
+    )
+
+
 def queue_full(detail: str) -> Problem:
     return Problem(429, "queue-full", detail, headers={"Retry-After": RETRY_SECONDS})
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from app.errors import Problem
+from app.errors import beyond_context
 from app.loading import ServedModel
 from model.engine.request import Embed, Embedded, Request
 
@@ -28,13 +28,7 @@ async def embed(
     limit = model.context_length
     for number, tokens in enumerate(inputs):
         if len(tokens) > limit:
-            raise Problem(
-                400,
-                "context-length",
-                f"input {number} has {len(tokens)} tokens, more than the model's context of "
-                f"{limit}; nothing is cut",
-                extra={"input_tokens": len(tokens), "context_length": limit},
-            )
+            raise beyond_context("input", number, len(tokens), limit, "nothing is cut")
     identity = uuid.uuid4().hex
     requests = [
         Request(f"{identity}-{number}", tuple(tokens), Embed(), model.adapter_name, deadline)

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 
 from app.answers import Attributions, Classification, ClassifyResponse, Usage
-from app.errors import Problem, invalid
+from app.errors import Problem, beyond_context, invalid
 from app.examples import CLASSIFY_EXAMPLES
 from app.explaining import classify_tokens, explain
 from app.generation import encode
@@ -90,13 +90,8 @@ def _fit(
     limit = model.context_length
     for number, tokens in enumerate(texts):
         if len(tokens) > limit and not truncate:
-            raise Problem(
-                400,
-                "context-length",
-                f"text {number} has {len(tokens)} tokens, more than the model's context of "
-                f"{limit}; `truncate: true` reads its beginning",
-                extra={"text_tokens": len(tokens), "context_length": limit},
-            )
+            advice = "`truncate: true` reads its beginning"
+            raise beyond_context("text", number, len(tokens), limit, advice)
     return [(tokens[:limit], len(tokens) > limit) for tokens in texts]
 
 

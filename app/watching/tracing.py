@@ -68,7 +68,8 @@ def make_tracing(endpoint: str | None) -> "Tracing | None":
         return Tracing(_provider(endpoint))
     except ImportError as error:
         raise UsageError(
-            f"{source} is set, but OpenTelemetry is not installed: pip install 'penwright[tracing]'"
+            f"{source} is set, but OpenTelemetry is not installed: pip install '.[tracing]' in "
+            "Penwright's directory"
         ) from error
 
 

@@ -311,5 +311,5 @@ sys.exit(app.cli.main(["--port", "0", "--tracing-endpoint", "http://127.0.0.1:1"
         [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, timeout=60
     )
     assert ended.returncode == 2, ended.stderr
-    assert "penwright[tracing]" in ended.stderr
+    assert "pip install '.[tracing]'" in ended.stderr
     assert "Traceback" not in ended.stderr
