@@ -28,6 +28,12 @@ _TORCHRUN = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """What torchrun says to the processes that it starts."""
 
 
+_group: Any = None
+"""The group, kept until the next one so that no `DistributedDataParallel` is its last owner: that
+one's destructor waits for gloo's thread with Python's lock held, which the thread may be waiting
+for to give back the last tensors."""
+
+
 class AllStop(PenwrightError):
     """An error that every process comes to by itself: the first one alone reports it."""
 
@@ -131,6 +137,8 @@ def _join(device: str, timeout: int) -> None:
             f"the processes of this run do not find each other at {os.environ['MASTER_ADDR']}: "
             f"{str(error).splitlines()[0]}"
         ) from error
+    global _group
+    _group = dist.group.WORLD
 
 
 def _is_lost_connection(error: RuntimeError) -> bool:
