@@ -108,6 +108,14 @@ class Live:
     def waiting(self) -> int:
         return sum(d.stats().waiting for d in self.service._dispatchers())
 
+    def wait_until_idle(self) -> None:
+        """Wait until nothing is left of any request."""
+        [dispatcher] = self.service._dispatchers()
+        self.wait(lambda: self.running() == 0 and self.waiting() == 0)
+        self.wait(lambda: dispatcher.stats().free_blocks == dispatcher.stats().blocks)
+        self.wait(lambda: self.service.in_flight == 0)
+        assert not dispatcher._jobs
+
 
 @contextlib.contextmanager
 def serve(*, ready: bool = True, **settings: Any) -> Iterator[Live]:
