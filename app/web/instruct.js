@@ -48,7 +48,7 @@ export function startInstruct() {
       answer.classList.remove("live");
       byId("instruct-copy").disabled = answer.textContent === "";
     }
-    say(outcome(last));
+    say(outcome(last, body));
     announce(`Answer: ${answer.textContent}`);
   });
 

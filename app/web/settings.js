@@ -1,6 +1,7 @@
 // The settings of sampling: a form from a table, and its values as fields of a request.
 
 import { el } from "./dom.js";
+import { createFormat } from "./format.js";
 
 const FIELDS = {
   temperature: { label: "Temperature", min: 0, max: 2, step: 0.05, value: 0.7, always: true, hint: "0 always takes the likeliest token" },
@@ -24,6 +25,7 @@ const GROUPS = [
 /** Fill `place`; `defaults` replace values of the table, null leaves a field out. */
 export function createSettings(place, defaults = {}, onchange = () => {}) {
   const inputs = new Map();
+  const format = createFormat(place.id);
   for (const [title, names] of GROUPS) {
     const rows = names.filter((name) => defaults[name] !== null).map((name) => {
       const field = { ...FIELDS[name], name, id: `${place.id}-${name}` };
@@ -34,8 +36,9 @@ export function createSettings(place, defaults = {}, onchange = () => {}) {
     });
     place.append(...(title ? [el("details", { class: "more" }, el("summary", {}, title), ...rows)] : rows));
   }
+  place.querySelector("details.more").before(format.row);
   place.addEventListener("input", onchange);
-  return { read: () => read(inputs) };
+  return { read: () => read(inputs, format) };
 }
 
 function build(field) {
@@ -84,7 +87,7 @@ function slider(field, input) {
 }
 
 /** The fields that are not as the service has them by default. `error` is for a bad number. */
-function read(inputs) {
+function read(inputs, format) {
   const values = {};
   const errors = [];
   for (const [name, { field, input }] of inputs) {
@@ -102,6 +105,12 @@ function read(inputs) {
         errors.push({ field: name, message: `at most ${Number.MAX_SAFE_INTEGER} here` });
       else if (field.always || number !== FIELDS[name].value) values[name] = number;
     }
+  }
+  try {
+    const value = format.read();
+    if (value) values.response_format = value;
+  } catch (error) {
+    errors.push({ field: "response_format", message: error.message });
   }
   return { values, errors };
 }

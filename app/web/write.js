@@ -35,6 +35,8 @@ export function startWrite() {
 
   async function write(signal, say, prefix) {
     const { body, errors } = request(prefix);
+    if (body.response_format && textOf(prefix) !== "")
+      errors.push({ field: "response_format", message: "is for a text as a whole: “Try again” begins a new one" });
     if (errors.length) throw new Problem({ status: 422, errors });
     const kept = prefix.filter((piece) => piece.text);
     const count = body.n ?? 1;
@@ -59,7 +61,7 @@ export function startWrite() {
       byId("writing").hidden = true;
       refresh();
     }
-    say(outcome(last));
+    say(outcome(last, body));
     announce(`Written: ${textOf(choices.current.slice(kept.length))}`);
   }
 

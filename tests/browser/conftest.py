@@ -159,6 +159,14 @@ def set_field(page: Page, field: str, value: object) -> None:
         box.fill(str(value))
 
 
+def written(page: Page) -> str:
+    """The tokens that Write shows, the mark of the end included."""
+    text: str = page.evaluate(
+        "[...document.querySelectorAll('.token')].map(t => t.textContent).join('')"
+    )
+    return text
+
+
 def overflow(page: Page) -> int:
     """By how many pixels the page is wider than its window."""
     wide: int = page.evaluate(

@@ -7,7 +7,7 @@ import time
 import httpx
 from playwright.sync_api import Page, expect
 
-from .conftest import Open, Watched, finished, set_field
+from .conftest import Open, Watched, finished, set_field, written
 
 PROMPT = "The old king looked at his daughter and"
 
@@ -17,12 +17,6 @@ def metric(api: httpx.Client, name: str) -> float:
         if line.startswith(name + " "):
             return float(line.split()[1])
     raise AssertionError(name)
-
-
-def written(page: Page) -> str:
-    return page.evaluate(
-        "[...document.querySelectorAll('.token')].map(t => t.textContent).join('')"
-    )
 
 
 def test_tokens_come_in_pieces_and_make_the_text(page: Page, api: httpx.Client) -> None:
