@@ -11,6 +11,7 @@ import asyncio
 import json
 import logging
 import sys
+import uuid
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -195,12 +196,16 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, problem: Problem) -> None:
         """Answer what never became a request, and close."""
         self._deaf = True
-        refused = {"status": problem.status_code, "problem": problem.name}
+        # No middleware sees it, so what they do for a request is done here.
+        request_id = uuid.uuid4().hex
+        refused = {"status": problem.status_code, "problem": problem.name, "request_id": request_id}
         logger.info("refused before it was a request", extra=refused)
+        self.config.app.state.service.metrics.rejection(problem.name)  # type: ignore[union-attr]
         if not self._answering() or not self.cycle.response_started:
-            body = json.dumps(problem.body({})).encode()
+            body = json.dumps(problem.body({"state": {"request_id": request_id}})).encode()
             self.transport.write(
                 STATUS_LINE[problem.status_code]
+                + b"x-request-id: %s\r\n" % request_id.encode()
                 + b"content-type: %s\r\n" % MEDIA_TYPE.encode()
                 + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
                 + body

@@ -25,16 +25,9 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 REJECTIONS = (
     *("body_too_large", "context_length", "cross_origin", "deadline", "draining", "engine_dead"),
-    *("engine_stuck", "explain_length", "failed", "forbidden", "host_not_allowed", "internal"),
-    *(
-        "invalid_field",
-        "loading",
-        "malformed_json",
-        "method_not_allowed",
-        "no_keys",
-        "not_found",
-        "queue_full",
-    ),
+    *("engine_stuck", "explain_length", "failed", "forbidden", "headers_too_large"),
+    *("host_not_allowed", "internal", "invalid_field", "loading", "malformed_json"),
+    *("malformed_request", "method_not_allowed", "no_keys", "not_found", "queue_full"),
     *("rate_limit", "reload_in_progress", "reload_refused", "request_timeout", "task_not_served"),
     *("too_many_requests", "unauthorized", "unknown_model"),
 )

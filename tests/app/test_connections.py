@@ -234,9 +234,14 @@ def test_endless_headers_are_refused(hasty: Live, begin: bytes, more: bytes) -> 
 def test_long_headers_are_named(hasty: Live) -> None:
     with connect(hasty.url) as connection:
         connection.sendall(get("/healthz", "A: " + "x" * 70_000)[:-4])
-        status, _, body = read_answer(connection)
+        status, headers, body = read_answer(connection)
+        problem = json.loads(body)
         assert status == 431
-        assert "more than 65536 bytes" in json.loads(body)["detail"]
+        assert "more than 65536 bytes" in problem["detail"]
+        assert re.fullmatch("[0-9a-f]{32}", problem["request_id"])
+        assert headers["x-request-id"] == problem["request_id"]
+    counted = 'penwright_rejections_total{reason="headers_too_large"} '
+    assert re.search(rf"^{re.escape(counted)}[1-9]", hasty.client.get("/metrics").text, re.M)
     assert hasty.client.get("/healthz", headers={"A": "x" * 60_000}).status_code == 200
 
 
