@@ -26,6 +26,7 @@ from app.routes import (
     page,
     tokenize,
 )
+from app.routes.problems import problems
 from app.security.guard import Guard, require_safe
 from app.security.headers import EXPOSED, SecurityHeaders
 from app.service import Service
@@ -62,6 +63,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title="Penwright",
         description=DESCRIPTION,
         lifespan=_lifespan,
+        responses=problems(400),  # of every route: what was sent may be no HTTP
         docs_url=None,
         redoc_url=None,
         # FastAPI's own would log what a request had in a wrong field; the spans are those of

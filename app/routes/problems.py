@@ -6,7 +6,7 @@ from app.answers import ProblemBody
 from app.errors import MEDIA_TYPE
 
 _WHEN = {
-    400: "Longer than the model's context, or no JSON",
+    400: "Longer than the model's context, no JSON, or no HTTP",
     401: "No API key, an unknown or an expired one",
     403: "Not allowed to whoever asks",
     404: "No such model, or none for this task",
