@@ -117,8 +117,20 @@ class ModelCard(BaseModel):
 
     name: str = Field(description="What `model` is in a request.")
     tasks: list[Literal["generate", "classify", "instruct"]]
-    checkpoint: str = Field(description="The checkpoint's id: SHA-256 of its card.")
-    sha256: str = Field(description="SHA-256 of its file of weights.")
+    checkpoint: str = Field(
+        description="The checkpoint's id: SHA-256 of its card; without a card, of its weights."
+    )
+    sha256: str = Field(
+        description="SHA-256 of its file of weights; of several files, over their sorted hashes."
+    )
+    verified: bool = Field(
+        description="Whether it was shown to answer as its card says. Another program's file has "
+        "no card."
+    )
+    template: str | None = Field(
+        description="How instructions and conversations are written for it; null if it has no "
+        "template that is known here."
+    )
     base: str | None = Field(description="Of an adapter: the id of the base that it belongs to.")
     parameters: int = Field(description="Of the whole network, the adapter included.")
     adapter_parameters: int | None = Field(description="Of an adapter: how many are its own.")

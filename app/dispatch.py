@@ -17,7 +17,7 @@ from app.watching.engine_metrics import ModelInfo
 from app.watching.metrics import Metrics
 from app.watching.observation import OBSERVATION
 from app.watching.sequence_metrics import Figures
-from model.checkpoint import Adapter, Base
+from model.checkpoint import Adapter, Base, checkpoint_name
 from model.engine.engine import Engine
 from model.engine.inbox import QueueFull, ShuttingDown
 from model.engine.request import Embed, EngineStats, Event, Failed, Generate, Request
@@ -47,8 +47,8 @@ class Dispatcher:
         self.compiler = Compiler(self.engine)
         self.metrics = metrics
         self._end_token = base.tokenizer.end_token
-        # Each checkpoint is made for one task, and named as its directory.
-        own = ModelInfo(base.path.name, base.id, base.task)
+        # Each checkpoint is made for one task, and named as its directory or file.
+        own = ModelInfo(checkpoint_name(base.path), base.id, base.task)
         self._models: dict[str | None, ModelInfo] = {None: own}
         for name, adapter in adapters.items():
             self._models[name] = ModelInfo(name, adapter.id, adapter.task)

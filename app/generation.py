@@ -14,8 +14,10 @@ from app.errors import Problem, invalid
 from app.loading import ServedModel
 from app.options import Options
 from app.watching.logs import log_texts
+from model import prompts
 from model.engine.request import Event, Finished, Generate, Request, Text, TokenLogprob
-from model.errors import TextError
+from model.errors import TextError, UsageError
+from model.prompts import Message
 
 _LONG_WORK = 20_000
 """Characters from which encoding takes long enough (a few ms) to leave the event loop for it."""
@@ -23,23 +25,53 @@ _TEXT_WORK = 20
 """What a text costs beside its characters, in characters."""
 
 
-async def encode(model: ServedModel, texts: Sequence[str], field: str = "text") -> list[list[int]]:
+async def encode(
+    model: ServedModel, texts: Sequence[str], field: str = "text", *, documents: bool = False
+) -> list[list[int]]:
     """Token ids of each text.
 
     Args:
         field: where in the body they are, for errors.
+        documents: whether each begins a document, with the token in front that models such as
+            Llama 3 expect there.
 
     Raises:
         Problem: 422, a text that the tokenizer cannot cut up.
     """
     log_texts(texts)
-    encode_one = model.base.tokenizer.encode
+    tokenizer = model.base.tokenizer
+    encode_one = tokenizer.encode_prompt if documents else tokenizer.encode
     try:
         if sum(map(len, texts)) + _TEXT_WORK * len(texts) > _LONG_WORK:
             return await asyncio.to_thread(lambda: [encode_one(text) for text in texts])
         return [encode_one(text) for text in texts]
     except TextError as error:
         raise invalid(field, str(error)) from error
+
+
+async def encode_chat(
+    model: ServedModel, messages: Sequence[Message], field: str
+) -> list[list[int]]:
+    """Token ids of the one prompt that the model's template makes of a conversation.
+
+    Args:
+        field: where in the body they are, for errors.
+
+    Raises:
+        Problem: 422, the template has no form for them, or a text cannot be cut up.
+    """
+    texts = [message.content for message in messages]
+    log_texts(texts)
+    assert model.template is not None, "a model without one answers no instructions"
+    try:
+        parts = model.template.render(messages)
+        if sum(map(len, texts)) > _LONG_WORK:
+            encoded = await asyncio.to_thread(prompts.encode, parts, model.base.tokenizer)
+        else:
+            encoded = prompts.encode(parts, model.base.tokenizer)
+    except (TextError, UsageError) as error:
+        raise invalid(field, str(error)) from error
+    return [encoded.ids]
 
 
 @dataclass(frozen=True)
@@ -73,12 +105,12 @@ def check_batch(count: int, n: int, max_batch: int, field: str = "prompt") -> No
 
 def plan(
     model: ServedModel,
-    prompts: Sequence[Sequence[int]],
+    sequences: Sequence[Sequence[int]],
     options: Options,
     *,
     deadline: float,
 ) -> Generation:
-    """The engine requests for `prompts`.
+    """The engine requests for prompts, the `sequences` of token ids.
 
     Args:
         deadline: of all of them, on the clock of `time.monotonic`.
@@ -86,10 +118,10 @@ def plan(
     Raises:
         Problem: 400, a prompt does not fit the context.
     """
-    identity = uuid.uuid4().hex
+    identity, tokenizer = uuid.uuid4().hex, model.base.tokenizer
     requests: list[Request] = []
-    for number, tokens in enumerate(prompts):
-        tokens = tuple(tokens) or (model.base.tokenizer.end_token,)
+    for number, tokens in enumerate(sequences):
+        tokens = tuple(tokens) or tokenizer.prefix or (tokenizer.end_token,)
         new = _new_tokens(options, len(tokens), model.context_length, number)
         for choice in range(options.choices):
             want = Generate(

@@ -24,6 +24,7 @@ from model.checkpoint import (
     Base,
     TaskName,
     adapter_base_path,
+    checkpoint_name,
     is_adapter,
     load_adapter,
     load_base,
@@ -31,7 +32,9 @@ from model.checkpoint import (
 from model.classifier import UNSURE, ClassifierHead
 from model.errors import CheckpointError, PenwrightError, UsageError
 from model.model_set import ModelSet, load_model_set
-from model.quantize import quantize
+from model.kv_cache import BLOCK_TOKENS
+from model.prompts import Template
+from model.quantize import quantizable, quantize
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +66,18 @@ class ServedModel:
         return self.base.id if self.adapter is None else self.adapter.id
 
     @property
+    def template(self) -> Template | None:
+        """How instructions and conversations are written for it."""
+        return self.base.template if self.adapter is None else self.adapter.template
+
+    @property
+    def verified(self) -> bool:
+        """Whether its answers were compared with those that its card promises."""
+        return self.base.verified and (self.adapter is None or bool(self.adapter.card["golden"]))
+
+    @property
     def context_length(self) -> int:
-        return self.base.config.context_length
+        return self.dispatcher.engine.context_length
 
 
 @dataclass(frozen=True)
@@ -97,11 +110,12 @@ def model_set(settings: Settings) -> ModelSet:
         if path is None:
             continue
         path = path.resolve()
-        if paths.setdefault(path.name, path) != path:
+        name = checkpoint_name(path)
+        if paths.setdefault(name, path) != path:
             raise UsageError(
-                f"--{task} {path} has the same name as {paths[path.name]}; rename one of them"
+                f"--{task} {path} has the same name as {paths[name]}; rename one of them"
             )
-        tasks[task] = path.name
+        tasks[task] = name
     return ModelSet(tasks, paths)
 
 
@@ -138,7 +152,7 @@ def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
 
     base_paths: dict[str, Path] = {}
     for name, path in chosen.paths.items():
-        if not path.is_dir():
+        if not path.exists():
             raise CheckpointError(f"{path}: no such checkpoint directory")
         with _named_in_errors(path):
             if is_adapter(path):
@@ -159,15 +173,19 @@ def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
     for path, base in bases.items():
         with _named_in_errors(path):
             dispatchers[path] = make_dispatcher(base, adapters[path])
+        _log_cache(path, base, dispatchers[path])
 
+    defaults = dict(chosen.tasks)
+    if settings.base is not None and bases[settings.base.resolve()].template is not None:
+        defaults.setdefault("instruct", defaults["generate"])
     models = {}
     for name in chosen.paths:
         path = base_paths[name]
-        tasks = tuple(task for task, of in chosen.tasks.items() if of == name)
+        tasks = tuple(task for task, of in defaults.items() if of == name)
         model = ServedModel(name, tasks, bases[path], adapters[path].get(name), dispatchers[path])
         _check_tasks(model, settings)
         models[name] = model
-    return LoadedModels(models, dict(chosen.tasks), tuple(dispatchers.values()))
+    return LoadedModels(models, defaults, tuple(dispatchers.values()))
 
 
 @contextmanager
@@ -189,17 +207,29 @@ def _load_base(path: Path, settings: Settings, device: torch.device) -> Base:
     started = time.monotonic()
     with _named_in_errors(path):
         # From weights as they are stored, which are smaller than in fp32: the peak of memory.
-        quantized = computing.quantizes(settings)
-        dtype = None if quantized else computing.dtype(settings)
-        base = load_base(path, dtype=dtype, device=device)
+        quantized, dtype = computing.quantizes(settings), computing.dtype(settings)
+        base = load_base(path, dtype=None if quantized else dtype, device=device)
+        if quantized and settings.quantize == "auto" and not quantizable(base.config):
+            quantized = False
+            base.model.to(dtype)
+            if base.head is not None:
+                base.head.to(dtype)
         if quantized:
             quantize(base.model)
             if base.head is not None:
                 base.head.float()
         elif settings.deterministic:
             base.model.multiply_in_tiles()
-        golden.verify(str(path), base.card.get("golden"), base.model, base.tokenizer, base.head)
-    _log_loaded(path, base.id, started)
+        if base.card:
+            golden.verify(
+                str(path),
+                base.card.get("golden"),
+                base.model,
+                base.tokenizer,
+                base.head,
+                template=base.template,
+            )
+    _log_loaded(path, base.id, started, verified=base.verified)
     return base
 
 
@@ -208,24 +238,53 @@ def _load_adapter(path: Path, base: Base) -> Adapter:
     with _named_in_errors(path):
         adapter = load_adapter(path, base)
         adapter.lora.tile = base.model.tile
-        outputs, model = adapter.card.get("golden"), base.model
-        golden.verify(str(path), outputs, model, base.tokenizer, adapter.head, adapter.lora)
-    _log_loaded(path, adapter.id, started)
+        golden.verify(
+            str(path),
+            adapter.card.get("golden"),
+            base.model,
+            base.tokenizer,
+            adapter.head,
+            adapter.lora,
+            template=adapter.template,
+        )
+    _log_loaded(path, adapter.id, started, verified=True)
     return adapter
 
 
-def _log_loaded(path: Path, checkpoint: str, started: float) -> None:
+def _log_loaded(path: Path, checkpoint: str, started: float, *, verified: bool) -> None:
     seconds = round(time.monotonic() - started, 3)
     logger.info(
-        "checkpoint verified",
+        "checkpoint verified" if verified else "checkpoint loaded; it has no card to verify it by",
         extra={"path": str(path), "checkpoint": checkpoint, "seconds": seconds},
     )
+
+
+def _log_cache(path: Path, base: Base, dispatcher: Dispatcher) -> None:
+    """What the cache takes, and how long a sequence can be in it."""
+    stats, length = dispatcher.stats(), dispatcher.engine.context_length
+    extra = {
+        "path": str(path),
+        "cache_mb": stats.cache_bytes >> 20,
+        "cache_tokens": stats.blocks * BLOCK_TOKENS,
+        "context_length": length,
+    }
+    if length < base.config.context_length:
+        logger.warning(
+            "sequences are shorter than the model's context of %d tokens "
+            "(--max-context, --cache-mb)",
+            base.config.context_length,
+            extra=extra,
+        )
+    else:
+        logger.info("cache for keys and values", extra=extra)
 
 
 def _check_tasks(model: ServedModel, settings: Settings) -> None:
     """Refuse a checkpoint for a task that it was not made for, or that the settings spoil."""
     made_for = model.base.task if model.adapter is None else model.adapter.task
     for task in model.tasks:
+        if task == "instruct" and model.template is not None:
+            continue
         if task != made_for:
             raise CheckpointError(f"{model.name}: is to answer {task}, but was made for {made_for}")
     if "classify" in model.tasks and model.head is None:

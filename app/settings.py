@@ -31,7 +31,9 @@ class Settings(BaseSettings):
         None, description="directory of a model set, with models.json; by default the bundled one"
     )
     base: Path | None = Field(
-        None, description="one checkpoint to serve in place of a model set; answers /generate"
+        None,
+        description="one checkpoint, .gguf file or Hugging Face directory to serve in place of a "
+        "model set; answers /generate, and /instruct where it has a chat template",
     )
     classify: Path | None = Field(
         None, description="with --base: an adapter or a whole checkpoint that answers /classify"
@@ -94,7 +96,15 @@ class Settings(BaseSettings):
         0,
         ge=0,
         le=1 << 24,
-        description="memory for keys and values, in MB, for each base; 0 is room for 16 contexts",
+        description="memory for keys and values, in MB, for each base; 0 is room for 16 contexts, "
+        "at most 4 GB",
+    )
+    max_context: int = Field(
+        0,
+        ge=0,
+        le=1 << 20,
+        description="most tokens of a sequence, prompt and answer together; 0 is the model's own "
+        "context, or as much of it as a cache of 4 GB holds",
     )
     reuse_prefixes: bool = Field(
         True, description="take over what an earlier request computed for the same beginning"
@@ -189,8 +199,10 @@ class Settings(BaseSettings):
                 raise ValueError(f"--{name} needs --base: the checkpoint that it belongs to")
         for name in ("models", "base", "classify", "instruct"):
             path: Path | None = getattr(self, name)
-            if path is not None and not path.is_dir():
-                raise ValueError(f"--{name} is {str(path)!r}: there is no such directory")
+            if path is None or path.is_dir() or (name == "base" and path.is_file()):
+                continue
+            what = "directory or file" if name == "base" else "directory"
+            raise ValueError(f"--{name} is {str(path)!r}: there is no such {what}")
         if self.api_keys is not None and not self.api_keys.is_file():
             raise ValueError(f"--api-keys is {str(self.api_keys)!r}: there is no such file")
         if self.quantize == "int8" and self.dtype == "bf16":
@@ -213,6 +225,7 @@ class Settings(BaseSettings):
             max_waiting=self.max_waiting,
             step_tokens=self.step_tokens,
             cache_mb=self.cache_mb,
+            max_context=self.max_context,
             reuse_prefixes=self.reuse_prefixes,
         )
 

@@ -19,7 +19,7 @@ from benchmarks.rounds import Outcome, Turn, Work, Workers, compare, say, table
 from benchmarks.systems import OURS
 from benchmarks.systems.base import Tokens
 from benchmarks.worker import Worker
-from model.hf_tokenizer import read_tokenizer
+from model.tokenizer.hugging_face import read_tokenizer
 
 ROW = "classifying messages of mixed length"
 DTYPES = ("transformers-fp32", "transformers-bf16")

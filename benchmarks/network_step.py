@@ -17,12 +17,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from model.config import PRESETS
-from model.gpt import GPT
+from model.architecture import PRESETS
 from model.kernels.attention import TOKENS, PagedCache, Plan
 from model.lora import AdapterRows, LoRA, LoRASettings
 from model.quantize import QuantizedEmbedding, quantize
 from model.quantized_blocks import QuantizedBlocks
+from model.transformer import Transformer
 
 CELLS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHAPES = [(rows, cached, 1) for cached in (64, 512) for rows in (1, 4, 16, 64)] + [(1, 0, 512)]
@@ -34,10 +34,10 @@ class Step:
 
     def __init__(self, cells: torch.dtype) -> None:
         config = PRESETS["gpt2-124m"]
-        self.model = GPT(config).eval()
+        self.model = Transformer(config).eval()
         self.model.init_weights(torch.Generator().manual_seed(0))
         quantize(self.model)
-        blocks = self.model.h[0]
+        blocks = self.model.blocks[0]
         if not isinstance(blocks, QuantizedBlocks):
             raise SystemExit("the kernels are not compiled: run `python hatch_build.py`")
         self.blocks = blocks
@@ -53,24 +53,24 @@ class Step:
         firsts = [i * self.each for i in range(sequences)]
         plan = Plan(self.cache, [(range(f, f + self.each), cached, new) for f in firsts])
         tokens = torch.zeros(sequences * new, dtype=torch.long)
-        x = self.model.wte(tokens) + self.model.wpe(tokens)
+        x = self.model.positions.add(self.model.embedding(tokens), tokens)
         rows = AdapterRows([(self.lora, slice(None))]) if adapter else None
         packed = self.blocks._adapter_rows(rows) if rows else []
-        hidden = self.model.ln_f(self.blocks.network(x, plan, packed))
+        hidden = self.model.norm(self.blocks.network(x, plan, packed))
         return self.model.logits(hidden[new - 1 :: new])
 
     def linear_layers(self, rows: int, logits: int) -> None:
         narrow, wide = torch.randn(rows, 768), torch.randn(rows, 3072)
         for block in self.blocks._blocks():
-            for part, x in (
-                (block.attn.c_attn, narrow),
-                (block.attn.c_proj, narrow),
-                (block.mlp.c_fc, narrow),
-                (block.mlp.c_proj, wide),
+            for path, x in (
+                ("attention.qkv", narrow),
+                ("attention.out", narrow),
+                ("mlp.up", narrow),
+                ("mlp.down", wide),
             ):
-                part(x)
-        assert isinstance(self.model.wte, QuantizedEmbedding)
-        self.model.wte.logits(narrow[:logits])
+                block.get_submodule(path)(x)
+        assert isinstance(self.model.embedding, QuantizedEmbedding)
+        self.model.embedding.logits(narrow[:logits])
 
 
 @torch.inference_mode()

@@ -42,7 +42,7 @@ from benchmarks.rounds import Outcome, say, table
 from benchmarks.server import Server
 from benchmarks.systems import OURS
 from benchmarks.worker import SETTLE_SECONDS, Worker
-from model.hf_tokenizer import read_tokenizer
+from model.tokenizer.hugging_face import read_tokenizer
 
 ENGINE, WHOLE, STREAMED = "engine", "http, in one piece", "http, streamed"
 SHORT, SHORT_NEW, LONG, LONG_NEW = 32, 16, 900, 8

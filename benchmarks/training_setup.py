@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from benchmarks import gpt2
 from benchmarks.rounds import Outcome
 from benchmarks.systems.training.base import Shape
-from model.config import GPTConfig
+from model.architecture import Architecture
 
 Options = dict[str, Any]
 
@@ -65,7 +65,7 @@ def prepare(work: Path, shape: Shape) -> Path:
     The text is random, the k-th token 1/k as frequent as the first: something can be learnt, and
     embeddings get gradients as unevenly as from real text.
     """
-    config = GPTConfig(
+    config = Architecture(
         shape.vocab_size,
         shape.context,
         n_layer=shape.n_layer,
@@ -82,7 +82,7 @@ def prepare(work: Path, shape: Shape) -> Path:
             tokens = draw.choice(shape.vocab_size, count, p=share / share.sum())
             tokens.astype(np.uint16).tofile(out / f"{part}.bin")
         # Wide embeddings make wide logits: the loss then depends on all that the network computes.
-        scales = {"wte.weight": 4.0, "wpe.weight": 4.0}
+        scales = {"embedding.weight": 4.0, "positions.weight": 4.0}
         weights = {
             name: (weight * scales.get(name, 1.0)).bfloat16()
             for name, weight in gpt2.random_weights(config).items()

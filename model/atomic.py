@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import logging
 import os
 import shutil
 import tempfile
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from model.errors import PenwrightError
+
+logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -55,7 +58,7 @@ def new_file(path: Path, *, mode: int | None = None) -> Iterator[Path]:
             os.chmod(name, 0o666 & ~_umask() if mode is None else mode)
             os.replace(name, path)
         except BaseException:
-            os.unlink(name)
+            _remove(Path(name))
             raise
 
 
@@ -64,44 +67,75 @@ def new_directory(path: Path) -> Iterator[Path]:
     """A directory to fill, which takes the place of `path` when the block ends without an error.
 
     The two directories are exchanged in one step of the file system, so a reader sees the old one
-    or the new one, whole. When the block fails, the old one stays.
+    or the new one, whole. When the block fails, the old one stays. A file system that cannot
+    exchange needs two renames: between them a reader sees none, and a crash of the machine leaves
+    the old one under a hidden name beside it.
 
     Raises:
-        PenwrightError: the disk is full or not writable; names `path`.
+        PenwrightError: the disk is full or not writable; names `path`, and where the old directory
+            is if it could not be put back.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new-"))
+        aside = temporary.with_name(temporary.name + ".old")
         try:
             os.chmod(temporary, 0o777 & ~_umask())
             yield temporary
             for file in temporary.iterdir():
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
-            if path.exists():
-                _exchange(temporary, path)
-            else:
+            if not path.exists():
                 os.rename(temporary, path)
+            elif not _exchange(temporary, path):
+                _replace(temporary, path, aside)
         finally:
-            # After an exchange this is the old directory.
-            shutil.rmtree(temporary, ignore_errors=True)
+            if not (aside.exists() and temporary.exists()):  # else neither is in place
+                _remove(aside)
+                _remove(temporary)  # after an exchange, the old directory
     except OSError as error:
         raise PenwrightError(
             f"{path}: cannot be written: {error.strerror or error}; what was there before still is"
         ) from error
 
 
-def _exchange(a: Path, b: Path) -> None:
-    """Exchange two directories: in one step on Linux, elsewhere in two renames."""
+def _exchange(a: Path, b: Path) -> bool:
+    """Exchange two directories in one step; whether the system and the file system can do it."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-    if renameat2 is not None:
-        at_cwd, exchange = -100, 2
-        if renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0:
-            return
-    aside = a.with_name(a.name + ".old")
-    os.rename(b, aside)
-    os.rename(a, b)
-    os.rename(aside, a)
+    if renameat2 is None:
+        return False
+    at_cwd, exchange = -100, 2
+    return bool(renameat2(at_cwd, os.fsencode(a), at_cwd, os.fsencode(b), exchange) == 0)
+
+
+def _replace(new: Path, path: Path, aside: Path) -> None:
+    """Move `path` aside and `new` into its place; when the second fails, undo the first."""
+    try:
+        os.rename(path, aside)
+        os.rename(new, path)
+    except BaseException as error:
+        # What is there tells how far it came, wherever an interrupt struck.
+        if aside.exists() and new.exists():
+            try:
+                os.rename(aside, path)
+            except OSError:
+                reason = getattr(error, "strerror", None) or repr(error)
+                raise PenwrightError(
+                    f"{path}: cannot be written: {reason}; "
+                    f"what was there before is now {aside}, and what should be there is {new}"
+                ) from error
+        raise
+
+
+def _remove(left: Path) -> None:
+    """Delete what is left over, if it is there; that it cannot be is no reason to fail."""
+    if left.is_dir():
+        shutil.rmtree(left, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            left.unlink(missing_ok=True)
+    if left.exists():
+        logger.warning("%s: is left over and cannot be deleted", left)
 
 
 def _umask() -> int:

@@ -6,18 +6,22 @@ files mean is `model.checkpoint`'s business.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from model.errors import CheckpointError, UsageError
+from model.json_files import read_json as read_json
+from model.json_files import shown
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""What is written; 1 is read as well."""
 CARD = "card.json"
 
 
@@ -41,7 +45,19 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write a value as JSON; a number that is not finite becomes null, as JSON has none."""
+    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
 
 
 def write_weights(
@@ -65,7 +81,7 @@ def read_card(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
     """The card, after the hash of every file that it names was found right."""
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such checkpoint directory")
-    card = read_json(path / CARD)
+    card = read_json(path / CARD, not_finite=True)  # as earlier versions wrote some metrics
     files = card.get("files")
     if not isinstance(files, dict):
         raise CheckpointError(f"{path / CARD}: has no hashes of files")
@@ -79,34 +95,46 @@ def read_card(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
     return card
 
 
-def read_versioned(path: Path, fields: Mapping[str, tuple[type, ...]]) -> dict[str, Any]:
+def read_versioned(
+    path: Path, versions: Mapping[int, Mapping[str, tuple[type, ...]]]
+) -> dict[str, Any]:
+    """The values of a settings file, `format_version` among them.
+
+    Args:
+        versions: the fields of each version that is read, with their types.
+
+    Raises:
+        CheckpointError: it is of another version, or a field is missing, unknown or of another
+            type; names it.
+    """
     values = read_json(path)
     version = values.pop("format_version", None)
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version not in versions:  # True is 1 otherwise
         raise CheckpointError(
-            f"{path}: format version {version!r}; this Penwright reads version {FORMAT_VERSION}"
+            f"{path}: format version {shown(version)}; "
+            f"this Penwright reads version {' and '.join(map(str, versions))}"
         )
+    fields = versions[version]
     if values.keys() != fields.keys():
         raise CheckpointError(
-            f"{path}: unknown fields {sorted(values.keys() - fields.keys())}, "
+            f"{path}: unknown fields {shown(sorted(values.keys() - fields.keys()))}, "
             f"missing fields {sorted(fields.keys() - values.keys())}"
         )
     for name, kinds in fields.items():
-        if not isinstance(values[name], kinds):
-            raise CheckpointError(f"{path}: {name} cannot be {values[name]!r}")
-    return values
+        value = values[name]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            raise CheckpointError(f"{path}: {name} cannot be {shown(value)}")
+    return {**values, "format_version": version}
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a file's tensors by name; nothing but its header is read."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: must hold a JSON object")
-    return value
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
+            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a usable safetensors file: {error}") from error
 
 
 def read_weights(path: Path, dtype: torch.dtype | None, device: torch.device) -> dict[str, Tensor]:
@@ -119,8 +147,16 @@ def read_weights(path: Path, dtype: torch.dtype | None, device: torch.device) ->
 
 
 def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """The hash of a file, in hexadecimal.
+
+    Raises:
+        CheckpointError: it cannot be read; names it.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def assign(modules: list[nn.Module], weights: dict[str, Tensor], source: Path) -> None:

@@ -18,8 +18,7 @@ from typing import Any
 import llguidance.numpy
 import numpy as np
 import torch
-from llguidance import LLExecutor, LLMatcher, LLTokenizer
-from llguidance.tiktoken import lltokenizer_from_encoding
+from llguidance import LLExecutor, LLMatcher, LLTokenizer, TokenizerWrapper
 from torch import Tensor
 
 from model.engine.request import Constraint
@@ -44,6 +43,22 @@ _JSON_OPTIONS = {
 
 class ConstraintError(UsageError):
     """A constraint that cannot be used, or not any more."""
+
+
+class _Tokens:
+    """A tokenizer as llguidance asks for one: tokens without bytes never come in a text."""
+
+    def __init__(self, tokenizer: Tokenizer, end: int) -> None:
+        self._encode = tokenizer.encode
+        self.tokens = [tokenizer.token_bytes(token) for token in range(tokenizer.vocab_size)]
+        self.special_token_ids = sorted(tokenizer.special.ids.values())
+        self.eos_token_id = end
+        self.bos_token_id = tokenizer.special.beginning
+
+    def __call__(self, text: str) -> list[int]:
+        if not isinstance(text, str):
+            raise TypeError("only text is encoded")
+        return self._encode(text)
 
 
 class Matcher:
@@ -166,9 +181,8 @@ class Constraints:
     @cached_property
     def _lltokenizer(self) -> LLTokenizer:
         # A second for the 50,257 tokens of GPT-2, and once is enough.
-        return lltokenizer_from_encoding(
-            self._tokenizer.encoding, eos_token=list(self._stop_tokens)
-        )
+        tokens = TokenizerWrapper(_Tokens(self._tokenizer, self._stop_tokens[0]))
+        return LLTokenizer(tokens, eos_token=list(self._stop_tokens))
 
     @cached_property
     def _executor(self) -> LLExecutor:

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from model.classifier import ClassifierHead
 from model.errors import CheckpointError
-from model.gpt import GPT
+from model.transformer import Transformer
 from model.lora import LoRA
-from model.prompts import instruction_prompt
+from model.prompts import Alpaca, Template, encode
 from model.tokenizer import Tokenizer
 
 _TEXTS = (
@@ -39,40 +39,41 @@ INT8_BOUND = 0.5
 
 @torch.inference_mode()
 def compute(
-    model: GPT,
+    model: Transformer,
     tokenizer: Tokenizer,
     head: ClassifierHead | None,
     lora: LoRA | None,
     task: Literal["generate", "classify", "instruct"],
+    template: Template | None = None,
 ) -> list[dict[str, Any]]:
-    """The golden outputs of a network, for its card."""
+    """The golden outputs of a network, for its card.
+
+    Args:
+        template: of the instructions that a network for `instruct` is asked; by default Alpaca's.
+    """
+    entries: list[dict[str, Any]] = [{"input": text} for text in _TEXTS]
     if task == "instruct":
-        texts = [instruction_prompt(*pair) for pair in _INSTRUCTIONS]
-    else:
-        texts = list(_TEXTS)
-    outputs = []
-    for text in texts:
-        hidden = _last_hidden(model, tokenizer, lora, text)
+        entries = [{"instruction": text, "input": given} for text, given in _INSTRUCTIONS]
+    for entry in entries:
+        hidden = _last_hidden(model, _tokens(entry, tokenizer, template), lora)
         if head is not None:
-            values = head.probabilities(hidden)[0]
-            outputs.append({"input": text, "probabilities": _rounded(values)})
+            entry["probabilities"] = _rounded(head.probabilities(hidden)[0])
         else:
             top = _log_probabilities(model, hidden).topk(min(_TOP, model.config.vocab_size))
-            outputs.append(
-                {"input": text, "tokens": top.indices.tolist(), "logprobs": _rounded(top.values)}
-            )
-    return outputs
+            entry |= {"tokens": top.indices.tolist(), "logprobs": _rounded(top.values)}
+    return entries
 
 
 @torch.inference_mode()
 def verify(
     name: str,
     expected: object,
-    model: GPT,
+    model: Transformer,
     tokenizer: Tokenizer,
     head: ClassifierHead | None = None,
     lora: LoRA | None = None,
     bound: float | None = None,
+    template: Template | None = None,
 ) -> float:
     """Compute the golden outputs again, in the precision in which the network is held.
 
@@ -80,6 +81,7 @@ def verify(
         name: of the checkpoint, for the error.
         expected: what its card holds, whatever that is.
         bound: largest allowed difference; by default that of the network's precision.
+        template: of instructions, as for `compute`.
 
     Returns:
         the largest difference
@@ -102,7 +104,7 @@ def verify(
         limit = INT8_BOUND if model.quantized else BOUNDS[model.dtype]
     worst = 0.0
     for entry in expected:
-        hidden = _last_hidden(model, tokenizer, lora, entry["input"])
+        hidden = _last_hidden(model, _tokens(entry, tokenizer, template), lora)
         if head is not None:
             values, goal = head.probabilities(hidden)[0], entry["probabilities"]
         else:
@@ -112,7 +114,7 @@ def verify(
         # Not a number compares as false: it must not pass.
         if not difference <= limit:
             raise CheckpointError(
-                f"{name}: its answer to {entry['input'][:40]!r} differs from its card's by "
+                f"{name}: its answer to {_asked(entry)[:40]!r} differs from its card's by "
                 f"{difference:.4g}; at most {limit:g} is allowed"
             )
         worst = max(worst, difference)
@@ -127,7 +129,9 @@ def _fault(entry: object, vocab_size: int, labels: int | None) -> str | None:
     """
     if not isinstance(entry, dict):
         return "is not an object"
-    if not isinstance(entry.get("input"), str) or not entry["input"]:
+    if not isinstance(entry.get("instruction", ""), str) or not isinstance(entry.get("input"), str):
+        return "has no input text"
+    if not _asked(entry):
         return "has no input text"
     if labels is not None:
         return _fault_of_numbers(entry, "probabilities", labels)
@@ -149,15 +153,30 @@ def _fault_of_numbers(entry: dict[str, Any], field: str, count: int) -> str | No
     return None
 
 
-def _last_hidden(model: GPT, tokenizer: Tokenizer, lora: LoRA | None, text: str) -> Tensor:
+def _asked(entry: dict[str, Any]) -> str:
+    """What an entry asks, to show it."""
+    text: str = entry.get("instruction") or entry["input"]
+    return text
+
+
+def _tokens(entry: dict[str, Any], tokenizer: Tokenizer, template: Template | None) -> list[int]:
+    """An instruction in its template; before cards had instructions apart, and for other tasks, a
+    text as it stands."""
+    if "instruction" not in entry:
+        return tokenizer.encode_prompt(entry["input"])
+    template = template or Alpaca()
+    messages = template.instruction(entry["instruction"], entry["input"])
+    return encode(template.render(messages), tokenizer).ids
+
+
+def _last_hidden(model: Transformer, tokens: list[int], lora: LoRA | None) -> Tensor:
     """(1, n_embd)"""
-    tokens = tokenizer.encode(text)[-model.config.context_length :]
-    batch = torch.tensor([tokens], device=model.device)
+    batch = torch.tensor([tokens[-model.config.context_length :]], device=model.device)
     hidden: Tensor = model(batch, adapters=lora)[:, -1]
     return hidden
 
 
-def _log_probabilities(model: GPT, hidden: Tensor) -> Tensor:
+def _log_probabilities(model: Transformer, hidden: Tensor) -> Tensor:
     """(vocab,) fp32"""
     return torch.log_softmax(model.logits(hidden)[0].float(), dim=-1)
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.config import GPTConfig
+from model.architecture import Architecture
 from model.kernels import int8
 from model.kernels.attention import TOKENS, PagedCache, Plan
 
@@ -29,31 +29,32 @@ def blocks_for(tokens: int) -> int:
 class KVCache:
     """Memory for `blocks` blocks of tokens.
 
-    `keys` and `values` are (layer, block, head, BLOCK_TOKENS, head_dim). On a CPU they are the
+    `keys` and `values` are (layer, block, kv_head, BLOCK_TOKENS, head_dim). On a CPU they are the
     business of the attention kernel (`paged`), where it was compiled and the shape suits it; the
     layout of a block of keys is then its own.
     """
 
     def __init__(
         self,
-        config: GPTConfig,
+        config: Architecture,
         blocks: int,
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> None:
-        shape = (config.n_layer, blocks, config.n_head, BLOCK_TOKENS, config.head_dim)
+        shape = (config.n_layer, blocks, config.n_kv_head, BLOCK_TOKENS, config.head_dim)
         # Not zeroed: pages that no sequence has used yet then cost no memory.
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
         self.blocks = blocks
         kernel = int8.load() if PagedCache.fits(self.keys) else None
-        self.paged = PagedCache(kernel, self.keys, self.values) if kernel else None
+        group = config.n_head // config.n_kv_head
+        self.paged = PagedCache(kernel, self.keys, self.values, group) if kernel else None
 
     @staticmethod
-    def bytes_per_block(config: GPTConfig, dtype: torch.dtype) -> int:
+    def bytes_per_block(config: Architecture, dtype: torch.dtype) -> int:
         """Memory of one block in all layers, in bytes."""
-        return 2 * config.n_layer * BLOCK_TOKENS * config.n_embd * dtype.itemsize
+        return 2 * config.n_layer * BLOCK_TOKENS * config.kv_width * dtype.itemsize
 
     @property
     def nbytes(self) -> int:
@@ -112,8 +113,8 @@ class CacheStep:
 
     @staticmethod
     def _mask(segment: Segment, device: torch.device) -> Tensor | None:
-        """What a later chunk of a prompt sees: all that is cached and, of its own, the earlier."""
-        if segment.start == 0 or segment.length == 1:
+        """What the tokens of a chunk see: all that is cached and, of their own, the earlier."""
+        if segment.length == 1:
             return None
         shape = (segment.length, segment.start + segment.length)
         return torch.ones(shape, dtype=torch.bool, device=device).tril_(segment.start)
@@ -123,7 +124,8 @@ class CacheStep:
 
         Args:
             layer: index of the block of the network.
-            query, key, value: (tokens, head, head_dim).
+            query: (tokens, head, head_dim)
+            key, value: (tokens, kv_head, head_dim)
 
         Returns:
             (tokens, head, head_dim)
@@ -137,16 +139,29 @@ class CacheStep:
         first = 0
         for blocks, length, end, mask in self._segments:
             rows = slice(first, first + length)
-            attended = F.scaled_dot_product_attention(
-                query[rows].transpose(0, 1)[None].to(keys.dtype),
+            out[rows] = _attended(
+                query[rows].to(keys.dtype),
                 _in_order(keys, blocks, end),
                 _in_order(values, blocks, end),
-                attn_mask=mask,
-                is_causal=mask is None and length > 1,
+                mask,
             )
-            out[rows] = attended[0].transpose(0, 1).to(out.dtype)
             first = rows.stop
         return out
+
+
+def _attended(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of one sequence: (length, head, head_dim), (1, kv_head, end, head_dim) twice.
+
+    The query heads that share keys are rows of one product, so that no key is copied.
+    """
+    length, heads, dim = query.shape
+    kv_heads = keys.shape[1]
+    # (1, kv_head, length × group, head_dim)
+    rows = query.unflatten(1, (kv_heads, -1)).transpose(0, 1).reshape(1, kv_heads, -1, dim)
+    if mask is not None and kv_heads < heads:
+        mask = mask.repeat_interleave(heads // kv_heads, dim=0)
+    attended = F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask)
+    return attended.view(kv_heads, length, -1, dim).transpose(0, 1).flatten(1, 2)
 
 
 def _in_order(cells: Tensor, blocks: Tensor, end: int) -> Tensor:

@@ -3,24 +3,34 @@
 An adapter is a module of its own that the network's projections are given with each call. Nothing
 is wrapped: the base stays as it was loaded, training moves only what is in the adapter, and rows of
 one batch can have different adapters. Rows of a batch here are tokens: `x` is (…, in_features).
+
+Where an adapter changes a network is a *site*: a projection as a whole, or some output channels of
+it, such as the queries of `attention.qkv`. The network says which sites there are.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.config import GPTConfig
+from model.architecture import Architecture
 from model.errors import UsageError
-from model.gpt import GPT, linear
+from model.projection import linear
+from model.transformer import Transformer
 
-TARGETS = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
-
-PEFT_PREFIX = "base_model.model.transformer."
-"""Before the names of GPT-2's layers in the files of the package `peft`."""
+TARGETS = ("qkv", "q", "k", "v", "out", "gate", "up", "down")
+"""What the projections of a block are called. `qkv` is the three together, which share one A."""
+_DEFAULT = ("qkv", "out", "gate", "up", "down")
+_OLD_TARGETS = {
+    "attn.c_attn": "qkv",
+    "attn.c_proj": "out",
+    "mlp.c_fc": "up",
+    "mlp.c_proj": "down",
+}
+"""Names of before there were other families than GPT-2; still taken."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +41,8 @@ class LoRASettings:
     """Rank of each change; 0 is an adapter that changes nothing (a head alone)."""
     alpha: float = 32.0
     """The change is scaled by alpha / rank."""
-    targets: tuple[str, ...] = TARGETS
-    """Which projections of every block are changed."""
+    targets: tuple[str, ...] = ()
+    """Which projections of every block are changed; none is all that the network has."""
     dropout: float = 0.0
     """Of the adapter's input, in training mode only."""
 
@@ -41,44 +51,92 @@ class LoRASettings:
             raise UsageError(f"--lora-rank is {self.rank}; it must be at least 0")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"--lora-dropout is {self.dropout}; it must be in [0, 1)")
-        for target in self.targets:
+        targets = tuple(dict.fromkeys(_OLD_TARGETS.get(t, t) for t in self.targets))
+        for target in targets:
             if target not in TARGETS:
                 raise UsageError(
                     f"--lora-targets has {target!r}; it must be among {', '.join(TARGETS)}"
                 )
+        if "qkv" in targets and {"q", "k", "v"} & set(targets):
+            raise UsageError("--lora-targets has qkv and a part of it; give one or the other")
+        object.__setattr__(self, "targets", targets)
 
 
-def _layers(model_config: GPTConfig, targets: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """(in_features, out_features) of each layer that `targets` names, by its path."""
-    width = model_config.n_embd
-    sizes = {
-        "attn.c_attn": (width, 3 * width),
-        "attn.c_proj": (width, width),
-        "mlp.c_fc": (width, 4 * width),
-        "mlp.c_proj": (4 * width, width),
-    }
-    return {
-        f"h.{layer}.{target}": sizes[target]
-        for layer in range(model_config.n_layer)
-        for target in targets
-    }
+@dataclass(frozen=True)
+class Site:
+    """Where an adapter changes a network."""
+
+    name: str
+    """Such as `blocks.0.attention.q`."""
+    path: str
+    """Of the projection: `blocks.0.attention.qkv`."""
+    channels: slice
+    """The output channels that change; all of them have no bounds."""
+    in_features: int
+    out_features: int
+
+    @property
+    def key(self) -> str:
+        """Its name among the adapter's parameters, which hold no dots."""
+        return self.name.replace(".", "/")
+
+
+def sites(config: Architecture, targets: Sequence[str]) -> list[Site]:
+    """The sites of `targets` in a network, block by block, within a block as `targets` has them.
+
+    Raises:
+        UsageError: the network has no such projection.
+    """
+    with torch.device("meta"):
+        # Blocks are alike: one tells of all, without the time that a deep network takes.
+        model = Transformer(replace(config, n_layer=1))
+    of_block: dict[str, Site] = {}
+    for path, projection in model.projections():
+        module = path.rpartition(".")[0]
+        start, size = 0, projection.in_features
+        for part, width in projection.parts.items():
+            whole = width == projection.out_features
+            channels = slice(None) if whole else slice(start, start + width)
+            of_block[part] = Site(f"{module}.{part}", path, channels, size, width)
+            start += width
+        if path.endswith(".qkv"):
+            of_block["qkv"] = Site(path, path, slice(None), size, projection.out_features)
+    missing = [target for target in targets if target not in of_block]
+    if missing:
+        raise UsageError(
+            f"--lora-targets has {missing[0]!r}, which this network has not; "
+            f"it has {', '.join(t for t in TARGETS if t in of_block)}"
+        )
+
+    def in_block(layer: int, site: Site) -> Site:
+        name, path = (
+            text.replace("blocks.0.", f"blocks.{layer}.", 1) for text in (site.name, site.path)
+        )
+        return replace(site, name=name, path=path)
+
+    chosen = targets or [target for target in _DEFAULT if target in of_block]
+    return [in_block(i, of_block[target]) for i in range(config.n_layer) for target in chosen]
 
 
 class LoRA(nn.Module):
-    """One adapter: for each target layer a pair A (rank, in) and B (out, rank)."""
+    """One adapter: for each site a pair A (rank, in) and B (out, rank)."""
 
-    def __init__(self, model_config: GPTConfig, settings: LoRASettings) -> None:
+    def __init__(self, model_config: Architecture, settings: LoRASettings) -> None:
         super().__init__()
-        self.settings = settings
-        self.tile: int | None = None  # rows of every product, as in `model.gpt.linear`
+        found = sites(model_config, settings.targets)
+        targets = tuple(dict.fromkeys(site.name.rpartition(".")[2] for site in found))
+        self.settings = replace(settings, targets=targets)
+        self.tile: int | None = None  # rows of every product, as in `model.projection.linear`
         self.scale = settings.alpha / settings.rank if settings.rank else 0.0
-        layers = _layers(model_config, settings.targets) if settings.rank else {}
-        # Parameter names hold no dots, so the path's dots are written as slashes.
+        self.sites = found if settings.rank else []
+        self._of_path: dict[str, list[Site]] = {}
+        for site in self.sites:
+            self._of_path.setdefault(site.path, []).append(site)
         self.a = nn.ParameterDict(
-            {_key(p): torch.zeros(settings.rank, size[0]) for p, size in layers.items()}
+            {s.key: torch.zeros(settings.rank, s.in_features) for s in self.sites}
         )
         self.b = nn.ParameterDict(
-            {_key(p): torch.zeros(size[1], settings.rank) for p, size in layers.items()}
+            {s.key: torch.zeros(s.out_features, settings.rank) for s in self.sites}
         )
 
     def init_weights(self, generator: torch.Generator) -> None:
@@ -89,47 +147,53 @@ class LoRA(nn.Module):
         for b in self.b.values():
             nn.init.zeros_(b)
 
-    def delta(self, layer: str, x: Tensor) -> Tensor | None:
-        """What the adapter adds to the output of `layer` for `x`; None if it is no target."""
-        key = _key(layer)
-        if key not in self.a:
-            return None
+    def delta(self, site: Site, x: Tensor) -> Tensor:
+        """What the adapter adds to the channels of `site` for `x`, the projection's input."""
         x = F.dropout(x, self.settings.dropout, self.training)
-        down = linear(x, self.a[key], None, self.tile)
-        return linear(down, self.b[key], None, self.tile) * self.scale
+        down = linear(x, self.a[site.key], None, self.tile)
+        return linear(down, self.b[site.key], None, self.tile) * self.scale
+
+    def sites_of(self, layer: str) -> Sequence[Site]:
+        """The sites within the projection at the path `layer`."""
+        return self._of_path.get(layer, ())
 
     def adapt(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
         """`y` with this adapter added in every row: an adapter by itself adapts a whole batch."""
-        delta = self.delta(layer, x)
-        return y if delta is None else y + delta
+        for site in self.sites_of(layer):
+            delta = self.delta(site, x)
+            if site.channels == slice(None):
+                y = y + delta
+            else:
+                start, stop = site.channels.start, site.channels.stop
+                y = y.slice_scatter(y[..., start:stop] + delta, -1, start, stop)
+        return y
 
-    def change(self, layer: str) -> tuple[Tensor, Tensor] | None:
-        """A (rank, in) and B (out, rank) of `layer`, the scale multiplied into B; None if it is no
-        target."""
-        key = _key(layer)
-        return (self.a[key], self.b[key] * self.scale) if key in self.a else None
+    def change(self, layer: str, out_features: int) -> tuple[Tensor, Tensor] | None:
+        """The change of the projection at the path `layer` as one pair, the scale multiplied in.
 
-    def paths(self) -> list[str]:
-        """Paths of the layers that this adapter changes."""
-        return [key.replace("/", ".") for key in self.a]
-
-    def peft_weights(self) -> dict[str, Tensor]:
-        """The matrices under the names that PEFT gives them; files are written so."""
-        weights = {}
-        for path in self.paths():
-            weights[f"{PEFT_PREFIX}{path}.lora_A.weight"] = self.a[_key(path)]
-            weights[f"{PEFT_PREFIX}{path}.lora_B.weight"] = self.b[_key(path)]
-        return weights
+        Returns:
+            A (rank, in) and B (out_features, rank), where several sites' ranks add up; None if no
+            site is there
+        """
+        found = self.sites_of(layer)
+        if not found:
+            return None
+        a = torch.cat([self.a[site.key] for site in found])
+        rank = self.settings.rank
+        b = a.new_zeros(out_features, len(a))
+        for number, site in enumerate(found):
+            own = slice(number * rank, (number + 1) * rank)
+            b[site.channels, own] = self.b[site.key] * self.scale
+        return a, b
 
     @torch.no_grad()
-    def merge_into(self, model: GPT) -> None:
+    def merge_into(self, model: Transformer) -> None:
         """Add the change to the weights of `model`, which then needs no adapter."""
-        for path in self.paths():
-            key = _key(path)
-            weight = model.get_submodule(path).weight
+        for site in self.sites:
+            weight = model.get_submodule(site.path).weight
             assert isinstance(weight, Tensor)
-            delta = self.b[key].float() @ self.a[key].float() * self.scale
-            weight += delta.to(weight.dtype)
+            delta = self.b[site.key].float() @ self.a[site.key].float() * self.scale
+            weight[site.channels] += delta.to(weight.dtype)
 
 
 class AdapterRows:
@@ -145,19 +209,6 @@ class AdapterRows:
 
     def adapt(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
         for lora, rows in self.groups:
-            delta = lora.delta(layer, x[rows])
-            if delta is not None:
-                y[rows] += delta
+            for site in lora.sites_of(layer):
+                y[rows, site.channels] += lora.delta(site, x[rows])
         return y
-
-
-def name_of_peft(name: str) -> str:
-    """Our name of the tensor that `LoRA.peft_weights` calls `name`; other names stay."""
-    if not name.startswith(PEFT_PREFIX) or not name.endswith((".lora_A.weight", ".lora_B.weight")):
-        return name
-    layer, part, _ = name.removeprefix(PEFT_PREFIX).rsplit(".", 2)
-    return f"{'a' if part == 'lora_A' else 'b'}.{_key(layer)}"
-
-
-def _key(path: str) -> str:
-    return path.replace(".", "/")

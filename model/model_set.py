@@ -6,12 +6,12 @@ The values are names of directories beside the file, and the names by which requ
 model. A task that is left out is not served.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from model.checkpoint import TASKS, TaskName
 from model.errors import CheckpointError
+from model.json_files import read_json, shown
 
 FORMAT_VERSION = 1
 
@@ -32,23 +32,23 @@ def load_model_set(directory: Path) -> ModelSet:
         CheckpointError: it is missing, malformed, of another version, or names what is not there.
     """
     file = directory / "models.json"
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise CheckpointError(f"{file}: not valid JSON: {error}") from error
-    if not isinstance(values, dict) or values.pop("format_version", None) != FORMAT_VERSION:
-        raise CheckpointError(f"{file}: must be an object with format_version {FORMAT_VERSION}")
+    values = read_json(file)
+    version = values.pop("format_version", None)
+    if type(version) is not int or version != FORMAT_VERSION:  # True is 1 otherwise
+        raise CheckpointError(
+            f"{file}: format_version is {shown(version)}; it must be {FORMAT_VERSION}"
+        )
     tasks: dict[TaskName, str] = {}
     paths = {}
     for task, name in values.items():
         if task not in TASKS:
             raise CheckpointError(
-                f"{file}: unknown task {task!r}; it must be among {', '.join(TASKS)}"
+                f"{file}: unknown task {shown(task)}; it must be among {', '.join(TASKS)}"
             )
-        if not isinstance(name, str) or not name or Path(name).name != name:
-            raise CheckpointError(f"{file}: {task} is {name!r}; it must be the name of a directory")
+        if not isinstance(name, str) or name in ("", "..") or Path(name).name != name:
+            raise CheckpointError(
+                f"{file}: {task} is {shown(name)}; it must be the name of a directory"
+            )
         paths[name] = directory / name
         tasks[task] = name
     if not tasks:

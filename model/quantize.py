@@ -25,8 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.architecture import Architecture
 from model.errors import UsageError
-from model.gpt import GPT, Adapts, Projection
+from model.projection import Adapts, Projection
+from model.transformer import Transformer
 from model.kernels import int8
 from model.quantized_blocks import QuantizedBlocks, fits
 
@@ -155,7 +157,7 @@ class FastGELU(nn.Module):
 
 
 class QuantizedEmbedding(nn.Module):
-    """A `TokenEmbedding` with 8-bit weights."""
+    """A `TokenEmbedding` or an `OutputHead` with 8-bit weights."""
 
     def __init__(self, layer: Layer) -> None:
         super().__init__()
@@ -168,8 +170,13 @@ class QuantizedEmbedding(nn.Module):
         return self.layer(hidden)
 
 
+def quantizable(config: Architecture) -> bool:
+    """Whether networks of these choices can have 8-bit weights: GPT-2's can."""
+    return config.is_gpt2
+
+
 @torch.no_grad()
-def quantize(model: GPT, kernel: int8.Kernel | None = None) -> None:
+def quantize(model: Transformer, kernel: int8.Kernel | None = None) -> None:
     """Give `model` 8-bit weights, in place; what remains becomes fp32. For inference only.
 
     A network that is held in bf16 is quantized from bf16: the same result as from fp32 where the
@@ -179,8 +186,13 @@ def quantize(model: GPT, kernel: int8.Kernel | None = None) -> None:
         kernel: computes the products; by default `int8.load()`, or torch where there is none.
 
     Raises:
-        UsageError: the model is not on a CPU.
+        UsageError: the model is not on a CPU, or is of a family that has no 8-bit kernels.
     """
+    if not quantizable(model.config):
+        raise UsageError(
+            "--quantize int8 is for networks with GPT-2's choices; this one is served with "
+            "--quantize none"
+        )
     if model.device.type != "cpu":
         raise UsageError(f"--quantize int8 is for the CPU; the model is on {model.device}")
     kernel = kernel or int8.load()
@@ -198,13 +210,12 @@ def quantize(model: GPT, kernel: int8.Kernel | None = None) -> None:
     if kernel:
         for name in [n for n, module in model.named_modules() if isinstance(module, nn.GELU)]:
             model.set_submodule(name, FastGELU(kernel))
-    if model.lm_head is not None:
-        head = QuantizedProjection("lm_head", layer(model.lm_head.weight))
-        model.set_submodule("lm_head", head)
-    model.set_submodule("wte", QuantizedEmbedding(layer(model.wte.weight)))
+    if model.head is not None:
+        model.set_submodule("head", QuantizedEmbedding(layer(model.head.weight)))
+    model.set_submodule("embedding", QuantizedEmbedding(layer(model.embedding.weight)))
     model.float().requires_grad_(False)
     if kernel and fits(model.config):
-        model.h = nn.ModuleList([QuantizedBlocks(kernel, list(model.h))])
+        model.blocks = nn.ModuleList([QuantizedBlocks(kernel, list(model.blocks))])
     model.quantized = True
     _return_freed_memory()
 

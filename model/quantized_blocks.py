@@ -13,18 +13,23 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from model.config import GPTConfig
-from model.gpt import Adapts, Attends, Block
+from model.architecture import Architecture
+from model.attention import Attends
+from model.positions import Angles
 from model.kernels import int8, network
 from model.kernels.attention import TOKENS, PagedCache, Plan
-from model.lora import TARGETS, AdapterRows, LoRA
+from model.lora import AdapterRows, LoRA
+from model.projection import Adapts
+from model.transformer import Block
 
+_LAYERS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
+"""The linear layers of a block, in the kernel's order."""
 CACHE_DTYPE = torch.bfloat16
 """Of the keys and values of quantized networks: beside 8-bit weights it loses nothing that counts,
 and there is half as much to read."""
 
 
-def fits(config: GPTConfig) -> bool:
+def fits(config: Architecture) -> bool:
     """Whether the kernel can compute blocks of this shape."""
     return config.head_dim % 16 == 0
 
@@ -40,12 +45,16 @@ class QuantizedBlocks(nn.Module):
     def __init__(self, kernel: int8.Kernel, blocks: Iterable[nn.Module]) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
-        self.heads = self._blocks()[0].attn.n_head
+        self.heads = self._blocks()[0].attention.heads
         self.network = network.Network(kernel, [_parts(block) for block in self._blocks()])
         self._packed: WeakKeyDictionary[LoRA, network.PackedAdapter] = WeakKeyDictionary()
 
     def forward(
-        self, x: Tensor, cache: Attends | None = None, adapters: Adapts | None = None
+        self,
+        x: Tensor,
+        angles: Angles | None = None,
+        cache: Attends | None = None,
+        adapters: Adapts | None = None,
     ) -> Tensor:
         """(batch, time, n_embd), or (tokens, n_embd) with a cache, which must have a plan."""
         plan = self._own_plan(*x.shape[:2]) if cache is None else getattr(cache, "plan", None)
@@ -77,17 +86,22 @@ class QuantizedBlocks(nn.Module):
         packed = self._packed.get(lora)
         if packed is None:
             assert not (lora.training and lora.settings.dropout), "quantized is for inference only"
-            paths = [f"h.{i}.{target}" for i in range(len(self.blocks)) for target in TARGETS]
-            packed = network.PackedAdapter([lora.change(path) for path in paths])
+            packed = network.PackedAdapter(
+                [
+                    lora.change(f"blocks.{i}.{path}", block.get_submodule(path).layer.out_features)
+                    for i, block in enumerate(self._blocks())
+                    for path in _LAYERS
+                ]
+            )
             self._packed[lora] = packed
         return packed
 
 
 def _parts(block: Block) -> network.Block:
     layers = []
-    for target in TARGETS:
-        layer = block.get_submodule(target).layer
+    for path in _LAYERS:
+        layer = block.get_submodule(path).layer
         assert isinstance(layer, int8.PackedLinear)
         layers.append(layer)
-    qkv, projection, expand, contract = layers
-    return network.Block(block.ln_1, qkv, projection, block.ln_2, expand, contract)
+    qkv, out, up, down = layers
+    return network.Block(block.attention_norm, qkv, out, block.mlp_norm, up, down)

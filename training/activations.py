@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from model.gpt import GPT, Block
+from model.transformer import Block, Transformer
 
 
 class CheckpointedBlock(Block):
@@ -24,7 +24,7 @@ class CheckpointedBlock(Block):
         return out
 
 
-def checkpoint_activations(model: GPT) -> None:
+def checkpoint_activations(model: Transformer) -> None:
     """Let every block of `model` forget its activations; its weights and their names stay."""
-    for block in model.h:
+    for block in model.blocks:
         block.__class__ = CheckpointedBlock

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 
 from model.errors import DataError
-from model.gpt import GPT
 from model.tokenizer import Tokenizer
+from model.transformer import Transformer
 from training.data.text import read_text
 from training.loss import token_losses
 from training.metrics import Floats, proportion
@@ -29,7 +29,7 @@ _TOKENS = 4096  # of a forward pass
 
 METHOD = (
     "a pair is right when the good sentence has the higher log-probability, summed over its "
-    "tokens, each sentence following an end token as documents do in training; chance is 0.5"
+    "tokens, each sentence at the beginning of a document as in training; chance is 0.5"
 )
 """For reports."""
 
@@ -68,7 +68,9 @@ def load_pairs(path: Path) -> list[MinimalPair]:
     return pairs
 
 
-def blimp_metrics(model: GPT, tokenizer: Tokenizer, pairs: Sequence[MinimalPair]) -> dict[str, Any]:
+def blimp_metrics(
+    model: Transformer, tokenizer: Tokenizer, pairs: Sequence[MinimalPair]
+) -> dict[str, Any]:
     """Accuracy in all and for each paradigm, hardest first, with Wilson intervals at 95%.
 
     Args:
@@ -95,14 +97,17 @@ def blimp_metrics(model: GPT, tokenizer: Tokenizer, pairs: Sequence[MinimalPair]
 
 
 @torch.no_grad()
-def log_probabilities(model: GPT, tokenizer: Tokenizer, sentences: Sequence[str]) -> Floats:
-    """The log-probability of each sentence after an end token, in nats: (n,) fp64
+def log_probabilities(model: Transformer, tokenizer: Tokenizer, sentences: Sequence[str]) -> Floats:
+    """The log-probability of each sentence at the beginning of a document, in nats: (n,) fp64
 
-    Sentences of the same length are batched, so that no padding is computed at all.
+    Before it stands what the tokenizer puts before every text, or else the token that ends the
+    document before. Sentences of the same length are batched, so that no padding is computed at
+    all.
 
     Raises:
         DataError: a sentence is longer than the model's context.
     """
+    before = tokenizer.prefix or (tokenizer.end_token,)
     rows = tokenizer.encode_batch(sentences)
     by_length: dict[int, list[int]] = {}
     for index, tokens in enumerate(rows):
@@ -117,7 +122,7 @@ def log_probabilities(model: GPT, tokenizer: Tokenizer, sentences: Sequence[str]
         size = max(1, _TOKENS // length)
         for start in range(0, len(members), size):
             chosen = members[start : start + size]
-            given = [[tokenizer.end_token, *rows[index]] for index in chosen]
+            given = [[*before, *rows[index]] for index in chosen]
             tokens_in = torch.tensor(given, device=model.device)  # (rows, 1 + length)
             hidden = model(tokens_in[:, :-1])
             losses = token_losses(model, hidden.flatten(0, 1), tokens_in[:, 1:].flatten())

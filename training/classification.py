@@ -43,10 +43,11 @@ class Rows:
 def encode(
     examples: Sequence[Example], names: Sequence[str], tokenizer: Tokenizer, context: int
 ) -> Rows:
-    """Tokens and label index of each text."""
-    encoded = tokenizer.encode_batch([example.text for example in examples])
+    """Tokens and label index of each text, which begins as the tokenizer begins every text."""
+    texts = tokenizer.encode_batch([example.text for example in examples])
+    encoded = [(*tokenizer.prefix, *tokens) for tokens in texts]
     return Rows(
-        tokens=tuple(tuple(tokens[:context]) for tokens in encoded),
+        tokens=tuple(tokens[:context] for tokens in encoded),
         targets=tuple(names.index(example.label) for example in examples),
         truncated=sum(len(tokens) > context for tokens in encoded),
     )

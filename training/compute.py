@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from model.gpt import GPT
+from model.transformer import Transformer, parameter_roles
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Compute:
         return 2 * (self.forward + self.back + self.learns) + self.attention
 
 
-def count(model: GPT, trained: nn.Module, length: float, outputs: float) -> Compute:
+def count(model: Transformer, trained: nn.Module, length: float, outputs: float) -> Compute:
     """The compute of a token; see the module's docstring.
 
     Args:
@@ -48,23 +48,24 @@ def count(model: GPT, trained: nn.Module, length: float, outputs: float) -> Comp
         outputs: share of the positions that reach the output layer.
     """
     names = {name for name, parameter in trained.named_parameters() if parameter.requires_grad}
-    layers, width = len(model.h), model.config.n_embd
-    of_layers = [sum(p.numel() for p in block.parameters()) for block in model.h]
+    layers, width = len(model.blocks), model.config.query_width
+    of_layers = [sum(p.numel() for p in block.parameters()) for block in model.blocks]
     own = {id(parameter) for parameter in model.parameters()}
     adapters = sum(
         parameter.numel()
         for name, parameter in trained.named_parameters()
         if id(parameter) not in own and "lora" in name.split(".")
     )
-    found = [re.search(r"\bh[./](\d+)[./]", name) for name in names]
+    found = [re.search(r"\bblocks[./](\d+)[./]", name) for name in names]
     touched = [int(match[1]) for match in found if match]
     first = min(touched, default=layers)
-    if any({"wte", "wpe"} & set(name.split(".")) for name in names):
+    roles = parameter_roles(trained)
+    if any(roles[name] == "embedding" for name in names):
         first = 0
     output = outputs * model.output_weight.numel()
     blocks = sum(
         parameter.numel()
-        for block in model.h
+        for block in model.blocks
         for parameter in block.parameters()
         if parameter.requires_grad
     )

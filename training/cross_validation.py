@@ -71,7 +71,8 @@ def _fold(
     file = place / "result.json"
     if resume and file.exists():
         result: dict[str, Any] = json.loads(file.read_text())
-        saved_state.check_same(result, identity)
+        saved = saved_state.current_identity(result["identity"], f"--resume: {file}")
+        saved_state.check_same({"identity": saved}, identity)
         return result
     file.unlink(missing_ok=True)
     prepared.train(resume=resume and saved_state.last_state(place).exists())

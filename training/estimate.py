@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import UsageError
-from model.gpt import GPT
+from model.transformer import Transformer
 from training.compute import Compute, count
 from training.loop import Run
 from training.loss import IGNORE
@@ -85,7 +85,7 @@ def leaves_nothing(run: Command) -> Command:
     return command
 
 
-def dry_run(run: Run, model: GPT) -> None:
+def dry_run(run: Run, model: Transformer) -> None:
     """Take a few steps of `run` and print what all of it would take.
 
     Args:

@@ -23,8 +23,8 @@ from model.checkpoint import Adapter, Base, is_adapter, load_base, save_adapter,
 from model.checkpoint_files import check_target
 from model.classifier import ClassifierHead, Labels
 from model.errors import DataError, UsageError
-from model.gpt import GPT, Block
 from model.lora import TARGETS, LoRA, LoRASettings
+from model.transformer import Block, Transformer
 from training.card import run_fields
 from training.estimate import add_argument as add_dry_run
 from training.loop import Progress
@@ -38,7 +38,7 @@ SAVED_DTYPE = torch.bfloat16
 class Network:
     """A base with an adapter and a head on it, or without; what fine-tunings and evaluation run."""
 
-    model: GPT
+    model: Transformer
     lora: LoRA | None = None
     head: ClassifierHead | None = None
 
@@ -57,7 +57,7 @@ class Network:
             return self
         parts = (self.model, self.lora, self.head)
         model, lora, head = (copy.deepcopy(part).to(device) if part else None for part in parts)
-        assert isinstance(model, GPT)
+        assert isinstance(model, Transformer)
         return Network(model, lora, head)  # type: ignore[arg-type]
 
 
@@ -104,18 +104,18 @@ def start_tuning(
         adapter.init_weights(generator)
         trained["lora"] = adapter.to(device)
         return Tuning(base, method, Network(model, adapter, head), nn.ModuleDict(trained))
-    model = GPT(base.config, settings.dropout)
+    model = Transformer(base.config, settings.dropout)
     model.load_state_dict(base.model.state_dict())
     model.to(device).requires_grad_(method == "full")
     prepare(model, settings)
     if method == "last-block":
-        model.h[-1].requires_grad_(True)
-        model.ln_f.requires_grad_(True)
+        model.blocks[-1].requires_grad_(True)
+        model.norm.requires_grad_(True)
         # What stays as it is has no dropout either: its output for a text is always the same.
         model.dropout.p = 0.0
-        for module in model.h[:-1].modules():
+        for module in model.blocks[:-1].modules():
             if isinstance(module, Block):
-                module.dropout.p = module.attn.dropout = 0.0
+                module.dropout.p = module.attention.dropout = 0.0
     trained["model"] = model
     return Tuning(base, method, Network(model, None, head), nn.ModuleDict(trained))
 
@@ -167,9 +167,9 @@ def add_arguments(parser: argparse.ArgumentParser, methods: Sequence[str]) -> No
     parser.add_argument(
         "--lora-targets",
         nargs="+",
-        default=list(TARGETS),
+        default=[],
         metavar="LAYER",
-        help=f"among {', '.join(TARGETS)} (all)",
+        help=f"among {', '.join(TARGETS)} (all that the network has)",
     )
     parser.add_argument(
         "--licence", action="append", default=[], help="source and licence of data, for the card"
@@ -239,11 +239,14 @@ def run_directory(args: argparse.Namespace) -> Path:
 def identity(args: argparse.Namespace, tuning: Tuning, sources: Sequence[Any]) -> dict[str, Any]:
     """What a resumed run must share with the first, beside the loop's settings."""
     lora = tuning.network.lora
+    adapters = None
+    if lora is not None:
+        adapters = {**asdict(lora.settings), "targets": [site.name for site in lora.sites]}
     return {
         "base": tuning.base.id,
         "data": list(sources),
         "method": args.method,
-        "lora": None if lora is None else {**asdict(lora.settings), "targets": lora.paths()},
+        "lora": adapters,
     }
 
 

@@ -101,7 +101,7 @@ class FrozenStates:
         def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             seen.append(args[0])
 
-        handle = self._network.model.h[-1].register_forward_pre_hook(keep)
+        handle = self._network.model.blocks[-1].register_forward_pre_hook(keep)
         self._network.hidden(inputs)
         handle.remove()
         return seen[0]
@@ -122,5 +122,4 @@ def hidden_from(network: Network, states: Tensor) -> Tensor:
     norm, (rows, longest, n_embd), or (rows, n_embd) where the last tokens' were kept."""
     if states.ndim == 2:
         return states
-    out: Tensor = network.model.ln_f(network.model.h[-1](states, None, None))
-    return out
+    return network.model.last_block(states)

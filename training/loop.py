@@ -132,7 +132,7 @@ class Run:
         distributed.leave()
         best = saved_state.best_state(self.directory)
         if self.task.keep_best and best.exists():
-            self.task.trained.load_state_dict(torch.load(best, map_location=self.device))
+            self.task.trained.load_state_dict(saved_state.load_best(self.directory, self.device))
         self.log.plot()
         self.task.trained.eval()
         return self.progress

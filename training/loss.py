@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.gpt import GPT
+from model.transformer import Transformer
 
 IGNORE = -100
 """A target with this value adds nothing to the loss."""
@@ -12,7 +12,7 @@ IGNORE = -100
 _CHUNK = 1024
 
 
-def token_loss(model: GPT, hidden: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+def token_loss(model: Transformer, hidden: Tensor, targets: Tensor) -> tuple[Tensor, int]:
     """Sum of the cross-entropy over the targets that count, and how many they are.
 
     Positions whose target is `IGNORE` do not reach the output layer. The logits, by far the
@@ -33,7 +33,7 @@ def token_loss(model: GPT, hidden: Tensor, targets: Tensor) -> tuple[Tensor, int
     return total, count
 
 
-def token_losses(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
+def token_losses(model: Transformer, hidden: Tensor, targets: Tensor) -> Tensor:
     """The cross-entropy of each target by itself, in the same chunks.
 
     Args:
@@ -49,11 +49,11 @@ def token_losses(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
     )
 
 
-def _chunk_loss(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
+def _chunk_loss(model: Transformer, hidden: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(model.logits(hidden).float(), targets, reduction="sum")
 
 
-def row_log_probs(model: GPT, hidden: Tensor, targets: Tensor) -> Tensor:
+def row_log_probs(model: Transformer, hidden: Tensor, targets: Tensor) -> Tensor:
     """For each row, the log-probabilities of its targets that count, summed.
 
     Args:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import UsageError
+from model.transformer import parameter_roles
 
 OPTIMIZERS = ("adamw", "muon")
 
@@ -31,15 +32,16 @@ class Optimizer:
         if kind not in OPTIMIZERS:
             raise UsageError(f"--optimizer is {kind!r}; it must be one of {', '.join(OPTIMIZERS)}")
         self.lr = lr
-        named = [
-            (name, parameter)
+        learning = [
+            (parameter, roles[name])
             for module in modules
+            for roles in [parameter_roles(module)]
             for name, parameter in module.named_parameters()
             if parameter.requires_grad
         ]
-        self.parameters = [parameter for _, parameter in named]
-        matrices = [p for name, p in named if is_matrix(name, p)]
-        rest = [p for name, p in named if not is_matrix(name, p)]
+        self.parameters = [parameter for parameter, _ in learning]
+        matrices = [parameter for parameter, role in learning if role == "matrix"]
+        rest = [parameter for parameter, role in learning if role != "matrix"]
         groups: list[dict[str, Any]] = [{"params": rest, "weight_decay": 0.0}]
         self.optimizers: list[torch.optim.Optimizer] = []
         if kind == "adamw":
@@ -85,8 +87,3 @@ class Optimizer:
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
-
-
-def is_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter is a weight matrix: neither bias nor norm nor embedding."""
-    return parameter.ndim == 2 and not {"wte", "wpe"} & set(name.split("."))

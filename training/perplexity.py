@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from model.gpt import GPT
 from model.tokenizer import Tokenizer
+from model.transformer import Transformer
 from training.data.text import Tokens
 from training.loss import token_loss
 
@@ -15,7 +15,7 @@ _ROWS = 8  # windows of a forward pass
 
 
 @torch.no_grad()
-def text_metrics(model: GPT, tokens: Tokens, tokenizer: Tokenizer) -> dict[str, Any]:
+def text_metrics(model: Transformer, tokens: Tokens, tokenizer: Tokenizer) -> dict[str, Any]:
     """Measure every token of a text but the first, once each.
 
     The text is cut into windows of the context length, one after another, so that a token at the

@@ -81,13 +81,15 @@ class Objective:
 def encode(rows: Sequence[Preference], tokenizer: Tokenizer, context: int) -> PreferencePairs:
     """Tokens of each row. A row of which an answer does not fit the context is left out: cut, the
     answer would be compared without its end."""
+    before = tokenizer.prefix
     prompts = tokenizer.encode_batch([instruction_prompt(r.instruction, r.input) for r in rows])
     chosen_answers = tokenizer.encode_batch([row.chosen for row in rows])
     rejected_answers = tokenizer.encode_batch([row.rejected for row in rows])
     kept: list[tuple[Pair, Pair, Preference]] = []
     for row, prompt, *both in zip(rows, prompts, chosen_answers, rejected_answers, strict=True):
         chosen, rejected = (
-            Pair((*prompt, *answer, tokenizer.end_token), len(prompt)) for answer in both
+            Pair((*before, *prompt, *answer, tokenizer.end_token), len(before) + len(prompt))
+            for answer in both
         )
         if max(len(chosen.tokens), len(rejected.tokens)) <= context:
             kept.append((chosen, rejected, row))

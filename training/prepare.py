@@ -1,11 +1,11 @@
 """A network made ready for training, as the settings of the loop want its blocks."""
 
-from model.gpt import GPT
+from model.transformer import Transformer
 from training.activations import checkpoint_activations
 from training.settings import LoopSettings
 
 
-def prepare(model: GPT, settings: LoopSettings) -> None:
+def prepare(model: Transformer, settings: LoopSettings) -> None:
     """Let the blocks forget their activations, or compile them; weights and names stay.
 
     Blocks are compiled one by one: they are alike, so the compiler's work is done once.
@@ -13,5 +13,5 @@ def prepare(model: GPT, settings: LoopSettings) -> None:
     if settings.checkpoint_activations:
         checkpoint_activations(model)
     if settings.compile:
-        for block in model.h:
+        for block in model.blocks:
             block.compile()

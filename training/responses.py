@@ -106,7 +106,7 @@ def respond(
         )
     requests = []
     for number, row in enumerate(rows):
-        tokens = tuple(base.tokenizer.encode(instruction_prompt(row.instruction, row.input)))
+        tokens = tuple(base.tokenizer.encode_prompt(instruction_prompt(row.instruction, row.input)))
         room = base.config.context_length - len(tokens)
         want = Generate(min(max_new_tokens, room), SamplingSettings(temperature=0))
         requests.append(Request(str(number), tokens, want, "tuned" if adapters else None))

@@ -23,6 +23,7 @@ def save(run: "Run", identity: Mapping[str, Any]) -> None:
         identity: what a resumed run must share.
     """
     state: dict[str, Any] = {
+        "format": saved_state.FORMAT,
         "identity": dict(identity),
         "progress": asdict(run.progress),
         "random": snapshot.random_states(run.device),

@@ -8,9 +8,9 @@ from model.engine.engine import Engine
 from model.engine.request import Failed, Finished, FinishReason, Generate, Request, Text
 from model.engine.settings import EngineSettings
 from model.errors import PenwrightError
-from model.gpt import GPT
 from model.sampling import SamplingSettings
 from model.tokenizer import Tokenizer
+from model.transformer import Transformer
 
 PROMPTS = ("Once upon a time", "The king looked at", "The city is located in")
 """What samples of a base continue."""
@@ -43,17 +43,16 @@ def generate(base: Base, adapters: Mapping[str, Adapter], requests: Iterable[Req
 
 
 def continuations(
-    model: GPT, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int = 48
+    model: Transformer, tokenizer: Tokenizer, prompts: Sequence[str], max_new_tokens: int = 48
 ) -> list[str]:
     """Each prompt with what the network makes of it, drawn with a fixed seed."""
-    base = Base(
-        Path(), "", "generate", model.config, model, tokenizer, (tokenizer.end_token,), None, {}
-    )
+    stop = tokenizer.special.stop
+    base = Base(Path(), "", "generate", model.config, model, tokenizer, stop, None, {})
     context = model.config.context_length
     sampling = SamplingSettings(temperature=0.7, top_p=0.95, seed=1)
     requests = []
     for number, prompt in enumerate(prompts):
-        tokens = tuple(tokenizer.encode(prompt)[: context - 1])
+        tokens = tuple(tokenizer.encode_prompt(prompt)[: context - 1])
         want = Generate(min(max_new_tokens, context - len(tokens)), sampling)
         requests.append(Request(str(number), tokens, want))
     pairs = zip(prompts, generate(base, {}, requests), strict=True)

@@ -21,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from model.errors import PenwrightError
-from model.gpt import Block
+from model.transformer import Block
 from training import distributed
 from training.replica import Calls, Replica
 

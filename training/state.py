@@ -14,8 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from model.architecture import Architecture
 from model.errors import PenwrightError, UsageError
+from model.names import current_name
+
+FORMAT = 2
+"""Of `last.pt`; the first one had no number, and other names for the network's parts."""
 
 
 @dataclass
@@ -72,13 +78,58 @@ def load(directory: Path) -> dict[str, Any]:
     path = last_state(directory)
     if not path.exists():
         raise UsageError(f"--resume: {path} does not exist, so there is nothing to resume")
+    state: dict[str, Any] = _read(path, "cpu")
+    if "format" in state:
+        return state
+    if "shards" in state:
+        raise UsageError(
+            f"--resume: {path} was saved in shards by an earlier version, which called the "
+            "network's parts by other names; start again without --resume"
+        )
+    return {
+        **state,
+        "identity": current_identity(state["identity"], f"--resume: {path}"),
+        "trained": _renamed(state["trained"]),
+    }
+
+
+def current_identity(saved: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """What a resumed run must share, by today's names and with all choices of the architecture.
+
+    Args:
+        source: where it was saved, for errors.
+    """
+    identity = dict(saved)
+    if isinstance(identity.get("architecture"), dict):
+        architecture = Architecture.from_dict(identity["architecture"], source)
+        identity["architecture"] = architecture.to_dict()
+    if isinstance(identity.get("lora"), dict):
+        targets = map(current_name, identity["lora"]["targets"])
+        identity["lora"] = {**identity["lora"], "targets": list(targets)}
+    return identity
+
+
+def load_best(directory: Path, device: torch.device) -> dict[str, Tensor]:
+    """The weights in `best.pt` of the run in `directory`.
+
+    Raises:
+        PenwrightError: they cannot be read.
+    """
+    return _renamed(_read(best_state(directory), device))
+
+
+def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights by today's names; an earlier version called the network's parts otherwise."""
+    return {current_name(name): tensor for name, tensor in weights.items()}
+
+
+def _read(path: Path, device: torch.device | str) -> Any:
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu")
+        return torch.load(path, map_location=device)
     except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise PenwrightError(
             f"--resume: {path} cannot be read: {error}; start again without --resume"
         ) from error
-    return state
 
 
 def check_same(

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from model.errors import DataError, UsageError
-from model.gpt import GPT
 from model.tokenizer import Tokenizer
+from model.transformer import Transformer
 from training.blimp import METHOD as BLIMP_METHOD
 from training.blimp import MinimalPair, blimp_metrics, load_pairs
 from training.data.text import documents, file_sha256, hash_fraction, read_text, text_hash
@@ -45,7 +45,7 @@ class Yardstick:
     sources: tuple[dict[str, Any], ...]
     """Name and SHA-256 of each file."""
 
-    def measure(self, model: GPT, tokenizer: Tokenizer) -> dict[str, Any]:
+    def measure(self, model: Transformer, tokenizer: Tokenizer) -> dict[str, Any]:
         """Metrics by the name of the text, and of BLiMP.
 
         Args:
@@ -57,7 +57,7 @@ class Yardstick:
             # Every document follows an end token, as in training: its first token counts as well.
             tokens = [tokenizer.end_token]
             for document in tokenizer.encode_batch(chosen):
-                tokens += [*document, tokenizer.end_token]
+                tokens += [*tokenizer.prefix, *document, tokenizer.end_token]
             values = text_metrics(model, np.array(tokens, np.uint32), tokenizer)
             result[name] = {"documents": len(chosen), **values}
         if self.pairs:

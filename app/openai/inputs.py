@@ -10,14 +10,19 @@ from app.service import Service
 from app.watching.observation import OBSERVATION
 
 
-async def token_ids(model: ServedModel, texts: Texts, field: str) -> list[list[int]]:
+async def token_ids(
+    model: ServedModel, texts: Texts, field: str, *, documents: bool = False
+) -> list[list[int]]:
     """Token ids of each text, which can be given as such.
+
+    Args:
+        documents: whether each text begins a document; see `encode`.
 
     Raises:
         Problem: 422, an id is no token of the model.
     """
     if isinstance(texts[0], str):
-        return await encode(model, texts, field)
+        return await encode(model, texts, field, documents=documents)
     for tokens in texts:
         check_ids(model, tokens, field)
     return texts

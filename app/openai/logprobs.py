@@ -45,6 +45,8 @@ class Completed:
 def _name(tokenizer: Tokenizer, token: int) -> str:
     """The text of a token, or its bytes: no two tokens have the same name."""
     content = tokenizer.token_bytes(token)
+    if not content:
+        return tokenizer.token_name(token)
     try:
         return content.decode()
     except UnicodeDecodeError:

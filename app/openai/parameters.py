@@ -10,7 +10,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from app.fields import MOST_TOKENS, Fields, NonEmpty, Str
 from app.openai.envelope import UNSUPPORTED
 from app.setting_types import MOST_BATCH
-from model.prompts import ChatRole
+from model.prompts import Role
 
 MOST_BIASES = 1024
 MOST_INPUTS = 2048
@@ -162,7 +162,7 @@ class Message(Fields):
         return "\n".join(part.text for part in self.content)
 
     @property
-    def chat_role(self) -> ChatRole:
+    def chat_role(self) -> Role:
         return "system" if self.role == "developer" else self.role
 
 

@@ -21,7 +21,7 @@ from app.openai.parameters import (
     User,
 )
 from app.options import Options
-from model.prompts import chat_prompt
+from model.prompts import Message
 from model.sampling import SamplingSettings
 
 DEFAULT_COMPLETION_TOKENS = 16
@@ -179,10 +179,11 @@ class ChatRequest(_Sampled):
     """Answer the last message of a conversation."""
 
     messages: Messages = Field(
-        description="The last one must be the user's. It becomes the instruction of the model's "
-        "template, after the system messages and with a blank line between; earlier turns become "
-        "the input, as lines that begin with `User: ` or `Assistant: `. Nothing is left out: what "
-        "is longer than the context is an error."
+        description="The last one must be the user's. They are put before the model in its own "
+        "template. One without turns (Alpaca's) makes the last message the instruction, after the "
+        "system messages and with a blank line between, and earlier turns the input, as lines that "
+        "begin with `User: ` or `Assistant: `. Nothing is left out: what is longer than the "
+        "context is an error."
     )
     max_tokens: NewTokens | None = Field(
         None, description="An older name of `max_completion_tokens`."
@@ -235,8 +236,8 @@ class ChatRequest(_Sampled):
         return value
 
     @property
-    def prompt(self) -> str:
-        return chat_prompt([(message.chat_role, message.text) for message in self.messages])
+    def conversation(self) -> list[Message]:
+        return [Message(message.chat_role, message.text) for message in self.messages]
 
     @property
     def options(self) -> Options:

@@ -33,7 +33,7 @@ async def generate(
     model = service.model("generate", body.model)
     check_batch(len(body.prompts), body.n, service.settings.max_batch)
     deadline = time.monotonic() + service.settings.request_timeout
-    prompts = await encode(model, body.prompts)
+    prompts = await encode(model, body.prompts, documents=True)
     options = await constrained(
         model.dispatcher.compiler,
         body.options,

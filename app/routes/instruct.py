@@ -9,12 +9,12 @@ from starlette.responses import Response
 from app.answers import InstructResponse
 from app.compiling import constrained
 from app.examples import INSTRUCT_EXAMPLES
-from app.generation import collect, encode, plan, timings, usage
+from app.generation import collect, encode_chat, plan, timings, usage
 from app.routes.problems import STREAM, WORK
 from app.schemas import InstructRequest
 from app.service import ServiceDependency
 from app.streaming import start_stream
-from model.prompts import instruction_prompt
+from model.prompts import Message
 
 router = APIRouter()
 
@@ -27,7 +27,9 @@ async def instruct(
     """Follow an instruction, with an input if it needs one. Streams as /generate does."""
     model = service.model("instruct", body.model)
     deadline = time.monotonic() + service.settings.request_timeout
-    prompts = await encode(model, [instruction_prompt(body.instruction, body.input)])
+    prompts = await encode_chat(
+        model, [Message("user", body.instruction, body.input)], "instruction"
+    )
     options = await constrained(
         model.dispatcher.compiler, body.options, body.response_format, prompts=1, deadline=deadline
     )

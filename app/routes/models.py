@@ -27,12 +27,17 @@ def _card(model: ServedModel) -> ModelCard:
     own = None
     if adapter is not None:
         own = head + sum(p.numel() for p in adapter.lora.parameters())
-    weights = "model.safetensors" if adapter is None else "adapter.safetensors"
+    if adapter is not None:
+        weights = str(adapter.card["files"]["adapter.safetensors"])
+    else:
+        weights = base.weight_hashes[0] if len(base.weight_hashes) == 1 else base.weights
     return ModelCard(
         name=model.name,
         tasks=list(model.tasks),
         checkpoint=checkpoint.id,
-        sha256=checkpoint.card["files"][weights],
+        sha256=weights,
+        verified=model.verified,
+        template=None if model.template is None else model.template.name,
         base=None if adapter is None else base.id,
         parameters=base.model.parameter_count() + (head if own is None else own),
         adapter_parameters=own,

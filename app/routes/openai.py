@@ -11,7 +11,7 @@ from fastapi import APIRouter, Body
 from starlette.responses import Response
 
 from app.compiling import constrained
-from app.generation import Generation, check_batch, collect, plan
+from app.generation import Generation, check_batch, collect, encode_chat, plan
 from app.loading import ServedModel
 from app.openai.answers import (
     ChatChoice,
@@ -31,7 +31,7 @@ from app.openai.examples import CHAT_EXAMPLES, COMPLETION_EXAMPLES, EMBEDDING_EX
 from app.openai.inputs import chat_model, check_ids, note_user, token_ids
 from app.openai.logprobs import Completed, of_chat
 from app.openai.replies import finish_reason, head, openai_usage
-from app.openai.schemas import ChatRequest, CompletionRequest, EmbeddingRequest, Texts
+from app.openai.schemas import ChatRequest, CompletionRequest, EmbeddingRequest
 from app.openai.streaming import ChatChunks, CompletionChunks
 from app.routes.problems import STREAM, WORK, problems
 from app.service import Service, ServiceDependency
@@ -61,7 +61,7 @@ async def completions(
 ) -> Response:
     """Continue a text, or several: `client.completions.create`."""
     model = service.model("generate", body.model)
-    generation = await _plan(service, model, body, body.prompts, "prompt")
+    generation = await _plan(service, model, body)
     if body.stream:
         return await start_stream(generation, CompletionChunks(generation, body.include_usage))
     done = await collect(generation)
@@ -89,7 +89,7 @@ async def chat_completions(
 ) -> Response:
     """Answer a conversation: `client.chat.completions.create`."""
     model = chat_model(service, body.model)
-    generation = await _plan(service, model, body, [body.prompt], "messages")
+    generation = await _plan(service, model, body)
     if body.stream:
         return await start_stream(generation, ChatChunks(generation, body.include_usage))
     done = await collect(generation)
@@ -111,18 +111,21 @@ async def chat_completions(
 
 
 async def _plan(
-    service: Service,
-    model: ServedModel,
-    body: CompletionRequest | ChatRequest,
-    prompts: Texts,
-    field: str,
+    service: Service, model: ServedModel, body: CompletionRequest | ChatRequest
 ) -> Generation:
     """What a body asks of the engine, after all that can be wrong with it."""
     note_user(body.user)
     options, deadline = body.options, time.monotonic() + service.settings.request_timeout
-    check_batch(len(prompts), options.choices, service.settings.max_batch, field)
+    if isinstance(body, ChatRequest):
+        count, field = 1, "messages"
+    else:
+        count, field = len(body.prompts), "prompt"
+    check_batch(count, options.choices, service.settings.max_batch, field)
     check_ids(model, body.biases, "logit_bias")
-    tokens = await token_ids(model, prompts, field)
+    if isinstance(body, ChatRequest):
+        tokens = await encode_chat(model, body.conversation, field)
+    else:
+        tokens = await token_ids(model, body.prompts, field, documents=True)
     options = await constrained(
         model.dispatcher.compiler,
         options,
@@ -178,7 +181,7 @@ def _model(model: ServedModel) -> Model:
     return Model(
         id=model.name,
         object="model",
-        created=_changed(path / "card.json"),
+        created=_changed(path if model.base.card == {} else path / "card.json"),
         owned_by="penwright",
         max_model_len=model.context_length,
         tasks=list(model.tasks),

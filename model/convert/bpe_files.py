@@ -13,17 +13,31 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import UsageError
-from model.hf_tokenizer import read_tokenizer
-from model.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer, byte_of_character
+from model.tokenizer import Tokenizer
+from model.tokenizer.alphabet import character_of_byte
+from model.tokenizer.files import tokenizer_json
+from model.tokenizer.hugging_face import read_tokenizer
+from model.tokenizer.merges import BytePairs
+from model.tokenizer.patterns import KNOWN_PATTERNS
 
 
 def written_tokens(tokenizer: Tokenizer) -> list[str]:
     """Each token by its id, as GPT-2's files write it; special tokens as they are.
 
     Raises:
-        UsageError: an id between 0 and the last has no token.
+        UsageError: the tokenizer has merges of its own, the model reads a token before every text,
+            or an id between 0 and the last has no token.
     """
-    characters = {byte: character for character, byte in byte_of_character().items()}
+    if tokenizer.pairs is not None:
+        raise UsageError(
+            "the tokenizer was imported with merges that ids alone do not tell; only tokenizers "
+            "that tiktoken can express can be exported"
+        )
+    if tokenizer.prefix:
+        raise UsageError(
+            "the model reads a beginning token before every text, which cannot be exported"
+        )
+    characters = character_of_byte()
     tokens = {
         rank: "".join(characters[byte] for byte in token) for token, rank in tokenizer.ranks.items()
     }
@@ -41,7 +55,7 @@ def merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
     Raises:
         UsageError: no pair of tokens with lower ids makes some token; names it.
     """
-    characters = {byte: character for character, byte in byte_of_character().items()}
+    characters = character_of_byte()
     pairs = []
     for token, rank in sorted(tokenizer.ranks.items(), key=lambda item: item[1]):
         if len(token) == 1:
@@ -79,41 +93,20 @@ def write_tokenizer(directory: Path, tokenizer: Tokenizer, settings: dict[str, A
     Raises:
         UsageError: the vocabulary cannot be written so; says why.
     """
-    tokens = written_tokens(tokenizer)
-    special = sorted(tokenizer.special_tokens.items(), key=lambda item: item[1])
-    whole = {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [_added_token(text, id_) for text, id_ in special],
-        "normalizer": None,
-        "pre_tokenizer": _pre_tokenizer(tokenizer.pattern),
-        "post_processor": None,
-        "decoder": {
-            "type": "ByteLevel",
-            "add_prefix_space": False,
-            "trim_offsets": True,
-            "use_regex": False,
-        },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {token: id_ for id_, token in enumerate(tokens)},
-            "merges": [list(pair) for pair in merges(tokenizer)],
-        },
-    }
+    if tokenizer.pattern not in KNOWN_PATTERNS:
+        raise UsageError(
+            f"--format hf: the tokenizer's pattern {tokenizer.pattern} may be read in another way "
+            "by `tokenizers`; only the known ones can be exported"
+        )
+    tokens, special = written_tokens(tokenizer), tokenizer.special
+    ordinary = {text: id_ for id_, text in enumerate(tokens) if text not in special.ids}
+    whole = tokenizer_json(BytePairs(ordinary, merges(tokenizer), tokenizer.pattern), special.ids)
     # Not GPT2Tokenizer: that class replaces the pre-tokenizer by GPT-2's own pattern.
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": END_OF_TEXT,
-        "eos_token": END_OF_TEXT,
-        "pad_token": END_OF_TEXT,
+        "bos_token": None if special.beginning is None else tokens[special.beginning],
+        "eos_token": tokens[special.end_of_document],
+        "pad_token": tokens[special.pad],
         "clean_up_tokenization_spaces": False,
         **settings,
     }
@@ -121,27 +114,3 @@ def write_tokenizer(directory: Path, tokenizer: Tokenizer, settings: dict[str, A
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         (directory / name).write_text(text, encoding="utf-8")
     assert read_tokenizer(directory).sha256 == tokenizer.sha256, "tokenizer.json reads differently"
-
-
-def _added_token(text: str, id_: int) -> dict[str, Any]:
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
-    return {"id": id_, "content": text, **flags, "special": True}
-
-
-def _pre_tokenizer(pattern: str) -> dict[str, Any]:
-    """What cuts text into pieces: GPT-2's own by its name, any other spelt out."""
-    to_bytes = {
-        "type": "ByteLevel",
-        "add_prefix_space": False,
-        "trim_offsets": True,
-        "use_regex": pattern == GPT2_PATTERN,
-    }
-    if pattern == GPT2_PATTERN:
-        return to_bytes
-    split = {
-        "type": "Split",
-        "pattern": {"Regex": pattern},
-        "behavior": "Isolated",
-        "invert": False,
-    }
-    return {"type": "Sequence", "pretokenizers": [split, to_bytes]}

@@ -1,107 +1,170 @@
-"""llama.cpp's file format, GGUF, read: GPT-2 language models that are stored as numbers or in 8
-bits."""
+"""llama.cpp's file format, GGUF, read as one of our networks.
 
-from dataclasses import replace
+Llama's queries and keys are stored there with the pairs of a head side by side, where all others,
+and this project, have them half a head apart: their rows are put back.
+"""
+
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from model.checkpoint import TASKS
-from model.checkpoint_files import assign, sha256
-from model.config import GPTConfig
+from model.architecture import Architecture
+from model.checkpoint_files import sha256
+from model.convert.families import GGUF_FAMILIES
+from model.convert.gguf_config import family_of, read_architecture
+from model.convert.gguf_file import GGUFFile, read_header
 from model.convert.gguf_tokenizer import read_tokenizer
-from model.convert.gguf_write import ARCHITECTURE, TYPES, gguf_name, import_gguf
-from model.convert.hf_read import Imported
-from model.errors import CheckpointError, UsageError
-from model.gpt import GPT
+from model.convert.tensors import Imported, check_size, fill
+from model.errors import CheckpointError
+from model.prompts import recognise
+from model.transformer import Transformer
 
-_SHAPE = {
-    "context_length": "context_length",
-    "n_layer": "block_count",
-    "n_head": "attention.head_count",
-    "n_embd": "embedding_length",
-}
-_EPSILON = f"{ARCHITECTURE}.attention.layer_norm_epsilon"
+_TASKS = ("generate", "classify", "instruct")
+_HEAD, _EMBEDDING, _DIVISORS = "output.weight", "token_embd.weight", "rope_freqs.weight"
+_LLAMA = "llama"
+"""The one family there whose pairs are side by side, and whose frequencies may have divisors."""
 
 
-def read_gguf(path: Path) -> Imported:
-    """Read a GPT-2 language model and its tokenizer; 8-bit weights become fp32.
+def is_gguf(path: Path) -> bool:
+    """Whether `path` is a file that says it is GGUF, by its name or by its first bytes."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return path.suffix == ".gguf" or file.read(4) == b"GGUF"
+
+
+def read_gguf(
+    path: Path,
+    *,
+    dtype: torch.dtype | None = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Imported:
+    """Read a language model and its tokenizer; quantized weights become numbers.
+
+    Args:
+        dtype: in which the weights are held; None is fp32, as quantized ones have no type.
 
     Raises:
-        UsageError: `gguf` is not installed.
-        CheckpointError: the file is cut short, of another architecture, or has a tensor that is
+        CheckpointError: the file is damaged, of another architecture, or has a tensor that is
             unknown, of another shape, or stored in a form that is not read here; names it.
     """
-    gguf = import_gguf(f"{path}: reading it")
-    try:
-        reader = gguf.GGUFReader(path)
-        fields = {name: field.contents() for name, field in reader.fields.items()}
-    except Exception as error:  # numpy's, struct's and its own: whatever a broken file leads to
-        raise CheckpointError(f"{path}: not a usable GGUF file: {error}") from error
-    config = _config(fields, path)
-    tokenizer = read_tokenizer(fields, path)
+    file = read_header(path)
+    config = _architecture(file)
+    tokenizer = read_tokenizer(file.fields, path)
     if tokenizer.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, "
             f"the network only {config.vocab_size}"
         )
-    stored = {tensor.name: _values(tensor, gguf, path) for tensor in reader.tensors}
-    model = _fill(config, stored, path)
-    task = fields.get("penwright.task")
+    template = file.fields.get("tokenizer.chat_template")
+    task = file.fields.get("penwright.task")
     return Imported(
-        model, tokenizer, {path.name: sha256(path)}, task=task if task in TASKS else None
+        _network(file, config, dtype, device),
+        tokenizer,
+        {path.name: sha256(path)},
+        (path.name,),
+        recognise(template) if isinstance(template, str) else None,
+        task=task if task in _TASKS else None,
     )
 
 
-def _config(fields: dict[str, Any], source: Path) -> GPTConfig:
-    found = fields.get("general.architecture")
-    if found != ARCHITECTURE:
-        raise CheckpointError(
-            f"{source}: general.architecture is {found!r}; only {ARCHITECTURE!r} is supported"
-        )
-    shape: dict[str, Any] = {"vocab_size": len(fields.get("tokenizer.ggml.tokens") or ())}
-    for name, theirs in _SHAPE.items():
-        if f"{ARCHITECTURE}.{theirs}" not in fields:
-            raise CheckpointError(f"{source}: has no {ARCHITECTURE}.{theirs}")
-        shape[name] = fields[f"{ARCHITECTURE}.{theirs}"]
-    epsilon = fields.get(_EPSILON, 1e-5)
-    if not abs(epsilon - 1e-5) < 1e-9:  # stored in fp32
-        raise CheckpointError(
-            f"{source}: {_EPSILON} is {epsilon!r}; only GPT-2's 1e-5 is supported"
-        )
-    try:
-        return GPTConfig(**shape, tied=True)
-    except UsageError as error:
-        raise CheckpointError(f"{source}: {error}") from error
+def read_gguf_network(
+    path: Path,
+    config: Architecture,
+    *,
+    dtype: torch.dtype | None = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Transformer:
+    """The network alone, of a file that must be of the architecture `config`.
+
+    Raises:
+        CheckpointError: as `read_gguf`, or it is of another architecture.
+    """
+    file = read_header(path)
+    found = _architecture(file)
+    if found != config:
+        raise CheckpointError(f"{path}: is of another architecture than config.json says")
+    return _network(file, config, dtype, device)
 
 
-def _values(tensor: Any, gguf: Any, source: Path) -> Tensor:
-    """fp32, in our order of dimensions."""
-    kind = tensor.tensor_type.name
-    if kind not in TYPES.values():
-        raise CheckpointError(
-            f"{source}: {tensor.name} is stored as {kind}; only {', '.join(TYPES.values())} can be "
-            "read"
-        )
-    content = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
-    shape = tuple(int(n) for n in reversed(tensor.shape))
-    return torch.from_numpy(np.array(content, np.float32).reshape(shape))
+def _architecture(file: GGUFFile) -> Architecture:
+    """What the metadata and the shapes of a few tensors say."""
+    tensors = file.tensors
+    if _EMBEDDING not in tensors or len(tensors[_EMBEDDING].shape) != 2:
+        raise CheckpointError(f"{file.path}: has no tensor {_EMBEDDING} of two dimensions")
+    divisors = None
+    if _DIVISORS in tensors and family_of(file.fields, file.path) == _LLAMA:
+        if tensors[_DIVISORS].nbytes > 4096:
+            raise CheckpointError(
+                f"{file.path}: {_DIVISORS} has the shape {tensors[_DIVISORS].shape}; "
+                "a head has fewer pairs"
+            )
+        divisors = tuple(file.read(_DIVISORS, torch.float32).flatten().tolist())
+    config = read_architecture(
+        file.fields,
+        tensors[_EMBEDDING].shape[0],
+        tied=_is_tied(file),
+        divisors=divisors,
+        source=file.path,
+    )
+    check_size(config, len(tensors), file.path.stat().st_size, file.path)
+    return config
 
 
-def _fill(config: GPTConfig, stored: dict[str, Tensor], source: Path) -> GPT:
-    """A network with the stored weights; all of them must be there and be used."""
-    head, embedding = stored.get("output.weight"), stored.get("token_embd.weight")
-    tied = head is None or (embedding is not None and torch.equal(head, embedding))
-    if tied:
-        stored.pop("output.weight", None)
-    with torch.device("meta"):
-        model = GPT(replace(config, tied=tied))
-    ours = {gguf_name(name): name for name in model.state_dict()}
-    unknown = sorted(stored.keys() - ours.keys())
-    if unknown:
-        raise CheckpointError(f"{source}: {len(unknown)} unknown tensors: {', '.join(unknown[:5])}")
-    assign([model], {ours[name]: tensor for name, tensor in stored.items()}, source)
-    return model.eval()
+def _is_tied(file: GGUFFile) -> bool:
+    """Whether the head is missing, or is the embedding once more."""
+    head, embedding = file.tensors.get(_HEAD), file.tensors[_EMBEDDING]
+    if head is None:
+        return True
+    if (head.shape, head.kind) != (embedding.shape, embedding.kind):
+        return False
+    return file.same(_HEAD, _EMBEDDING)
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A tensor of the file."""
+
+    file: GGUFFile
+    name: str
+    heads: int
+    """Where the pairs of so many heads are side by side; else 0."""
+
+    @property
+    def source(self) -> Path:
+        return self.file.path
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.file.tensors[self.name].shape
+
+    def read(self, dtype: torch.dtype | None) -> Tensor:
+        tensor = self.file.read(self.name, dtype or torch.float32)
+        return _halves(tensor, self.heads) if self.heads else tensor
+
+
+def _halves(rows: Tensor, heads: int) -> Tensor:
+    """(heads × dim, …) with the pairs of a head side by side -> with them half a head apart."""
+    return rows.view(heads, -1, 2, *rows.shape[1:]).transpose(1, 2).flatten(0, 2)
+
+
+def _network(
+    file: GGUFFile,
+    config: Architecture,
+    dtype: torch.dtype | None,
+    device: torch.device | str,
+) -> Transformer:
+    family = family_of(file.fields, file.path)
+    unused = ({_DIVISORS} if family == _LLAMA else set()) | ({_HEAD} if config.tied else set())
+    stored = {}
+    for name in file.tensors.keys() - unused:
+        heads = 0
+        if family == _LLAMA and ".attn_q." in name:
+            heads = config.n_head
+        if family == _LLAMA and ".attn_k." in name:
+            heads = config.n_kv_head
+        stored[name] = _Stored(file, name, heads)
+    table = GGUF_FAMILIES[family]
+    return fill(config, table, stored, file.path, dtype=dtype, device=device)

@@ -1,28 +1,58 @@
 """Byte-pair tokenizers in GGUF.
 
 GGUF holds tokens and merges, but not the expression that cuts text into pieces: it names one of
-those that llama.cpp knows. GPT-2's is "gpt-2". Ours with single digits (`model.tokenizer.PATTERN`)
-is not among them, and need not be: it cuts at the same places, and between digits besides. Where no
-token of the vocabulary reaches from one digit into the next, no merge can, and the longer piece
-gives the same tokens. That is checked, over all numerals of Unicode; vocabularies that were learnt
-with that pattern have it.
+those that llama.cpp knows, and what else that name stands for is in llama.cpp alone. Ours with
+single digits (`model.tokenizer.PATTERN`) has no name, and needs none: it cuts at the same places as
+GPT-2's, and between digits besides. Where no token of the vocabulary reaches from one digit into
+the next, no merge can, and the longer piece gives the same tokens. That is checked, over all
+numerals of Unicode; vocabularies that were learnt with that pattern have it.
 """
 
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from model.convert.bpe_files import merges, written_tokens
 from model.errors import CheckpointError, UsageError
-from model.hf_tokenizer import tokenizer_of_merges
+from model.json_files import field, list_field, shown
 from model.tokenizer import GPT2_PATTERN, PATTERN, Tokenizer
+from model.tokenizer.builder import build
+from model.tokenizer.merges import AddedToken
+from model.tokenizer.patterns import LLAMA3_PATTERN, QWEN2_PATTERN, SMOLLM_PATTERN
+from model.tokenizer.special import well_known
+from model.tokenizer.tokenizer_json import pair_of
+from model.tokenizer.vocabulary import Vocabulary
 
 _PRE = "gpt-2"
 _PATTERN_FIELD = "penwright.tokenizer.pattern"
-_NORMAL, _UNUSED, _CONTROL = 1, 5, 3
+_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = 1, 2, 3, 4, 5
 _PADDING = "[PAD{}]"
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What a name in `tokenizer.ggml.pre` stands for."""
+
+    pattern: str
+    nfc: bool = False
+    """As the model was trained; llama.cpp itself leaves the text as it is."""
+    ignore_merges: bool = False
+    adds_beginning: bool = False
+    """Where `add_bos_token` does not say."""
+
+
+_LLAMA3 = _Kind(LLAMA3_PATTERN, ignore_merges=True, adds_beginning=True)
+_KINDS = {
+    _PRE: _Kind(GPT2_PATTERN),
+    "smollm": _Kind(SMOLLM_PATTERN),
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
+    "qwen2": _Kind(QWEN2_PATTERN, nfc=True),
+}
 
 
 def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
@@ -32,7 +62,7 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
         vocab_size: of the network; tokens that only fill it up are marked as unused.
 
     Raises:
-        UsageError: llama.cpp would cut text in other places, or a token is made by no merge.
+        UsageError: llama.cpp would cut text in other places, or the vocabulary has no form there.
     """
     check_pattern(tokenizer)
     tokens = written_tokens(tokenizer)
@@ -40,46 +70,123 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
     for token in tokenizer.special_tokens.values():
         kinds[token] = _CONTROL
     padding = vocab_size - len(tokens)
-    end = tokenizer.end_token
+    special = tokenizer.special
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(_PRE)
     writer.add_token_list([*tokens, *(_PADDING.format(i) for i in range(padding))])
     writer.add_token_types([*kinds, *[_UNUSED] * padding])
     writer.add_token_merges([" ".join(pair) for pair in merges(tokenizer)])
-    writer.add_bos_token_id(end)
-    writer.add_eos_token_id(end)
-    writer.add_pad_token_id(end)
+    if special.beginning is not None:
+        writer.add_bos_token_id(special.beginning)
+    writer.add_eos_token_id(special.end_of_document)
+    if special.end_of_turn is not None:
+        writer.add_eot_token_id(special.end_of_turn)
+    writer.add_pad_token_id(special.pad)
     writer.add_add_bos_token(False)
     writer.add_string(_PATTERN_FIELD, tokenizer.pattern)
 
 
-def read_tokenizer(fields: dict[str, Any], source: Path) -> Tokenizer:
+def read_tokenizer(fields: Mapping[str, Any], source: Path) -> Tokenizer:
     """The tokenizer in a file's fields.
 
     Raises:
-        CheckpointError: it is of another kind, or a field is missing or contradicts another.
+        CheckpointError: it is of another kind, or a field is missing, of another type, or
+            contradicts another; names `source` and the field.
     """
-    wanted = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": _PRE}
-    for name, value in wanted.items():
-        if fields.get(name) != value:
+    kind = _kind(fields, source)
+    tokens = list_field(fields, "tokenizer.ggml.tokens", str, source)
+    types = list_field(fields, "tokenizer.ggml.token_type", int, source, [_NORMAL] * len(tokens))
+    lines = list_field(fields, "tokenizer.ggml.merges", str, source)
+    if len(types) != len(tokens):
+        raise CheckpointError(f"{source}: has {len(tokens)} tokens, but {len(types)} token types")
+    by_type: dict[int, dict[str, int]] = {
+        type_: {} for type_ in (_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED)
+    }
+    for token, (text, type_) in enumerate(zip(tokens, types, strict=True)):
+        if type_ not in by_type:
             raise CheckpointError(
-                f"{source}: {name} is {fields.get(name)!r}; only {value!r} is supported"
+                f"{source}: tokenizer.ggml.token_type of {shown(text)} is {type_}; only "
+                f"{', '.join(map(str, by_type))} are supported"
             )
-    tokens: Sequence[str] = fields.get("tokenizer.ggml.tokens") or []
-    lines: Sequence[str] = fields.get("tokenizer.ggml.merges") or []
-    kinds: Sequence[int] = fields.get("tokenizer.ggml.token_type") or [_NORMAL] * len(tokens)
-    if len(kinds) != len(tokens):
-        raise CheckpointError(f"{source}: has {len(tokens)} tokens, but {len(kinds)} token types")
-    special = {t: i for i, (t, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == 3}
-    normal = {t: i for i, (t, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind == 1}
-    pairs = [line.split(" ") for line in lines]
-    pattern = fields.get(_PATTERN_FIELD, GPT2_PATTERN)
-    tokenizer = tokenizer_of_merges(source, normal, pairs, special, pattern)
+        if type_ != _UNUSED and any(text in others for others in by_type.values()):
+            raise CheckpointError(f"{source}: tokenizer.ggml.tokens has {shown(text)} twice")
+        by_type[type_][text] = token
+    named = well_known(by_type[_NORMAL] | by_type[_USER_DEFINED])
+    vocabulary = Vocabulary(
+        by_type[_NORMAL],
+        [pair_of(line, source) for line in lines],
+        kind.pattern,
+        kind.nfc,
+        kind.ignore_merges,
+        added={t: AddedToken(i, normalized=False) for t, i in by_type[_USER_DEFINED].items()},
+        special=by_type[_CONTROL] | by_type[_UNKNOWN] | named,
+    )
+    tokenizer = _with_roles(fields, vocabulary, kind, source)
     try:
-        check_pattern(tokenizer)
+        if _PATTERN_FIELD in fields:
+            check_pattern(tokenizer)
     except UsageError as error:
         raise CheckpointError(f"{source}: {_PATTERN_FIELD}: {error}") from error
     return tokenizer
+
+
+def _kind(fields: Mapping[str, Any], source: Path) -> _Kind:
+    model = field(fields, "tokenizer.ggml.model", str, source)
+    if model != "gpt2":
+        raise CheckpointError(
+            f"{source}: tokenizer.ggml.model is {shown(model)}; only 'gpt2', byte-level BPE, is "
+            "supported ('llama' is SentencePiece)"
+        )
+    pre = field(fields, "tokenizer.ggml.pre", str, source)
+    if _PATTERN_FIELD in fields:
+        if pre != _PRE:
+            raise CheckpointError(
+                f"{source}: tokenizer.ggml.pre is {shown(pre)}; with {_PATTERN_FIELD} it must be "
+                f"{_PRE!r}"
+            )
+        return _Kind(field(fields, _PATTERN_FIELD, str, source))
+    if pre not in _KINDS:
+        raise CheckpointError(
+            f"{source}: tokenizer.ggml.pre is {shown(pre)}; it must be one of {', '.join(_KINDS)}"
+        )
+    return _KINDS[pre]
+
+
+def _with_roles(
+    fields: Mapping[str, Any], vocabulary: Vocabulary, kind: _Kind, source: Path
+) -> Tokenizer:
+    """The tokenizer, its special tokens in the roles that the file gives them."""
+    special = set(vocabulary.special.values())
+
+    def role(name: str) -> list[int]:
+        found = field(fields, f"tokenizer.ggml.{name}", (int, list), source, [])
+        tokens = found if isinstance(found, list) else [found]
+        for token in tokens:
+            if type(token) is not int or token not in special:
+                raise CheckpointError(
+                    f"{source}: tokenizer.ggml.{name} is {shown(found)}, which is no special token"
+                )
+        return tokens
+
+    def one(name: str) -> int | None:
+        return next(iter(role(name)), None)
+
+    if field(fields, "tokenizer.ggml.add_eos_token", bool, source, False):
+        raise CheckpointError(
+            f"{source}: tokenizer.ggml.add_eos_token is true; only false is supported"
+        )
+    return build(
+        vocabulary,
+        source,
+        vocabulary.special,
+        beginning=one("bos_token_id"),
+        adds_beginning=field(
+            fields, "tokenizer.ggml.add_bos_token", bool, source, kind.adds_beginning
+        ),
+        ends=[*role("eos_token_id"), *role("eom_token_id")],
+        end_of_turn=one("eot_token_id"),
+        pad=one("padding_token_id"),
+    )
 
 
 def check_pattern(tokenizer: Tokenizer) -> None:

@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 from numpy.typing import NDArray
 
 from model.checkpoint import Base
+from model.convert.families import GGUF_GPT2, require_gpt2, their_names
 from model.convert.gguf_tokenizer import add_tokenizer
 from model.convert.hf_write import CHAT_TEMPLATE
 from model.errors import UsageError
@@ -24,46 +26,6 @@ _FILE_TYPES = {"fp32": 0, "fp16": 1, "bf16": 32, "q8_0": 7}
 _BLOCK = 32
 """Numbers of a row that share a scale in Q8_0."""
 
-_BLOCK_NAMES = {
-    "ln_1": "attn_norm",
-    "attn.c_attn": "attn_qkv",
-    "attn.c_proj": "attn_output",
-    "ln_2": "ffn_norm",
-    "mlp.c_fc": "ffn_up",
-    "mlp.c_proj": "ffn_down",
-}
-_NAMES = {
-    "wte": "token_embd",
-    "wpe": "position_embd",
-    "ln_f": "output_norm",
-    "lm_head": "output",
-}
-
-
-def gguf_name(name: str) -> str:
-    """Their name of our tensor."""
-    path, _, kind = name.rpartition(".")
-    if path in _NAMES:
-        return f"{_NAMES[path]}.{kind}"
-    _, layer, part = path.split(".", 2)
-    return f"blk.{layer}.{_BLOCK_NAMES[part]}.{kind}"
-
-
-def import_gguf(flag: str) -> Any:
-    """The package `gguf`.
-
-    Raises:
-        UsageError: it is not installed.
-    """
-    try:
-        import gguf
-    except ImportError as error:
-        raise UsageError(
-            f"{flag} needs the package gguf (`pip install '.[gguf]'` in Penwright's directory)"
-        ) from error
-    return gguf
-
-
 def write_gguf(path: Path, base: Base, dtype: str, name: str = "penwright") -> None:
     """Write the language model as one file.
 
@@ -73,9 +35,9 @@ def write_gguf(path: Path, base: Base, dtype: str, name: str = "penwright") -> N
         name: of the model, for programs that show it.
 
     Raises:
-        UsageError: `gguf` is not installed, or the tokenizer or the width has no form there.
+        UsageError: the tokenizer, the head, the width or the family has no form there.
     """
-    gguf = import_gguf("--format gguf")
+    require_gpt2(base.config, "--format gguf")
     config = base.config
     if base.head is not None:
         raise UsageError("--format gguf: GPT-2 in GGUF has no classification head; use hf")
@@ -102,7 +64,7 @@ def write_gguf(path: Path, base: Base, dtype: str, name: str = "penwright") -> N
         add_tokenizer(writer, base.tokenizer, config.vocab_size)
         if base.task == "instruct":
             writer.add_chat_template(CHAT_TEMPLATE)
-        for place, tensor, kind in _tensors(base, dtype, gguf):
+        for place, tensor, kind in _tensors(base, dtype):
             writer.add_tensor(place, tensor, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
@@ -111,11 +73,12 @@ def write_gguf(path: Path, base: Base, dtype: str, name: str = "penwright") -> N
         writer.close()
 
 
-def _tensors(base: Base, dtype: str, gguf: Any) -> Iterator[tuple[str, NDArray[Any], Any]]:
+def _tensors(base: Base, dtype: str) -> Iterator[tuple[str, NDArray[Any], Any]]:
     """Name, content and type of each tensor."""
     wanted = gguf.GGMLQuantizationType[TYPES[dtype]]
     for name, parameter in base.model.state_dict().items():
-        matrix = parameter.ndim == 2 and not name.startswith("wpe")
+        [theirs] = their_names(GGUF_GPT2, name)
+        matrix = parameter.ndim == 2 and not name.startswith("positions")
         kind = wanted if matrix else gguf.GGMLQuantizationType.F32
         content = np.ascontiguousarray(parameter.float().numpy())
-        yield gguf_name(name), gguf.quants.quantize(content, kind), kind
+        yield theirs, gguf.quants.quantize(content, kind), kind

@@ -1,10 +1,9 @@
-"""GPT-2 weights of Hugging Face, as this project's network.
+"""A Hugging Face directory as one of our networks.
 
 A directory with `config.json`, `model.safetensors` (whole or in shards) and the tokenizer's files
-is read as it is, without `transformers`. Theirs is the layout that OpenAI's own weights were
+is read as it is, without `transformers`. GPT-2's is the layout that OpenAI's own weights were
 published in: projections are `Conv1D`, stored (in, out) where a linear layer has (out, in), and the
-attention masks are stored as buffers. What would compute something else than GPT-2 is refused by
-its name, and so is a tensor that nobody uses: an import is exact or an error.
+attention masks are stored as buffers.
 """
 
 import contextlib
@@ -18,113 +17,98 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.checkpoint import TASKS, TaskName
 from model.checkpoint_files import sha256
-from model.classifier import ClassifierHead
-from model.config import GPTConfig
+from model.convert.families import HUGGING_FACE
+from model.convert.hf_config import read_architecture, says_tied
 from model.convert.hf_head import read_head
-from model.errors import CheckpointError, UsageError
-from model.gpt import GPT
-from model.hf_tokenizer import read_json, read_tokenizer, tokenizer_files
-from model.tokenizer import Tokenizer
+from model.convert.tensors import Imported, check_size, fill
+from model.errors import CheckpointError
+from model.json_files import field, list_field, read_json, shown
+from model.prompts import Template, recognise
+from model.tokenizer.hugging_face import read_tokenizer, tokenizer_files
 
 CONFIG, MODEL, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 OWN = "penwright"
-"""The field of `config.json` where our own export keeps what GPT-2's configuration has not."""
+"""The field of `config.json` where our own export keeps what theirs has not."""
 _CLASSIFIER = "GPT2ForSequenceClassification"
+_TASKS = ("generate", "classify", "instruct")
 
-_ARITHMETIC = {
-    "model_type": "gpt2",
-    "activation_function": "gelu_new",
-    "layer_norm_epsilon": 1e-5,
-    "scale_attn_weights": True,
-    "scale_attn_by_inverse_layer_idx": False,
-    "reorder_and_upcast_attn": False,
-    "add_cross_attention": False,
-}
-"""Fields that change what is computed, and GPT-2's values; a field that is absent has them."""
-
-_MASK_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)")
+_BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|.*\.rotary_emb\.inv_freq")
+"""Stored with the weights, and none: GPT-2's masks, and frequencies of older Llamas."""
 CONV1D = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
-"""Our names of the projections' weights, which they store turned."""
+"""GPT-2's projections' weights, which are stored turned."""
 
 
-@dataclass(frozen=True)
-class Imported:
-    """What a Hugging Face directory holds."""
+def read_hugging_face(
+    directory: Path,
+    *,
+    dtype: torch.dtype | None = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Imported:
+    """Read a language model, or a GPT-2 classifier, and its tokenizer.
 
-    model: GPT
-    """fp32, in evaluation mode."""
-    tokenizer: Tokenizer
-    files: dict[str, str]
-    """SHA-256 of each file that was read, by its name."""
-    head: ClassifierHead | None = None
-    """Of a `GPT2ForSequenceClassification`."""
-    task: TaskName | None = None
-    """Which it was exported for, where our own export wrote it."""
-
-
-def read_hugging_face(directory: Path) -> Imported:
-    """Read a GPT-2 language model or classifier, and its tokenizer.
+    Args:
+        dtype: in which the weights are held; None is as they are stored.
 
     Raises:
         CheckpointError: a file or tensor is missing, has another shape or is unknown, or the
-            configuration is not GPT-2's; names it.
+            configuration is of no family that is known here; names it.
     """
     config_path = directory / CONFIG
     if not config_path.is_file():
         raise CheckpointError(f"{config_path}: is missing; not a Hugging Face model directory")
     values = read_json(config_path)
-    config = _architecture(values, config_path)
+    config = read_architecture(values, config_path)
+    classifies = _classifies(values, config_path)
     tokenizer = read_tokenizer(directory)
     if tokenizer.vocab_size > config.vocab_size:  # embeddings padded to a round number are usual
         raise CheckpointError(
             f"{config_path}: vocab_size is {config.vocab_size}, "
             f"but the tokenizer has {tokenizer.vocab_size} tokens"
         )
-    end = values.get("eos_token_id")
-    # One outside the vocabulary is a default that nobody adapted to a smaller vocabulary.
-    if isinstance(end, int) and end < config.vocab_size and end != tokenizer.end_token:
-        raise CheckpointError(
-            f"{config_path}: eos_token_id is {end}, but the tokenizer's <|endoftext|> is "
-            f"{tokenizer.end_token}"
+    files = _weight_files(directory)
+    with contextlib.ExitStack() as stack:
+        stored = _open(files, values["model_type"], stack)
+        check_size(config, len(stored), sum(path.stat().st_size for path in files), config_path)
+        score = _score(stored, classifies, files[0])
+        tied = score is not None or _is_tied(stored, says_tied(values, config_path), files[0])
+        table = HUGGING_FACE[values["model_type"]]
+        if tied:
+            stored.pop("lm_head.weight", None)
+        network = fill(
+            replace(config, tied=tied), table, stored, files[0], dtype=dtype, device=device
         )
-    weight_files = _weight_files(directory)
-    model, score = _read_model(config, values, weight_files)
-    read = (config_path, *weight_files, *tokenizer_files(directory))
-    own = values.get(OWN)
-    own = own if isinstance(own, dict) else {}
+    own = field(values, OWN, (dict, type(None)), config_path, None) or {}
+    head = None if score is None else read_head(score, values, own, config_path)
+    template, template_files = _template(directory)
+    read = (config_path, *files, *tokenizer_files(directory), *template_files)
     return Imported(
-        model,
+        network,
         tokenizer,
         {path.name: sha256(path) for path in read},
-        None if score is None else read_head(score, values, own, config_path),
-        own["task"] if own.get("task") in TASKS else None,
+        tuple(path.name for path in files),
+        template,
+        head,
+        own["task"] if own.get("task") in _TASKS else None,
     )
 
 
-def _architecture(values: Mapping[str, Any], source: Path) -> GPTConfig:
-    for name, wanted in _ARITHMETIC.items():
-        if values.get(name, wanted) != wanted:
-            raise CheckpointError(
-                f"{source}: {name} is {values[name]!r}; only GPT-2's {wanted!r} is supported"
-            )
-    shape = {}
-    for name in ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd"):
-        if name not in values:
-            raise CheckpointError(f"{source}: has no {name}")
-        shape[name] = values[name]
-    shape["context_length"] = shape.pop("n_positions")
-    try:
-        config = GPTConfig(**shape)
-    except UsageError as error:
-        raise CheckpointError(f"{source}: {error}") from error
-    if values.get("n_inner") not in (None, 4 * config.n_embd):
+def _classifies(values: Mapping[str, Any], source: Path) -> bool:
+    """Whether it is a classifier; what is neither that nor a language model is refused."""
+    names = list_field(values, "architectures", str, source, None) or []
+    unknown = [
+        n for n in names if n != _CLASSIFIER and not n.endswith(("ForCausalLM", "HeadModel"))
+    ]
+    if unknown:
         raise CheckpointError(
-            f"{source}: n_inner is {values['n_inner']!r}; only 4 × n_embd = {4 * config.n_embd} "
-            "is supported"
+            f"{source}: architectures has {shown(unknown[0])}; it must be a language model "
+            f"(…ForCausalLM, GPT2LMHeadModel) or {_CLASSIFIER}"
         )
-    return config
+    if _CLASSIFIER in names and values["model_type"] != "gpt2":
+        raise CheckpointError(
+            f"{source}: architectures has {_CLASSIFIER}, but model_type is {values['model_type']!r}"
+        )
+    return _CLASSIFIER in names
 
 
 def _weight_files(directory: Path) -> tuple[Path, ...]:
@@ -132,10 +116,10 @@ def _weight_files(directory: Path) -> tuple[Path, ...]:
         return (directory / MODEL,)
     index = directory / _INDEX
     if index.is_file():
-        weight_map = read_json(index).get("weight_map")
-        names = set(weight_map.values()) if isinstance(weight_map, dict) else set()
+        weight_map = field(read_json(index), "weight_map", dict, index)
+        names = set(map(str, weight_map.values()))
         # The names come from a file: they must not lead out of the directory.
-        if not names or any(name != Path(name).name for name in names):
+        if not names or any(name != Path(name).name or name in ("", "..") for name in names):
             raise CheckpointError(f"{index}: weight_map must name files of this directory")
         for name in sorted(names):
             if not (directory / name).is_file():
@@ -151,91 +135,95 @@ def _weight_files(directory: Path) -> tuple[Path, ...]:
 
 @dataclass(frozen=True)
 class _Stored:
-    """A tensor in an open file."""
+    """A tensor in an open safetensors file."""
 
-    path: Path
+    source: Path
     file: Any
-    key: str
+    name: str
+    turned: bool
 
-    def read(self) -> Tensor:
-        tensor: Tensor = self.file.get_tensor(self.key)
-        return tensor
+    @property
+    def shape(self) -> tuple[int, ...]:
+        shape = tuple(self.file.get_slice(self.name).get_shape())
+        return shape[::-1] if self.turned else shape
 
-
-def _read_model(
-    config: GPTConfig, values: Mapping[str, Any], files: tuple[Path, ...]
-) -> tuple[GPT, Tensor | None]:
-    """The network, and the classification head where there is one: (labels, n_embd)."""
-    with contextlib.ExitStack() as stack:
-        stored: dict[str, _Stored] = {}
-        for path in files:
-            try:
-                file = stack.enter_context(safe_open(path, "pt"))
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{path}: not a usable safetensors file: {error}") from error
-            for key in file.keys():  # noqa: SIM118  (the handle is no mapping)
-                name = key.removeprefix("transformer.")
-                if _MASK_BUFFER.fullmatch(name):
-                    continue
-                if name in stored:
-                    raise CheckpointError(f"{path}: {name} is stored twice")
-                stored[name] = _Stored(path, file, key)
-        if _CLASSIFIER in (values.get("architectures") or ()):
-            if "score.weight" not in stored:
-                raise CheckpointError(f"{files[0]}: has no tensor score.weight")
-            score = stored.pop("score.weight").read().float()
-            return _fill(config, stored, files[0]), score
-        if "score.weight" in stored:
+    def read(self, dtype: torch.dtype | None) -> Tensor:
+        tensor: Tensor = self.file.get_tensor(self.name)
+        if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
             raise CheckpointError(
-                f"{stored['score.weight'].path}: score.weight is a classification head, but "
-                f"{CONFIG} does not name {_CLASSIFIER} among its architectures"
+                f"{self.source}: {self.name} is {str(tensor.dtype).removeprefix('torch.')}; "
+                "weights must be stored as floating-point numbers"
             )
-        if _is_tied(stored, values.get("tie_word_embeddings", True), files[0]):
-            stored.pop("lm_head.weight", None)
-        else:
-            config = replace(config, tied=False)
-        return _fill(config, stored, files[0]), None
+        tensor = tensor.T if self.turned else tensor
+        return tensor if dtype is None else tensor.to(dtype)
 
 
-def _is_tied(stored: Mapping[str, _Stored], says_tied: bool, source: Path) -> bool:
+def _open(files: tuple[Path, ...], family: str, stack: contextlib.ExitStack) -> dict[str, _Stored]:
+    """The tensors by their names; buffers, which are no weights, are left out."""
+    stored: dict[str, _Stored] = {}
+    for path in files:
+        try:
+            file = stack.enter_context(safe_open(path, "pt"))
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path}: not a usable safetensors file: {error}") from error
+        for key in file.keys():  # noqa: SIM118  (the handle is no mapping)
+            name = key.removeprefix("transformer.")
+            if _BUFFER.fullmatch(name):
+                continue
+            if name in stored:
+                raise CheckpointError(f"{path}: {name} is stored twice")
+            turned = family == "gpt2" and CONV1D.fullmatch(name) is not None
+            stored[name] = _Stored(path, file, key, turned)
+    return stored
+
+
+def _score(stored: dict[str, _Stored], classifies: bool, source: Path) -> Tensor | None:
+    """The classification head of a classifier, taken out of `stored`: (labels, n_embd) fp32."""
+    entry = stored.pop("score.weight", None)
+    if classifies and entry is None:
+        raise CheckpointError(f"{source}: has no tensor score.weight")
+    if entry is not None and not classifies:
+        raise CheckpointError(
+            f"{entry.source}: score.weight is a classification head, but {CONFIG} does not name "
+            f"{_CLASSIFIER} among its architectures"
+        )
+    return None if entry is None else entry.read(torch.float32)
+
+
+def _is_tied(stored: Mapping[str, _Stored], says: bool, source: Path) -> bool:
     """Whether the output head is the input embedding; files that contradict themselves are
     refused, because one reading of them gives another model than the other."""
-    head, embedding = stored.get("lm_head.weight"), stored.get("wte.weight")
+    head = stored.get("lm_head.weight")
+    embedding = stored.get("wte.weight") or stored.get("model.embed_tokens.weight")
     if head is None:
-        if not says_tied:
+        if not says:
             raise CheckpointError(
                 f"{source}: has no tensor lm_head.weight, but tie_word_embeddings is false"
             )
         return True
-    if embedding is not None and torch.equal(head.read(), embedding.read()):
+    if (
+        embedding is not None
+        and head.shape == embedding.shape
+        and torch.equal(head.read(None), embedding.read(None))
+    ):
         return True
-    if says_tied:
+    if says:
         raise CheckpointError(
-            f"{head.path}: lm_head.weight is not wte.weight, but tie_word_embeddings is not false"
+            f"{head.source}: lm_head.weight is not {embedding.name if embedding else 'there twice'}"
+            ", but tie_word_embeddings is not false"
         )
     return False
 
 
-def _fill(config: GPTConfig, stored: dict[str, _Stored], source: Path) -> GPT:
-    """A network with the stored weights in fp32; all of them must be there and be used."""
-    with torch.device("meta"):
-        model = GPT(config)
-    weights = {}
-    for name, parameter in model.state_dict().items():
-        if name not in stored:
-            raise CheckpointError(f"{source}: has no tensor {name}")
-        entry = stored.pop(name)
-        tensor = entry.read()
-        wanted = tuple(parameter.T.shape if CONV1D.fullmatch(name) else parameter.shape)
-        if tuple(tensor.shape) != wanted or not tensor.is_floating_point():
-            raise CheckpointError(
-                f"{entry.path}: {entry.key} is {tensor.dtype} of the shape {tuple(tensor.shape)}; "
-                f"the configuration asks for floating-point numbers of the shape {wanted}"
-            )
-        tensor = tensor.T if CONV1D.fullmatch(name) else tensor
-        weights[name] = tensor.float().contiguous()
-    if stored:
-        names = ", ".join(sorted(entry.key for entry in stored.values())[:5])
-        raise CheckpointError(f"{source}: {len(stored)} unknown tensors: {names}")
-    model.load_state_dict(weights, assign=True)
-    return model.eval()
+def _template(directory: Path) -> tuple[Template | None, tuple[Path, ...]]:
+    """How chats are written, if that is known here, and the file that says it."""
+    whole, settings = directory / "chat_template.jinja", directory / "tokenizer_config.json"
+    if whole.is_file():
+        try:
+            return recognise(whole.read_text(encoding="utf-8")), (whole,)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{whole}: cannot be read: {error}") from error
+    if not settings.is_file():
+        return None, ()
+    text = read_json(settings).get("chat_template")
+    return (recognise(text) if isinstance(text, str) else None), ()

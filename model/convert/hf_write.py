@@ -14,8 +14,9 @@ from torch import Tensor
 
 from model.checkpoint import Base
 from model.checkpoint_files import dtype_name, write_json, write_weights
-from model.config import GPTConfig
+from model.architecture import Architecture
 from model.convert.bpe_files import write_tokenizer
+from model.convert.families import HF_GPT2, require_gpt2, their_names
 from model.convert.hf_head import fold
 from model.convert.hf_read import CONFIG, CONV1D, MODEL, OWN
 from model.prompts import instruction_prompt
@@ -42,9 +43,8 @@ def write_hugging_face(directory: Path, base: Base, dtype: torch.dtype) -> None:
     Raises:
         UsageError: its tokenizer or its head has no form there; says why.
     """
+    require_gpt2(base.config, "--format hf")
     weights = hugging_face_weights(dict(base.model.state_dict()), "transformer.")
-    if "transformer.lm_head.weight" in weights:
-        weights["lm_head.weight"] = weights.pop("transformer.lm_head.weight")
     if base.head is not None:
         weights.pop("lm_head.weight", None)
         norm = "transformer.ln_f.bias"
@@ -62,15 +62,22 @@ def write_hugging_face(directory: Path, base: Base, dtype: torch.dtype) -> None:
 
 
 def hugging_face_weights(weights: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    """A network's tensors under their names; their projections are stored (in, out)."""
-    return {
-        prefix + name: (value.T if CONV1D.fullmatch(name) else value).contiguous()
-        for name, value in weights.items()
-    }
+    """A network's tensors under their names; their projections are stored (in, out).
+
+    Args:
+        prefix: before all names but that of the output head, which is beside the network there.
+    """
+    theirs = {}
+    for name, value in weights.items():
+        [their] = their_names(HF_GPT2, name)
+        turned = CONV1D.fullmatch(their) is not None
+        key = their if their.startswith("lm_head.") else prefix + their
+        theirs[key] = (value.T if turned else value).contiguous()
+    return theirs
 
 
 def hugging_face_config(
-    config: GPTConfig, architecture: str, end_token: int, dtype: torch.dtype
+    config: Architecture, architecture: str, end_token: int, dtype: torch.dtype
 ) -> dict[str, Any]:
     """What their `config.json` holds for any GPT-2."""
     return {

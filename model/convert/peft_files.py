@@ -1,7 +1,7 @@
 """LoRA adapters as the package `peft` writes them, on an exported base.
 
-Adapters here have PEFT's layout on the fused `c_attn` already; what is added is its configuration
-and its name for the file. A classifier's head and the layer norm that takes its bias
+Of GPT-2 alone: adapters here have PEFT's layout on the fused `c_attn` already; what is added is its
+configuration and its names. A classifier's head and the layer norm that takes its bias
 (`model.convert.hf_head`) are stored in full, as `modules_to_save`.
 """
 
@@ -15,14 +15,25 @@ from torch import Tensor, nn
 from model.checkpoint import TASKS, Adapter, Base, TaskName
 from model.checkpoint_files import assign, read_json, read_weights, write_json, write_weights
 from model.classifier import ClassifierHead
+from model.convert.families import HF_GPT2, require_gpt2, their_names
 from model.convert.hf_head import fold, labels_of, unfold
 from model.convert.hf_read import OWN
 from model.errors import CheckpointError, UsageError
-from model.lora import PEFT_PREFIX, LoRA, LoRASettings, name_of_peft
+from model.lora import LoRA, LoRASettings
+from model.names import current_name
 
 CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model.transformer."
 _SCORE = "base_model.model.score.weight"
-_NORM = f"{PEFT_PREFIX}ln_f."
+_NORM = f"{_PREFIX}ln_f."
+_LORA = (".lora_A.weight", ".lora_B.weight")
+
+_PEFT_TARGETS = {
+    "qkv": "attn.c_attn",
+    "out": "attn.c_proj",
+    "up": "mlp.c_fc",
+    "down": "mlp.c_proj",
+}
 
 _ARITHMETIC: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),
@@ -59,14 +70,15 @@ def write_peft(
         base_name: where PEFT finds the exported base: a directory or a name on the hub.
 
     Raises:
-        UsageError: its head has no form there; says why.
+        UsageError: its head or its targets have no form there; says why.
     """
-    weights = adapter.lora.peft_weights()
+    require_gpt2(base.config, "--format peft")
+    weights = _peft_weights(adapter.lora)
     settings, head = adapter.lora.settings, adapter.head
     own: dict[str, Any] = {"task": adapter.task, "checkpoint": adapter.id}
     if head is not None:
-        weights[_SCORE], weights[f"{_NORM}bias"] = fold(head, base.model.ln_f.bias)
-        weights[f"{_NORM}weight"] = base.model.ln_f.weight
+        weights[_SCORE], weights[f"{_NORM}bias"] = fold(head, base.model.norm.bias)
+        weights[f"{_NORM}weight"] = base.model.norm.weight
         own["labels"] = list(head.labels.names)
         own |= {"positive": head.labels.positive, "threshold": head.labels.threshold}
     config = {
@@ -76,7 +88,7 @@ def write_peft(
         "r": settings.rank,
         "lora_alpha": settings.alpha,
         "lora_dropout": 0.0,
-        "target_modules": list(settings.targets),
+        "target_modules": [_PEFT_TARGETS[target] for target in settings.targets],
         "fan_in_fan_out": True,  # Conv1D
         "bias": "none",
         "modules_to_save": None if head is None else ["score", "ln_f"],
@@ -99,6 +111,7 @@ def read_peft(directory: Path, base: Base) -> PeftAdapter:
             of the network than an adapter here can; names it.
     """
     source = directory / CONFIG
+    require_gpt2(base.config, f"{directory}: a PEFT adapter")
     values = read_json(source)
     for name, allowed in _ARITHMETIC.items():
         if values.get(name) not in allowed:
@@ -109,7 +122,7 @@ def read_peft(directory: Path, base: Base) -> PeftAdapter:
     if not path.is_file():
         raise CheckpointError(f"{path}: is missing")
     weights = {
-        name_of_peft(name): tensor
+        _own_name(name): tensor
         for name, tensor in read_weights(path, torch.float32, torch.device("cpu")).items()
     }
     lora = _empty_lora(values, weights, base, source)
@@ -126,7 +139,7 @@ def _empty_lora(
 ) -> LoRA:
     """Without memory yet; its layers are those that have tensors."""
     keys = (name.removeprefix("a.") for name in weights if name.startswith("a."))
-    targets = {key.split("/", 2)[-1].replace("/", ".") for key in keys}
+    targets = {key.rpartition("/")[2] for key in keys}
     rank, alpha = values.get("r"), values.get("lora_alpha")
     if type(rank) is not int or not isinstance(alpha, int | float) or rank < 1:
         raise CheckpointError(f"{source}: r is {rank!r} and lora_alpha {alpha!r}; not two numbers")
@@ -142,7 +155,7 @@ def _head(
     weights: dict[str, Tensor], own: dict[str, Any], base: Base, source: Path
 ) -> ClassifierHead:
     """The head, with the change of the last layer norm as its bias; takes both from `weights`."""
-    norm: nn.LayerNorm = base.model.ln_f
+    norm = base.model.norm
     score = weights.pop(_SCORE, None)
     if score is None or score.ndim != 2 or score.shape[1] != base.config.n_embd:
         raise CheckpointError(f"{source}: has no tensor {_SCORE} of (labels, {base.config.n_embd})")
@@ -159,3 +172,32 @@ def _head(
     bias = unfold(score, shift, norm.bias)
     assign([head], {"score.weight": score, "score.bias": bias}, source)
     return head.eval()
+
+
+def _peft_weights(lora: LoRA) -> dict[str, Tensor]:
+    """The matrices under the names that PEFT gives them.
+
+    Raises:
+        UsageError: a site is a part of what is one layer there.
+    """
+    weights = {}
+    for site in lora.sites:
+        if site.channels != slice(None):
+            raise UsageError(
+                f"--format peft: the adapter changes {site.name} alone, which GPT-2 has within "
+                "c_attn; only qkv as a whole can be exported"
+            )
+        [layer] = their_names(HF_GPT2, f"{site.path}.weight")
+        path = _PREFIX + layer.removesuffix(".weight")
+        for matrices, end in zip((lora.a, lora.b), _LORA, strict=True):
+            weights[path + end] = matrices[site.key]
+    return weights
+
+
+def _own_name(name: str) -> str:
+    """Our parameter that PEFT calls `name`; other names stay."""
+    for end, matrix in zip(_LORA, "ab", strict=True):
+        if name.startswith(_PREFIX) and name.endswith(end):
+            path = current_name(name.removeprefix(_PREFIX).removesuffix(end))
+            return f"{matrix}.{path.replace('.', '/')}"
+    return name

@@ -7,8 +7,13 @@ from model.engine.request import Classify, Generate, Request
 from model.errors import ContextLengthError, UsageError
 
 
-def check(request: Request, base: Base, adapters: Mapping[str, Adapter]) -> None:
+def check(
+    request: Request, base: Base, adapters: Mapping[str, Adapter], context_length: int
+) -> None:
     """Refuse what an engine of `base` and `adapters` cannot do.
+
+    Args:
+        context_length: the most tokens of a sequence.
 
     Raises:
         ContextLengthError: the tokens, with those to come, exceed the context.
@@ -30,5 +35,5 @@ def check(request: Request, base: Base, adapters: Mapping[str, Adapter]) -> None
         if want.constraint is not None and want.ignore_eos:
             raise UsageError("ignore_eos and a constraint, which says where a text ends")
         length += want.max_new_tokens
-    if length > base.config.context_length:
-        raise ContextLengthError(length, base.config.context_length)
+    if length > context_length:
+        raise ContextLengthError(length, context_length)

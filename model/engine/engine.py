@@ -23,7 +23,7 @@ from model.engine.batch import Batch, Events
 from model.engine.checks import check
 from model.engine.inbox import Inbox, wake
 from model.engine.request import Constraint, EngineStats, Event, FailureReason, Request
-from model.engine.settings import EngineSettings
+from model.engine.settings import EngineSettings, cache_dtype
 from model.errors import PenwrightError
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,8 @@ class Engine:
     ) -> None:
         self.base = base
         self.settings = settings
+        self.context_length = settings.context_length(base.config, cache_dtype(base.model))
+        """The most tokens of a sequence."""
         self._adapters = dict(adapters)
         self._inbox = Inbox(settings)
         self._batch = Batch(base, adapters, settings, ended=self._inbox.ended)
@@ -138,7 +140,7 @@ class Engine:
         self, requests: Sequence[Request], *, probe: bool = False, bounded: bool = True
     ) -> None:
         for request in requests:
-            check(request, self.base, self._adapters)
+            check(request, self.base, self._adapters, self.context_length)
         submitted = time.monotonic()
         enter = partial(self._batch.enter, requests, submitted, first=probe)
         self._inbox.admit(len(requests), enter, bounded=bounded)

@@ -161,7 +161,7 @@ class Sampler:
         )
 
     def _token_text(self, token: int) -> str:
-        return self.base.tokenizer.decode([token])
+        return self.base.tokenizer.token_name(token)
 
 
 def _row(logits: Tensor) -> Floats:

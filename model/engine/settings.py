@@ -5,14 +5,16 @@ from dataclasses import dataclass
 
 import torch
 
-from model.config import GPTConfig
+from model.architecture import Architecture
 from model.errors import UsageError
-from model.gpt import GPT
-from model.kv_cache import KVCache, blocks_for
+from model.transformer import Transformer
+from model.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
 from model.quantized_blocks import CACHE_DTYPE
 
 _CONTEXTS = 16
 """Full contexts that the cache holds unless its size is given."""
+_MOST_BYTES = 4 * 2**30
+"""Of a cache whose size is not given; 16 contexts of 131,072 tokens would fill most machines."""
 _STEP_WORK = 8_000_000_000
 """Parameters times tokens of a step on a CPU: 64 tokens of GPT-2 124M."""
 _MOST_STEP_TOKENS = 512
@@ -32,8 +34,11 @@ class EngineSettings:
     on two cores: for so long, a request may have to wait for the prompts of others. More make
     prompts hardly faster there."""
     cache_mb: int = 0
-    """Memory for keys and values, in MB; 0 is what 16 full contexts need. Sequences that do not
-    fit wait, or make room and come back."""
+    """Memory for keys and values, in MB; 0 is what 16 full contexts need, at most 4 GB. Sequences
+    that do not fit wait, or make room and come back."""
+    max_context: int = 0
+    """Most tokens of a sequence; 0 is the network's own context, or what a cache of 4 GB holds of
+    it."""
     reuse_prefixes: bool = True
     """Whether what an earlier request left in the cache is taken over by one that begins alike."""
 
@@ -46,10 +51,12 @@ class EngineSettings:
             raise UsageError(
                 f"step_tokens is {self.step_tokens}; it must be at least slots ({self.slots})"
             )
+        if self.max_context < 0:
+            raise UsageError(f"max_context is {self.max_context}; it must be at least 0")
         if self.cache_mb < 0:
             raise UsageError(f"cache_mb is {self.cache_mb}; it must be at least 0")
 
-    def tokens_of_step(self, model: GPT) -> int:
+    def tokens_of_step(self, model: Transformer) -> int:
         """`step_tokens`, or what suits the network."""
         if self.step_tokens:
             return self.step_tokens
@@ -58,25 +65,44 @@ class EngineSettings:
         tokens = _STEP_WORK // model.parameter_count()
         return max(2 * self.slots, min(tokens, _MOST_STEP_TOKENS))
 
-    def blocks(self, config: GPTConfig, dtype: torch.dtype) -> int:
+    def context_length(self, config: Architecture, dtype: torch.dtype) -> int:
+        """The most tokens of a sequence.
+
+        Args:
+            dtype: of the cache.
+
+        Raises:
+            UsageError: `max_context` is more than the network's.
+        """
+        if self.max_context > config.context_length:
+            raise UsageError(
+                f"max_context is {self.max_context}; the network's context has "
+                f"{config.context_length} tokens"
+            )
+        if self.max_context or self.cache_mb:
+            return self.max_context or config.context_length
+        most = _MOST_BYTES // KVCache.bytes_per_block(config, dtype) * BLOCK_TOKENS
+        return min(config.context_length, max(most, BLOCK_TOKENS))
+
+    def blocks(self, config: Architecture, dtype: torch.dtype) -> int:
         """The number of cache blocks for a network.
 
         Raises:
             UsageError: `cache_mb` is too small for one full context.
         """
-        context = blocks_for(config.context_length)
+        length = self.context_length(config, dtype)
+        context, size = blocks_for(length), KVCache.bytes_per_block(config, dtype)
         if not self.cache_mb:
-            return _CONTEXTS * context
-        size = KVCache.bytes_per_block(config, dtype)
+            return max(context, min(_CONTEXTS * context, _MOST_BYTES // size))
         blocks = self.cache_mb * 2**20 // size
         if blocks < context:
             raise UsageError(
-                f"cache_mb is {self.cache_mb}; one context of {config.context_length} tokens needs "
-                f"{math.ceil(context * size / 2**20)}"
+                f"cache_mb is {self.cache_mb}; one context of {length} tokens needs "
+                f"{math.ceil(context * size / 2**20)} (max_context makes it shorter)"
             )
         return blocks
 
 
-def cache_dtype(model: GPT) -> torch.dtype:
+def cache_dtype(model: Transformer) -> torch.dtype:
     """In which keys and values are kept."""
     return CACHE_DTYPE if model.quantized else model.dtype

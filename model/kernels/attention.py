@@ -27,6 +27,7 @@ class _Cache(ctypes.Structure):
         ("layer", ctypes.c_int64),
         ("heads", ctypes.c_int64),
         ("dim", ctypes.c_int64),
+        ("group", ctypes.c_int64),
         ("half", ctypes.c_int64),
     ]
 
@@ -37,13 +38,15 @@ class PagedCache:
     Args:
         keys, values: (layer, block, head, TOKENS, head_dim) fp32 or bf16; each layer contiguous.
             The keys of a head are in the kernel's own layout, (head_dim, TOKENS).
+        group: query heads that share the keys and values of a head.
     """
 
-    def __init__(self, kernel: Kernel, keys: Tensor, values: Tensor) -> None:
+    def __init__(self, kernel: Kernel, keys: Tensor, values: Tensor, group: int = 1) -> None:
         assert self.fits(keys)
         assert keys[0].is_contiguous()
         assert (keys.shape, keys.stride()) == (values.shape, values.stride())
         self.kernel = kernel
+        self.group = group
         self.layers, self.blocks, self.heads, _, self.head_dim = keys.shape
         self._held = (keys, values)  # the structure below points into them
         self._cache = _Cache(
@@ -52,6 +55,7 @@ class PagedCache:
             keys.stride(0),
             self.heads,
             self.head_dim,
+            group,
             keys.dtype == torch.bfloat16,
         )
         self.pointer = ctypes.addressof(self._cache)
@@ -98,20 +102,24 @@ class Plan:
         """Store `key` and `value`, and attend.
 
         Args:
-            query, key, value: (tokens, head, head_dim); may be parts of one tensor.
+            query: (tokens, head × group, head_dim)
+            key, value: (tokens, head, head_dim); all three may be parts of one tensor.
 
         Returns:
-            (tokens, head, head_dim), in the type of `query`
+            (tokens, head × group, head_dim), in the type of `query`
         """
         cache = self.cache
         shape = (self.tokens, cache.heads, cache.head_dim)
-        assert query.shape == key.shape == value.shape == shape
+        queries = (self.tokens, cache.heads * cache.group, cache.head_dim)
+        assert query.shape == queries
+        assert key.shape == value.shape == shape
         dtype = query.dtype
         query, key, value = query.float(), key.float(), value.float()
         stride = query.stride()
         if stride[1:] != (cache.head_dim, 1) or key.stride() != stride or value.stride() != stride:
-            query, key, value = query.contiguous(), key.contiguous(), value.contiguous()
-        out = torch.empty(shape)
+            heads = [queries[1], cache.heads, cache.heads]
+            query, key, value = torch.cat([query, key, value], dim=1).split(heads, dim=1)
+        out = torch.empty(queries)
         failed = cache.kernel.library.attention(
             cache.pointer,
             layer,

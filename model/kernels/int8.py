@@ -20,7 +20,7 @@ from torch import Tensor
 PATHS = ("portable", "avx2", "avx512-vnni")
 """The instruction sets, slowest first; all give the same bits."""
 _LIBRARY = Path(__file__).with_name("libkernels.so")
-_VERSION = 2
+_VERSION = 3
 CHANNELS = 64
 """Output channels of a block of weights."""
 _log = logging.getLogger(__name__)

@@ -43,6 +43,7 @@ typedef struct {
 typedef struct {
     void *keys, *values;       /* (layer, block, head, TOKENS * dim) */
     int64_t layer, heads, dim; /* `layer`: cells from layer to layer */
+    int64_t group;             /* query heads that share the keys of a head */
     int64_t half;              /* whether cells are bf16 */
 } Cache;
 

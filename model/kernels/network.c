@@ -16,7 +16,7 @@
 #include "team.h"
 #include "kernels.h"
 
-#define VERSION 2       /* of this interface; model/kernels/int8.py expects it */
+#define VERSION 3       /* of this interface; model/kernels/int8.py expects it */
 #define PART 128        /* rows of a piece of a product */
 #define PARTS 9         /* of a block of the network */
 #define SHORT 2000000   /* nanoseconds; less than a slice of the scheduler's */
@@ -29,8 +29,8 @@ typedef struct {
 
 /* A block of the network. */
 typedef struct {
-    Norm norm_1, norm_2;
-    const Weights *qkv, *projection, *expand, *contract;
+    Norm attention_norm, mlp_norm;
+    const Weights *qkv, *out, *up, *down;
 } Block;
 
 typedef struct {
@@ -183,22 +183,24 @@ static void multiply(Worker *me, const Weights *w, Then then, float *y, int64_t 
     finish(&pieces);
 }
 
-/* Stores k and v of one layer, and attends for q: (tokens, heads, dim), `stride` floats from token
-   to token; out is contiguous. */
+/* Stores k and v of one layer, (tokens, heads, dim), and attends for q, (tokens, heads x group,
+   dim): `stride` floats from token to token in all three; out is contiguous. */
 static void attend(Worker *me, const Cache *cache, int64_t layer, const Segment *segments,
                    int64_t count, const float *q, const float *k, const float *v, int64_t stride,
                    float *out)
 {
-    const int64_t dim = cache->dim, width = cache->heads * dim;
+    const int64_t dim = cache->dim, cells = cache->heads * dim, width = cells * cache->group;
     Pieces pieces = pieces_of(&me->team, count * cache->heads);
     for (int64_t i; (i = take(&pieces)) >= 0;) {
         const Segment *segment = &segments[i / cache->heads];
-        const int64_t number = i % cache->heads, in = segment->first * stride + number * dim;
+        const int64_t number = i % cache->heads, in = segment->first * stride;
         const int64_t at = (layer * cache->layer + number * TOKENS * dim) * (cache->half ? 2 : 4);
-        const Head head = {(char *)cache->keys + at, (char *)cache->values + at, TOKENS * width,
+        const Head head = {(char *)cache->keys + at, (char *)cache->values + at, TOKENS * cells,
                            segment->blocks, dim, stride, cache->half};
-        me->path->head(&head, q + in, k + in, v + in, segment->start, segment->length, me->own,
-                       out + segment->first * width + number * dim, width);
+        for (int64_t g = number * cache->group; g < (number + 1) * cache->group; g++)
+            me->path->head(&head, q + in + g * dim, k + in + number * dim, v + in + number * dim,
+                           segment->start, segment->length, me->own,
+                           out + segment->first * width + g * dim, width);
     }
     finish(&pieces);
 }
@@ -221,16 +223,16 @@ static void all_blocks(Worker *me, const Block *blocks, int64_t count, const Cac
     const int64_t width = cache->heads * cache->dim;
     for (int64_t i = 0; i < count; i++) {
         const Block *block = &blocks[i];
-        encode(me, x, width, &block->norm_1, 4 * i);
-        multiply(me, block->qkv, STORE, qkv, 4 * i, block->projection);
+        encode(me, x, width, &block->attention_norm, 4 * i);
+        multiply(me, block->qkv, STORE, qkv, 4 * i, block->out);
         attend(me, cache, i, segments, segment_count, qkv, qkv + width, qkv + 2 * width, 3 * width,
                attended);
         encode(me, attended, width, NULL, 4 * i + 1);
-        multiply(me, block->projection, ADD, x, 4 * i + 1, block->expand);
-        encode(me, x, width, &block->norm_2, 4 * i + 2);
-        multiply(me, block->expand, GELU, hidden, 4 * i + 2, block->contract);
+        multiply(me, block->out, ADD, x, 4 * i + 1, block->up);
+        encode(me, x, width, &block->mlp_norm, 4 * i + 2);
+        multiply(me, block->up, GELU, hidden, 4 * i + 2, block->down);
         encode(me, hidden, 4 * width, NULL, 4 * i + 3);
-        multiply(me, block->contract, ADD, x, 4 * i + 3, i + 1 < count ? block[1].qkv : NULL);
+        multiply(me, block->down, ADD, x, 4 * i + 3, i + 1 < count ? block[1].qkv : NULL);
     }
 }
 
@@ -376,7 +378,7 @@ int attention(const Cache *cache, int64_t layer, const Segment *segments, int64_
     int64_t work = 0;
     for (int64_t s = 0; s < count; s++)
         work += segments[s].length * (segments[s].start + segments[s].length);
-    threads = team_size(threads, work * cache->heads * cache->dim);
+    threads = team_size(threads, work * cache->heads * cache->group * cache->dim);
     const Sizes sizes = sizes_of(1, 0, 0, NULL, score_floats(segments, count), threads, 0);
     float *memory = new_memory(&sizes);
     if (!memory)

@@ -33,12 +33,12 @@ class _Block(ctypes.Structure):
     """`Block` in network.c."""
 
     _fields_ = [
-        ("norm_1", _Norm),
-        ("norm_2", _Norm),
+        ("attention_norm", _Norm),
+        ("mlp_norm", _Norm),
         ("qkv", ctypes.c_void_p),
-        ("projection", ctypes.c_void_p),
-        ("expand", ctypes.c_void_p),
-        ("contract", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("up", ctypes.c_void_p),
+        ("down", ctypes.c_void_p),
     ]
 
 
@@ -93,12 +93,12 @@ class PackedAdapter:
 class Block:
     """The parts of one block."""
 
-    norm_1: nn.LayerNorm
+    attention_norm: nn.LayerNorm
     qkv: PackedLinear
-    projection: PackedLinear
-    norm_2: nn.LayerNorm
-    expand: PackedLinear
-    contract: PackedLinear
+    out: PackedLinear
+    mlp_norm: nn.LayerNorm
+    up: PackedLinear
+    down: PackedLinear
 
 
 class Network:
@@ -116,12 +116,12 @@ class Network:
         self._blocks = (_Block * len(blocks))(
             *(
                 _Block(
-                    _norm(block.norm_1),
-                    _norm(block.norm_2),
+                    _norm(block.attention_norm),
+                    _norm(block.mlp_norm),
                     block.qkv.pointer,
-                    block.projection.pointer,
-                    block.expand.pointer,
-                    block.contract.pointer,
+                    block.out.pointer,
+                    block.up.pointer,
+                    block.down.pointer,
                 )
                 for block in blocks
             )

@@ -24,8 +24,8 @@ from app.service import Service
 from app.settings import Settings
 from model.checkpoint import Base, save_adapter, save_base
 from model.classifier import ClassifierHead, Labels
-from model.config import GPTConfig
-from model.gpt import GPT
+from model.architecture import Architecture
+from model.transformer import Transformer
 from model.lora import LoRA, LoRASettings
 from training.tasks.tokenizer import train_tokenizer
 
@@ -37,8 +37,8 @@ CONTEXT = 4096
 TEXT = "The old man and the sea. Once upon a time there was a little girl – she said: “né!”\n" * 30
 
 
-def _network(config: GPTConfig, seed: int) -> GPT:
-    model = GPT(config)
+def _network(config: Architecture, seed: int) -> Transformer:
+    model = Transformer(config)
     model.init_weights(torch.Generator().manual_seed(seed))
     with torch.no_grad():
         # Larger than GPT-2's initialisation, so that the next token is not always the same.
@@ -70,7 +70,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model set: base, spam, instruct; beside it topic (three labels) and whole (no adapter)."""
     root = tmp_path_factory.mktemp("models")
     tokenizer = train_tokenizer([TEXT], 300)
-    config = GPTConfig(300, CONTEXT, n_layer=2, n_head=2, n_embd=16)
+    config = Architecture(300, CONTEXT, n_layer=2, n_head=2, n_embd=16)
     card = {"metrics": {"perplexity": {"value": 300.0, "n": 1000}}}
     base = save_base(root / "base", _network(config, 1), tokenizer, card=card)
     _adapter(base, root / "spam", "classify", Labels(("ham", "spam"), positive="spam"), 2)
@@ -78,7 +78,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     _adapter(base, root / "instruct", "instruct", None, 4)
     head = ClassifierHead(config.n_embd, Labels(("no", "yes"), positive="yes"))
     head.init_weights(torch.Generator().manual_seed(5))
-    small = GPTConfig(300, 128, n_layer=1, n_head=2, n_embd=16)
+    small = Architecture(300, 128, n_layer=1, n_head=2, n_embd=16)
     whole = _network(small, 6)
     save_base(root / "whole", whole, tokenizer, card={}, head=head, task="classify")
     names = {"generate": "base", "classify": "spam", "instruct": "instruct"}

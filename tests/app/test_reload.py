@@ -18,7 +18,7 @@ from app import reloading
 from app.loading import load
 from app.security.key_file import KeyEntry, digest, dump_entries
 from model.checkpoint import load_base, save_base
-from model.config import GPTConfig
+from model.architecture import Architecture
 
 from .conftest import CONTEXT, Live, _network, events, process, serve, until_ready
 
@@ -50,7 +50,7 @@ class Place:
         """A set with another base, and nothing but it."""
         new = self._root / "new"
         tokenizer = load_base(self.models / "base").tokenizer
-        config = GPTConfig(300, CONTEXT, n_layer=2, n_head=2, n_embd=16)
+        config = Architecture(300, CONTEXT, n_layer=2, n_head=2, n_embd=16)
         save_base(new / "base", _network(config, seed), tokenizer, card={})
         (new / "models.json").write_text('{"format_version": 1, "generate": "base"}')
         self.models.rename(self._root / f"before-{seed}")

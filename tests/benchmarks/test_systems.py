@@ -9,9 +9,9 @@ from benchmarks import classify, decode, gpt2, mixed
 from benchmarks.agree import MOST, compare
 from benchmarks.systems import OURS
 from benchmarks.worker import Worker, WorkerFailed
-from model.config import GPTConfig
+from model.architecture import Architecture
 
-SHAPE = GPTConfig(50257, 1024, n_layer=2, n_head=2, n_embd=32)
+SHAPE = Architecture(50257, 1024, n_layer=2, n_head=2, n_embd=32)
 
 
 @pytest.fixture(autouse=True)

@@ -13,10 +13,11 @@ from benchmarks.rounds import Outcome
 from benchmarks.systems import OURS
 from benchmarks.systems.training.base import Shape, proof_of
 from benchmarks.systems.training.loops import Loop
-from benchmarks.systems.training.nanogpt import NanoGPT
+from benchmarks.systems.training.nanogpt import NanoGPT, its_name
 from benchmarks.systems.training.penwright import Penwright
-from model.config import GPTConfig
-from model.gpt import GPT
+from model.architecture import Architecture
+from model.convert.families import HF_GPT2, their_names
+from model.transformer import Transformer
 
 TINY = training_setup.SHAPES["tiny"]
 
@@ -55,7 +56,7 @@ def test_other_weights_are_not_compared(work: Path, tmp_path: Path) -> None:
     for file in ("train.bin", "val.bin"):
         (tmp_path / file).write_bytes((work / file).read_bytes())
     weights = load_file(work / "weights.safetensors")
-    weights["h.1.attn.c_attn.weight"] = weights["h.1.attn.c_attn.weight"] * 4
+    weights["blocks.1.attention.qkv.weight"] = weights["blocks.1.attention.qkv.weight"] * 4
     save_file(weights, tmp_path / "weights.safetensors")
     proofs = []
     for directory in (work, tmp_path):
@@ -101,6 +102,12 @@ def test_a_peer_that_is_not_there_says_what_to_name(work: Path) -> None:
         NanoGPT(work, 1, shape=vars(TINY), device="cpu")
 
 
+def test_nanogpt_names_its_tensors_as_hugging_face_does(work: Path) -> None:
+    weights = load_file(work / "weights.safetensors")
+    theirs = [f"transformer.{name}" for ours in weights for name in their_names(HF_GPT2, ours)]
+    assert [its_name(name) for name in weights] == theirs
+
+
 def test_the_book_has_the_same_network(work: Path) -> None:
     pytest.importorskip("llms_from_scratch", reason="the book's package is not installed")
     from benchmarks.systems.training.book import Book
@@ -116,7 +123,7 @@ def test_parameters_are_those_of_the_network(name: str) -> None:
     shape = training_setup.SHAPES[name]
     sizes = {"n_layer": shape.n_layer, "n_head": shape.n_head, "n_embd": shape.n_embd}
     with torch.device("meta"):
-        network = GPT(GPTConfig(shape.vocab_size, shape.context, **sizes))
+        network = Transformer(Architecture(shape.vocab_size, shape.context, **sizes))
     assert shape.parameters == network.parameter_count()
 
 

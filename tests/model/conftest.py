@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from model.config import GPTConfig
-from model.gpt import GPT
+from model.architecture import Architecture
+from model.transformer import Transformer
 from model.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer
 
 
@@ -17,13 +17,13 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture
-def config() -> GPTConfig:
-    return GPTConfig(261, 32, n_layer=2, n_head=4, n_embd=32)
+def config() -> Architecture:
+    return Architecture(261, 32, n_layer=2, n_head=4, n_embd=32)
 
 
 @pytest.fixture
-def model(config: GPTConfig) -> GPT:
+def model(config: Architecture) -> Transformer:
     """In evaluation mode; with GPT-2's initialisation, drawn from seed 0."""
-    model = GPT(config).eval()
+    model = Transformer(config).eval()
     model.init_weights(torch.Generator().manual_seed(0))
     return model

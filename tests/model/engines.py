@@ -7,9 +7,9 @@ import torch
 
 from model.checkpoint import Adapter, Base
 from model.classifier import ClassifierHead, Labels
-from model.config import GPTConfig
+from model.architecture import Architecture
 from model.engine.request import Event, Text
-from model.gpt import GPT
+from model.transformer import Transformer
 from model.lora import LoRA, LoRASettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
 
@@ -17,8 +17,8 @@ from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
 def random_base(context: int) -> Base:
     """Over bytes, with logits that differ clearly; the end token is 256."""
     tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, PATTERN, {END_OF_TEXT: 256})
-    config = GPTConfig(257, context, n_layer=2, n_head=2, n_embd=32)
-    model = GPT(config)
+    config = Architecture(257, context, n_layer=2, n_head=2, n_embd=32)
+    model = Transformer(config)
     model.init_weights(torch.Generator().manual_seed(0))
     with torch.no_grad():
         for parameter in model.parameters():

@@ -25,14 +25,14 @@ from model.checkpoint import (
     save_base,
 )
 from model.classifier import ClassifierHead, Labels
-from model.config import GPTConfig
+from model.architecture import Architecture
 from model.errors import CheckpointError
-from model.gpt import GPT
+from model.transformer import Transformer
 from model.lora import LoRA, LoRASettings
 from model.tokenizer import Tokenizer
 
 LABELS = Labels(("ham", "spam"), positive="spam", threshold=0.7, temperature=1.5)
-SETTINGS = LoRASettings(rank=3, alpha=6.0, targets=("attn.c_attn", "mlp.c_fc"))
+SETTINGS = LoRASettings(rank=3, alpha=6.0, targets=("qkv", "up"))
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def scramble(module: torch.nn.Module, seed: int = 0) -> None:
 
 
 @pytest.fixture
-def base(model: GPT, tokenizer: Tokenizer, tmp_path: Path) -> Base:
+def base(model: Transformer, tokenizer: Tokenizer, tmp_path: Path) -> Base:
     scramble(model)
     return save_base(tmp_path / "base", model, tokenizer, card={"note": "ü"}, dtype=torch.float32)
 
@@ -71,7 +71,7 @@ def change_json(path: Path, change: Callable[[Any], object]) -> None:
 
 
 class TestRoundTrip:
-    def test_everything_comes_back(self, base: Base, model: GPT, tokenizer: Tokenizer) -> None:
+    def test_everything_comes_back(self, base: Base, model: Transformer, tokenizer: Tokenizer) -> None:
         again = load_base(base.path)
         assert again.config == model.config
         assert again.tokenizer.sha256 == tokenizer.sha256
@@ -85,7 +85,7 @@ class TestRoundTrip:
             assert torch.equal(tensor, model.state_dict()[name]), name
 
     def test_the_same_weights_give_the_same_files(
-        self, base: Base, model: GPT, tokenizer: Tokenizer, tmp_path: Path
+        self, base: Base, model: Transformer, tokenizer: Tokenizer, tmp_path: Path
     ) -> None:
         again = save_base(
             tmp_path / "again", model, tokenizer, card={"note": "ü"}, dtype=torch.float32
@@ -94,25 +94,25 @@ class TestRoundTrip:
 
     def test_a_tied_head_is_stored_once(self, base: Base) -> None:
         stored = load_file(base.path / "model.safetensors")
-        assert "lm_head.weight" not in stored
+        assert "head.weight" not in stored
         assert sum(t.numel() for t in stored.values()) == base.model.parameter_count()
         again = load_base(base.path).model
-        assert again.output_weight is again.wte.weight
+        assert again.output_weight is again.embedding.weight
         assert again.parameter_count() == base.model.parameter_count()
 
     def test_an_untied_head_is_said_and_kept(
-        self, config: GPTConfig, tokenizer: Tokenizer, tmp_path: Path
+        self, config: Architecture, tokenizer: Tokenizer, tmp_path: Path
     ) -> None:
-        model = GPT(replace(config, tied=False))
+        model = Transformer(replace(config, tied=False))
         scramble(model)
         saved = save_base(tmp_path / "base", model, tokenizer, card={}, dtype=torch.float32)
         stored = json.loads((tmp_path / "base" / "config.json").read_text())
         assert stored["architecture"]["tied"] is False
-        assert saved.model.lm_head is not None
+        assert saved.model.head is not None
         assert torch.equal(saved.model.output_weight, model.output_weight)
 
     def test_bf16_rounds_and_says_so(
-        self, model: GPT, tokenizer: Tokenizer, tmp_path: Path
+        self, model: Transformer, tokenizer: Tokenizer, tmp_path: Path
     ) -> None:
         scramble(model)
         saved = save_base(tmp_path / "base", model, tokenizer, card={})
@@ -128,7 +128,7 @@ class TestRoundTrip:
         assert {p.dtype for p in held.parameters()} == {torch.bfloat16}
 
     def test_a_classifier_of_its_own(
-        self, model: GPT, tokenizer: Tokenizer, tmp_path: Path
+        self, model: Transformer, tokenizer: Tokenizer, tmp_path: Path
     ) -> None:
         head = ClassifierHead(32, LABELS)
         scramble(head)
@@ -153,13 +153,13 @@ class TestRoundTrip:
     ) -> None:
         model = load_base(base.path, device="cuda").model
         saved = save_base(tmp_path / "gpu", model, tokenizer, card={}, dtype=torch.float32)
-        assert torch.equal(saved.model.wte.weight, base.model.wte.weight)
-        assert saved.model.wte.weight.device.type == "cpu"
+        assert torch.equal(saved.model.embedding.weight, base.model.embedding.weight)
+        assert saved.model.embedding.weight.device.type == "cpu"
 
 
 class TestPublishing:
     def test_a_failure_leaves_the_old_one_whole(
-        self, base: Base, model: GPT, tokenizer: Tokenizer
+        self, base: Base, model: Transformer, tokenizer: Tokenizer
     ) -> None:
         with pytest.raises(TypeError):
             save_base(base.path, model, tokenizer, card={"cannot be JSON": object()})
@@ -167,7 +167,7 @@ class TestPublishing:
         assert {file.name for file in base.path.parent.iterdir()} == {"base"}
 
     def test_the_new_one_takes_its_place(
-        self, base: Base, model: GPT, tokenizer: Tokenizer
+        self, base: Base, model: Transformer, tokenizer: Tokenizer
     ) -> None:
         scramble(model, 5)
         new = save_base(base.path, model, tokenizer, card={})
@@ -214,16 +214,21 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            (lambda c: c.update(format_version=2), "format version 2; .* version 1"),
+            (lambda c: c.update(format_version=3), "format version 3; .* version 1 and 2"),
+            (lambda c: c.update(format_version=1), r"unknown fields \['weights'\]"),
             (lambda c: c.pop("format_version"), "format version None"),
             (lambda c: c.update(surprise=1), r"unknown fields \['surprise'\]"),
-            (lambda c: c.pop("stop_tokens"), r"missing fields \['stop_tokens'\]"),
-            (lambda c: c["architecture"].update(rope=True), "unknown fields"),
+            (lambda c: c.pop("weights"), r"missing fields \['weights'\]"),
+            (lambda c: c.update(weights="../w"), r"weights is '\.\./w'"),
+            (lambda c: c["architecture"].update(ropes=True), "unknown fields"),
+            (lambda c: c["architecture"].update(n_layer=2000), "2,000 blocks; the weights have"),
+            (lambda c: c["architecture"].update(n_embd=2**31 - 4), "parameters in 2 blocks"),
             (lambda c: c["architecture"].update(n_head=5), "n_head"),
             (lambda c: c["architecture"].update(vocab_size=100), "tokenizer has 261 tokens"),
             (lambda c: c.update(task="translate"), "translate"),
-            (lambda c: c["template"].update(version=9), "template"),
-            (lambda c: c.update(stop_tokens=[261]), r"stop_tokens \[261\]"),
+            (lambda c: c.update(template={"name": "alpaca", "version": 9}), "template"),
+            (lambda c: c.update(template={"name": "chatml", "version": 1}), "template"),
+            (lambda c: c["tokenizer"].update(roles={"stop": [261]}), "roles|beginning"),
             (lambda c: c.update(architecture=3), "architecture cannot be 3"),
             (lambda c: c["tokenizer"].pop("pattern"), "pattern"),
         ],
@@ -238,9 +243,9 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            (lambda t: t.pop("h.1.ln_1.bias"), r"no tensor h\.1\.ln_1\.bias"),
+            (lambda t: t.pop("blocks.1.attention_norm.bias"), r"no tensor blocks\.1\.attention_norm\.bias"),
             (lambda t: t.update(extra=torch.zeros(1)), "unknown tensors: extra"),
-            (lambda t: t.update({"ln_f.bias": torch.zeros(31)}), r"ln_f\.bias has the shape \(31,"),
+            (lambda t: t.update({"norm.bias": torch.zeros(31)}), r"norm\.bias has the shape \(31,"),
         ],
     )
     def test_tensors(
@@ -275,7 +280,7 @@ class TestAdapters:
     def test_it_names_its_base_relatively(self, base: Base, tmp_path: Path) -> None:
         new_adapter(base, tmp_path / "spam")
         stored = json.loads((tmp_path / "spam" / "adapter.json").read_text())
-        assert stored["base"] == {"path": "../base", "sha256": base.id}
+        assert stored["base"] == {"path": "../base", "sha256": base.weights}
         (tmp_path / "moved").mkdir()
         for name in ("base", "spam"):
             (tmp_path / name).rename(tmp_path / "moved" / name)
@@ -289,12 +294,12 @@ class TestAdapters:
         assert not is_adapter(base.path)
 
     def test_another_base_is_refused(
-        self, base: Base, model: GPT, tokenizer: Tokenizer, tmp_path: Path
+        self, base: Base, model: Transformer, tokenizer: Tokenizer, tmp_path: Path
     ) -> None:
         new_adapter(base, tmp_path / "spam")
         scramble(model, 9)
         other = save_base(tmp_path / "other", model, tokenizer, card={})
-        with pytest.raises(CheckpointError, match=rf"adapter\.json: .*{base.id[:12]}.*other"):
+        with pytest.raises(CheckpointError, match=rf"adapter\.json: .*{base.weights[:12]}.*other"):
             load_adapter(tmp_path / "spam", other)
 
     def test_an_altered_byte(self, base: Base, tmp_path: Path) -> None:
@@ -312,7 +317,7 @@ class TestAdapters:
             (lambda a: a.update(rank=-1), "rank"),
             (lambda a: a.update(rank=4), "shape"),
             (lambda a: a.update(targets=["attn.q"]), r"attn\.q"),
-            (lambda a: a.update(targets=["attn.c_attn"]), "unknown tensors"),
+            (lambda a: a.update(targets=["qkv"]), "unknown tensors"),
             (lambda a: a.update(threshold=2.0), "threshold"),
             (lambda a: a.update(labels=None), "unknown tensors"),
             (lambda a: a.update(labels=["x"]), "labels"),
@@ -336,7 +341,7 @@ class TestGoldenOutputs:
         assert self.check(load_base(base.path, dtype=torch.bfloat16)) > 0
 
     def test_they_are_those_of_the_rounded_weights(
-        self, model: GPT, tokenizer: Tokenizer, tmp_path: Path
+        self, model: Transformer, tokenizer: Tokenizer, tmp_path: Path
     ) -> None:
         scramble(model)
         base = save_base(tmp_path / "base", model, tokenizer, card={}, dtype=torch.bfloat16)
@@ -345,7 +350,7 @@ class TestGoldenOutputs:
     @pytest.mark.parametrize("value", [0.5, float("nan")])
     @torch.no_grad()
     def test_other_weights_do_not_pass(self, base: Base, value: float) -> None:
-        base.model.ln_f.bias[3] += value
+        base.model.norm.bias[3] += value
         with pytest.raises(CheckpointError, match=r"base: its answer to .* differs"):
             self.check(base)
 

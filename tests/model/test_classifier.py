@@ -7,7 +7,7 @@ import torch
 
 from model.classifier import ClassifierHead, Labels, last_token
 from model.errors import UsageError
-from model.gpt import GPT
+from model.transformer import Transformer
 
 SPAM = Labels(("ham", "spam"), positive="spam", threshold=0.8)
 
@@ -62,7 +62,7 @@ def test_temperature_sharpens_or_flattens() -> None:
 
 
 @torch.no_grad()
-def test_the_last_real_token_is_pooled(model: GPT) -> None:
+def test_the_last_real_token_is_pooled(model: Transformer) -> None:
     """A row's answer is that of the row alone, however much padding follows, and whichever."""
     rows = [torch.arange(5), torch.arange(40, 52), torch.tensor([7])]
     head = ClassifierHead(32, Labels(("a", "b")))

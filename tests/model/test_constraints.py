@@ -15,13 +15,13 @@ import torch
 from llguidance import LLParserLimits
 
 from model.checkpoint import Adapter, Base
-from model.config import GPTConfig
+from model.architecture import Architecture
 from model.constraints import ConstraintError
 from model.engine.engine import Engine
 from model.engine.request import Constraint, Event, Failed, Finished, Generate, Request, Text
 from model.engine.settings import EngineSettings
 from model.errors import UsageError
-from model.gpt import GPT
+from model.transformer import Transformer
 from model.grammar_check import compile_here
 from model.lora import LoRA, LoRASettings
 from model.sampling import SamplingSettings
@@ -52,8 +52,8 @@ def base() -> Base:
     ranks |= {merge: 256 + i for i, merge in enumerate(merges)}
     tokenizer = Tokenizer(ranks, PATTERN, {END_OF_TEXT: len(ranks), "<|other|>": len(ranks) + 1})
     # More rows than tokens: such a network's last rows are never drawn.
-    config = GPTConfig(288, CONTEXT, n_layer=1, n_head=2, n_embd=32)
-    model = GPT(config)
+    config = Architecture(288, CONTEXT, n_layer=1, n_head=2, n_embd=32)
+    model = Transformer(config)
     model.init_weights(torch.Generator().manual_seed(0))
     with torch.no_grad():
         for parameter in model.parameters():
@@ -160,10 +160,10 @@ def test_a_preempted_text_goes_on_where_it_was(base: Base, monkeypatch: pytest.M
 def test_the_end_token_can_come_exactly_when_the_text_is_complete(base: Base) -> None:
     """An end token that the network always wants has to wait; then it comes at once."""
     wanted = base.tokenizer.end_token
-    eager = GPT(base.config).eval()
+    eager = Transformer(base.config).eval()
     eager.load_state_dict(base.model.state_dict())
     with torch.no_grad():
-        eager.ln_f.bias.copy_(100 * eager.wte.weight[wanted])
+        eager.norm.bias.copy_(100 * eager.embedding.weight[wanted])
     changed = Base(Path(), "", "generate", base.config, eager, base.tokenizer, (wanted,), None, {})
     cases = [
         (Constraint("regex", "[0-9]{3,9}"), 3, "eos"),

@@ -12,11 +12,11 @@ import torch
 
 from model.checkpoint import Adapter, Base
 from model.classifier import ClassifierHead, Labels
-from model.config import GPTConfig
+from model.architecture import Architecture
 from model.engine.engine import Engine
 from model.engine.request import Classified, Classify, Finished, Generate, Request, Text
 from model.engine.settings import EngineSettings
-from model.gpt import GPT
+from model.transformer import Transformer
 from model.kernels import int8
 from model.lora import LoRA, LoRASettings
 from model.quantize import quantize
@@ -27,13 +27,13 @@ pytestmark = pytest.mark.skipif(
     int8.load() is None, reason="the C kernels are not compiled; torch alone promises less"
 )
 
-CONFIG = GPTConfig(257, 256, n_layer=3, n_head=4, n_embd=64)
+CONFIG = Architecture(257, 256, n_layer=3, n_head=4, n_embd=64)
 
 
 @pytest.fixture(scope="module", params=["int8", "fp32 in tiles", "bf16 in tiles"])
 def base(request: pytest.FixtureRequest) -> Base:
     tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, PATTERN, {END_OF_TEXT: 256})
-    model = GPT(CONFIG).eval()
+    model = Transformer(CONFIG).eval()
     model.init_weights(torch.Generator().manual_seed(0))
     with torch.no_grad():
         for parameter in model.parameters():

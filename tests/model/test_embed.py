@@ -8,7 +8,7 @@ import torch
 
 from model.checkpoint import Adapter, Base
 from model.classifier import ClassifierHead, Labels
-from model.config import GPTConfig
+from model.architecture import Architecture
 from model.engine.engine import Engine
 from model.engine.request import (
     Classify,
@@ -23,7 +23,7 @@ from model.engine.request import (
 )
 from model.engine.settings import EngineSettings
 from model.errors import ContextLengthError
-from model.gpt import GPT
+from model.transformer import Transformer
 from model.lora import LoRA, LoRASettings
 from model.sampling import SamplingSettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
@@ -35,15 +35,15 @@ NEAR = 2e-5
 @pytest.fixture(scope="module")
 def base() -> Base:
     tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, PATTERN, {END_OF_TEXT: 256})
-    config = GPTConfig(257, CONTEXT, n_layer=2, n_head=2, n_embd=32)
-    model = GPT(config)
+    config = Architecture(257, CONTEXT, n_layer=2, n_head=2, n_embd=32)
+    model = Transformer(config)
     model.init_weights(torch.Generator().manual_seed(0))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
                 parameter.mul_(4)
         # Without its shift, a layer norm's output has the mean 0 whatever went in.
-        model.ln_f.bias.normal_(generator=torch.Generator().manual_seed(1))
+        model.norm.bias.normal_(generator=torch.Generator().manual_seed(1))
     return Base(Path(), "", "generate", config, model.eval(), tokenizer, (256,), None, {})
 
 
@@ -173,10 +173,10 @@ def test_a_preempted_embedding_begins_anew(base: Base, monkeypatch: pytest.Monke
 
 
 def test_bad_hidden_states_are_an_error_and_not_found_again(base: Base) -> None:
-    broken = GPT(base.config).eval()
+    broken = Transformer(base.config).eval()
     broken.load_state_dict(base.model.state_dict())
     with torch.no_grad():
-        broken.wte.weight[7] = float("inf")
+        broken.embedding.weight[7] = float("inf")
     own = engine(replace(base, model=broken))
     [bad, good] = own.run(
         [Request("bad", tokens(40), Embed()), Request("good", tokens(40, 1)[:30], Embed())]

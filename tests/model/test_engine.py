@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from model.checkpoint import Adapter, Base
-from model.config import GPTConfig
+from model.architecture import Architecture
 from model.engine.engine import Engine
 from model.engine.request import (
     Classified,
@@ -19,7 +19,7 @@ from model.engine.request import (
 )
 from model.engine.settings import EngineSettings
 from model.errors import ContextLengthError, UsageError
-from model.gpt import GPT
+from model.transformer import Transformer
 from model.sampling import SamplingSettings
 from tests.model.engines import prompt, random_adapter, random_base, text_of
 
@@ -232,8 +232,8 @@ def test_a_tiny_top_p_takes_the_most_probable_token(base: Base, top_p: float) ->
 
 
 def test_rows_of_the_network_that_are_no_tokens_are_never_drawn(base: Base) -> None:
-    config = GPTConfig(300, CONTEXT, n_layer=1, n_head=2, n_embd=32)
-    model = GPT(config).eval()
+    config = Architecture(300, CONTEXT, n_layer=1, n_head=2, n_embd=32)
+    model = Transformer(config).eval()
     model.init_weights(torch.Generator().manual_seed(0))
     padded = Base(Path(), "", "generate", config, model, base.tokenizer, (256,), None, {})
     want = Generate(40, SamplingSettings(temperature=100, seed=0), ignore_eos=True, logprobs=2)

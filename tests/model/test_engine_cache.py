@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from model.checkpoint import Adapter, Base
-from model.config import GPTConfig
+from model.architecture import Architecture
 from model.engine.engine import Engine
 from model.engine.request import Event, Failed, Finished, Generate, Request, Text
 from model.engine.settings import EngineSettings
 from model.errors import UsageError
-from model.gpt import GPT
+from model.transformer import Transformer
 from model.sampling import SamplingSettings
 from tests.model.engines import random_adapter, random_base, text_of
 
@@ -142,7 +142,7 @@ def test_a_storm_of_cancellations_leaves_an_empty_engine(
 
 
 def test_a_cache_too_small_for_one_context_is_refused(base: Base) -> None:
-    config = GPTConfig(257, 2048, n_layer=12, n_head=2, n_embd=768)
+    config = Architecture(257, 2048, n_layer=12, n_head=2, n_embd=768)
     # 2 × 12 layers × 768 × 4 bytes = 72 KiB a token
     with pytest.raises(UsageError, match="cache_mb is 143; one context of 2048 tokens needs 144"):
         EngineSettings(cache_mb=143).blocks(config, torch.float32)
@@ -179,6 +179,6 @@ def test_a_step_is_as_long_as_suits_the_network(base: Base) -> None:
     assert EngineSettings().tokens_of_step(base.model) == 512
     assert EngineSettings(step_tokens=40).tokens_of_step(base.model) == 40
     assert EngineSettings(slots=300).tokens_of_step(base.model) == 600
-    larger = GPT(GPTConfig(257, CONTEXT, n_layer=2, n_head=2, n_embd=1024))
+    larger = Transformer(Architecture(257, CONTEXT, n_layer=2, n_head=2, n_embd=1024))
     tokens = EngineSettings().tokens_of_step(larger)
     assert tokens == 8_000_000_000 // larger.parameter_count() < 512

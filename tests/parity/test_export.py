@@ -14,10 +14,10 @@ from torch import Tensor
 
 from model.checkpoint import Adapter, Base, load_adapter, load_base, save_adapter, save_base
 from model.classifier import ClassifierHead, Labels, last_token
-from model.config import GPTConfig
+from model.architecture import Architecture
 from model.convert import read_hugging_face
-from model.gpt import GPT
-from model.hf_tokenizer import read_tokenizer
+from model.transformer import Transformer
+from model.tokenizer.hugging_face import read_tokenizer
 from model.lora import LoRA, LoRASettings
 from model.prompts import instruction_prompt
 from model.tokenizer import PATTERN, Tokenizer
@@ -79,7 +79,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a small `base` and an adapter `instruct` on it, with random weights."""
     root = tmp_path_factory.mktemp("small")
     generator = torch.Generator().manual_seed(4)
-    model = GPT(GPTConfig(257, 512, n_layer=2, n_head=2, n_embd=64))
+    model = Transformer(Architecture(257, 512, n_layer=2, n_head=2, n_embd=64))
     model.init_weights(generator)
     base = save_base(root / "base", model.eval(), BYTES, card={})
     lora = LoRA(model.config, LoRASettings(rank=4)).requires_grad_(False)
@@ -157,7 +157,7 @@ class TestLanguageModel:
         tokenizer would put GPT-2's pattern in the place of ours."""
         ranks = {**BYTES.ranks, b"12": 256}
         tokenizer = Tokenizer(ranks, PATTERN, {"<|endoftext|>": 257})
-        model = GPT(GPTConfig(258, 256, 1, 2, 32))
+        model = Transformer(Architecture(258, 256, 1, 2, 32))
         model.init_weights(torch.Generator())
         save_base(tmp_path / "base", model.eval(), tokenizer, card={})
         out = ["--format", "hf", "--out", str(tmp_path / "hf")]
@@ -195,7 +195,7 @@ class TestLanguageModel:
         assert tokenizer.apply_chat_template(turns, tokenize=False) == instruction_prompt(said)
 
     def test_an_untied_head(self, tmp_path: Path, capsys: Any) -> None:
-        model = GPT(GPTConfig(257, 256, 1, 2, 32, tied=False))
+        model = Transformer(Architecture(257, 256, 1, 2, 32, tied=False))
         model.init_weights(torch.Generator().manual_seed(3))
         save_base(tmp_path / "untied", model.eval(), BYTES, card={}, dtype=torch.float32)
         untied = load_base(tmp_path / "untied")
@@ -239,7 +239,7 @@ class TestClassifier:
     def test_four_labels_of_a_checkpoint_of_its_own(self, tmp_path: Path) -> None:
         """With a large bias and a temperature far from 1."""
         generator = torch.Generator().manual_seed(5)
-        model = GPT(GPTConfig(257, 256, 1, 2, 32))
+        model = Transformer(Architecture(257, 256, 1, 2, 32))
         model.init_weights(generator)
         head = ClassifierHead(32, Labels(("a", "b", "c", "d"), temperature=3.5)).requires_grad_(
             False
@@ -316,7 +316,7 @@ class TestPeft:
             assert (our_probabilities(base, after.head, after.lora) - ours).abs().max() < 1e-5
 
     def test_an_adapter_of_another_base(self, small: Path, tmp_path: Path, capsys: Any) -> None:
-        model = GPT(GPTConfig(257, 256, 1, 2, 32))
+        model = Transformer(Architecture(257, 256, 1, 2, 32))
         model.init_weights(torch.Generator().manual_seed(1))
         save_base(tmp_path / "other", model.eval(), BYTES, card={})
         hf = str(tmp_path / "hf")
@@ -419,7 +419,7 @@ class TestRefusals:
         assert "the checkpoint" in self.refuse(capsys, 2, *file, small / "base")
 
     def test_a_checkpoint_is_not_replaced(self, small: Path, tmp_path: Path, capsys: Any) -> None:
-        model = GPT(GPTConfig(257, 256, 1, 2, 32))
+        model = Transformer(Architecture(257, 256, 1, 2, 32))
         model.init_weights(torch.Generator())
         save_base(tmp_path / "mine", model.eval(), BYTES, card={})
         words = (small / "base", "--format", "hf", "--out", tmp_path / "mine", "--force")
@@ -459,7 +459,7 @@ class TestRefusals:
         assert before == {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
 
     def test_a_head_whose_bias_cannot_be_folded(self, tmp_path: Path, capsys: Any) -> None:
-        model = GPT(GPTConfig(257, 256, 1, 2, 32))
+        model = Transformer(Architecture(257, 256, 1, 2, 32))
         model.init_weights(torch.Generator())
         head = ClassifierHead(32, Labels(("a", "b"))).requires_grad_(False)
         head.score.weight.fill_(0.5)  # the labels are told apart by the bias alone

@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from model.checkpoint import Base, load_base, save_base
-from model.config import GPTConfig
+from model.architecture import Architecture
 from model.convert.bpe_files import merges
 from model.convert.gguf_read import read_gguf
 from model.convert.gguf_tokenizer import check_pattern
 from model.errors import UsageError
-from model.gpt import GPT
+from model.transformer import Transformer
 from model.tokenizer import GPT2_PATTERN, PATTERN, Tokenizer
 from training.cli import main
 
@@ -32,7 +32,7 @@ def tokenizer_of(*tokens: bytes, pattern: str = PATTERN) -> Tokenizer:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Base:
     """A network in fp32 with one token more than its tokenizer has."""
     tokenizer = tokenizer_of(b"th", b"the", b" the", b" 1", "é".encode())
-    model = GPT(GPTConfig(tokenizer.vocab_size + 1, 32, n_layer=2, n_head=2, n_embd=64))
+    model = Transformer(Architecture(tokenizer.vocab_size + 1, 32, n_layer=2, n_head=2, n_embd=64))
     model.init_weights(torch.Generator().manual_seed(2))
     path = tmp_path_factory.mktemp("gguf") / "small"
     return save_base(path, model.eval(), tokenizer, card={}, dtype=torch.float32)
@@ -159,7 +159,7 @@ class TestRefusals:
 
     def test_a_width_that_no_block_divides(self, tmp_path: Path, capsys: Any) -> None:
         tokenizer = tokenizer_of()
-        model = GPT(GPTConfig(tokenizer.vocab_size, 16, n_layer=1, n_head=2, n_embd=48))
+        model = Transformer(Architecture(tokenizer.vocab_size, 16, n_layer=1, n_head=2, n_embd=48))
         model.init_weights(torch.Generator())
         save_base(tmp_path / "base", model.eval(), tokenizer, card={})
         words = ("export", tmp_path / "base", "--format", "gguf", "--out", tmp_path / "x.gguf")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.checkpoint import Base, load_base
 from model.convert import read_hugging_face
-from model.gpt import GPT
+from model.transformer import Transformer
 from model.kv_cache import CacheStep, KVCache, Segment, blocks_for
 from training.cli import main
 
@@ -42,13 +42,13 @@ def peer_logits(peer: Any, tokens: list[int]) -> Tensor:
 
 
 @torch.no_grad()
-def our_logits(model: GPT, tokens: list[int]) -> Tensor:
+def our_logits(model: Transformer, tokens: list[int]) -> Tensor:
     """(time, vocab)"""
     return model.logits(model(torch.tensor([tokens])))[0]
 
 
 @torch.no_grad()
-def cached_logits(model: GPT, sequences: list[list[int]], steps: list[list[int]]) -> list[Tensor]:
+def cached_logits(model: Transformer, sequences: list[list[int]], steps: list[list[int]]) -> list[Tensor]:
     """Logits of several sequences that are fed together; `steps` has, for each step, how many
     tokens each sequence brings."""
     per_sequence = blocks_for(model.config.context_length)

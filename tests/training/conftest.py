@@ -4,15 +4,16 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from model.architecture import Architecture, Rope
 from model.checkpoint import Base, load_base, save_base
-from model.config import GPTConfig
-from model.gpt import GPT
 from model.prompts import instruction_prompt
 from model.tokenizer import Tokenizer
+from model.transformer import Transformer
 from training.cli import main
 from training.tasks.tokenizer import save_tokenizer, train_tokenizer
 
@@ -143,10 +144,32 @@ def tokenizer_file(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactor
     return path
 
 
+CHOICES: dict[str, dict[str, Any]] = {
+    "gpt2": {},
+    "modern": {
+        "n_kv_head": 1,
+        "head_dim": 32,  # 2 × 32: not the width of the network
+        "mlp_width": 80,
+        "norm": "rms",
+        "mlp": "swiglu",
+        "bias": "none",
+        "qk_norm": True,
+        "rope": Rope(),
+    },
+}
+
+
 @pytest.fixture(scope="session")
-def base_path(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A published base with random weights: 2 layers, 32 wide, 128 tokens of context."""
-    model = GPT(GPTConfig(tokenizer.vocab_size, 128, n_layer=2, n_head=2, n_embd=32))
+def base_path(
+    request: pytest.FixtureRequest, tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A published base with random weights: 2 layers, 32 wide, 128 tokens of context.
+
+    It has GPT-2's choices, or those of `CHOICES` that a test names as this fixture's parameter.
+    """
+    choices = CHOICES[getattr(request, "param", "gpt2")]
+    shape = Architecture(tokenizer.vocab_size, 128, n_layer=2, n_head=2, n_embd=32, **choices)
+    model = Transformer(shape)
     model.init_weights(torch.Generator().manual_seed(1))
     path = tmp_path_factory.mktemp("checkpoints") / "base"
     save_base(path, model.eval(), tokenizer, card={})

@@ -3,19 +3,19 @@
 import torch
 from torch import Tensor
 
-from model.config import GPTConfig
-from model.gpt import GPT, Block
+from model.architecture import Architecture
+from model.transformer import Block, Transformer
 from training.activations import checkpoint_activations
 
 
 def gradients(checkpointed: bool) -> tuple[list[Tensor], int]:
     """Of all parameters, with dropout, and how often a block was computed."""
-    model = GPT(GPTConfig(40, 8, n_layer=2, n_head=2, n_embd=8), dropout=0.2)
+    model = Transformer(Architecture(40, 8, n_layer=2, n_head=2, n_embd=8), dropout=0.2)
     model.init_weights(torch.Generator().manual_seed(1))
     if checkpointed:
         checkpoint_activations(model)
     calls = []
-    model.h[0].ln_1.register_forward_hook(lambda *_: calls.append(1))
+    model.blocks[0].attention_norm.register_forward_hook(lambda *_: calls.append(1))
     torch.manual_seed(2)
     tokens = torch.randint(40, (3, 8), generator=torch.Generator().manual_seed(3))
     model.logits(model(tokens)).square().sum().backward()  # type: ignore[no-untyped-call]
@@ -33,8 +33,8 @@ def test_gradients_are_the_same_to_the_bit() -> None:
 
 
 def test_weights_keep_their_names() -> None:
-    model = GPT(GPTConfig(40, 8, n_layer=1, n_head=1, n_embd=8))
+    model = Transformer(Architecture(40, 8, n_layer=1, n_head=1, n_embd=8))
     names = list(model.state_dict())
     checkpoint_activations(model)
     assert list(model.state_dict()) == names
-    assert all(isinstance(block, Block) for block in model.h)
+    assert all(isinstance(block, Block) for block in model.blocks)

@@ -8,8 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from model.checkpoint import load_base
+from model.checkpoint import load_base, save_base
 
 Cli = Callable[..., tuple[int, str]]
 SHORT = ("--steps", 2, "--warmup", 0, "--batch-size", 4)
@@ -208,7 +209,12 @@ def test_an_adapter_belongs_to_its_base_and_is_none(
     assert_one_line(result, 2, f"--base {files / 'spam'} is an adapter")
     card = json.loads((altered / "card.json").read_text())
     (altered / "card.json").write_text(json.dumps({**card, "task": "other"}))
-    result = cli("evaluate", files / "spam", "--base", altered, "--data", files / "spam.tsv")
+    flags = ("--data", files / "spam.tsv")
+    assert cli("evaluate", files / "spam", "--base", altered, *flags)[0] == 0  # the same weights
+    base = load_base(base_path)
+    torch.nn.init.ones_(base.model.embedding.weight)
+    save_base(files / "other", base.model, base.tokenizer, card={})
+    result = cli("evaluate", files / "spam", "--base", files / "other", *flags)
     assert_one_line(result, 1, "was trained on the base")
     result = cli("evaluate", base_path, "--base", base_path, "--data", files / "text.txt")
     assert_one_line(result, 2, "--base is for adapters")

@@ -50,7 +50,7 @@ def test_import_writes_no_paths_of_this_machine(
     from model.convert import Imported
 
     base = load_base(base_path)
-    imported = Imported(model=base.model, tokenizer=base.tokenizer, files={})
+    imported = Imported(model=base.model, tokenizer=base.tokenizer, files={}, weights=())
     monkeypatch.setattr(import_, "read_hugging_face", lambda directory: imported)
     out = data / "out"
     flags = {"source": str(data), "out": out, "dtype": "fp32", "base": None, "task": None}

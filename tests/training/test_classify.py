@@ -26,6 +26,7 @@ from training.tasks.classify import METHODS
 Cli = Callable[..., tuple[int, str]]
 LABELS = Labels(("ham", "spam"), positive="spam")
 SHORT = ("--steps", 6, "--warmup", 1, "--batch-size", 4, "--eval-every", 3, "--lr", 0.01)
+families = pytest.mark.parametrize("base_path", ["gpt2", "modern"], indirect=True)
 
 
 def tuning(base: Base, method: str, labels: Labels = LABELS, **changes: Any) -> Tuning:
@@ -43,6 +44,7 @@ def card(path: Path) -> dict[str, Any]:
     return result
 
 
+@families
 def test_padding_does_not_change_a_row(base: Base, spam_rows: list[tuple[str, str]]) -> None:
     network = tuning(base, "lora").network
     tokens = torch.tensor([base.tokenizer.encode(spam_rows[0][1])])
@@ -54,6 +56,7 @@ def test_padding_does_not_change_a_row(base: Base, spam_rows: list[tuple[str, st
         assert torch.allclose(alone, padded, atol=1e-6)
 
 
+@families
 def test_a_row_is_the_same_in_every_batch(base: Base, spam_rows: list[tuple[str, str]]) -> None:
     network = tuning(base, "lora").network
     rows = as_rows(spam_rows, base)
@@ -79,11 +82,19 @@ def learnt(method: str) -> set[str]:
     return {
         "lora": {"head.score", "lora.a", "lora.b"},
         "head": {"head.score"},
-        "last-block": {"head.score", "model.h.1", "model.ln_f"},
-        "full": {"head.score", "model.wte", "model.wpe", "model.h.0", "model.h.1", "model.ln_f"},
+        "last-block": {"head.score", "model.blocks.1", "model.norm"},
+        "full": {
+            "head.score",
+            "model.embedding",
+            "model.positions",
+            "model.blocks.0",
+            "model.blocks.1",
+            "model.norm",
+        },
     }[method]
 
 
+@families
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_moves_what_it_names_and_nothing_else(
     method: str, base: Base, spam_rows: list[tuple[str, str]], tmp_path: Path
@@ -203,6 +214,7 @@ def test_long_texts_are_cut_and_counted(base: Base) -> None:
         base.model(torch.zeros(1, context + 1, dtype=torch.int64))
 
 
+@families
 @pytest.mark.parametrize("method", METHODS)
 def test_the_card_has_what_evaluate_prints_again(
     method: str, base_path: Path, spam_file: Path, tmp_path: Path, cli: Cli
@@ -255,6 +267,7 @@ def test_positive_is_the_rarer_label_or_the_one_asked_for(
         assert head.labels.temperature > 0
 
 
+@families
 @pytest.mark.parametrize(
     ("method", "changes"),
     [

@@ -27,6 +27,7 @@ Cli = Callable[..., tuple[int, str]]
 Rows = list[dict[str, str]]
 SHORT = ("--steps", 4, "--warmup", 1, "--batch-size", 4, "--eval-every", 2, "--lr", 0.01)
 SHAPE = LoRASettings(rank=4, alpha=8.0)
+families = pytest.mark.parametrize("base_path", ["gpt2", "modern"], indirect=True)
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def pairs(base: Base, preference_rows: Rows) -> PreferencePairs:
 def adapter_path(base_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An instruct adapter that changes much."""
     base = load_base(base_path)
-    lora = LoRA(base.config, LoRASettings(rank=3, alpha=6.0, targets=("mlp.c_fc", "attn.c_attn")))
+    lora = LoRA(base.config, LoRASettings(rank=3, alpha=6.0, targets=("up", "qkv")))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in lora.parameters():
@@ -96,6 +97,7 @@ def test_the_objective_is_that_of_the_paper() -> None:
     assert smooth == pytest.approx([0.75 * right + 0.25 * (right + 0.8), even])
 
 
+@families
 @pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("from_adapter", [False, True])
 def test_it_starts_as_the_reference_which_stays(
@@ -221,6 +223,7 @@ def test_what_is_published_answers_instructions(
     assert all({"val_accuracy", "val_margin"} <= record.keys() for record in evaluations)
 
 
+@families
 def test_a_resumed_run_equals_the_uninterrupted_one(
     base_path: Path,
     adapter_path: Path,
@@ -293,7 +296,7 @@ def test_what_is_left_out_is_said(
         (("--method", "head"), "--method is 'head'; it must be one of lora, full"),
         (("--lora-rank", 0), "--lora-rank is 0"),
         (("--adapter", "ADAPTER", "--lora-rank", 4), "--lora-rank is given, but with --adapter"),
-        (("--adapter", "ADAPTER", "--lora-targets", "mlp.c_fc"), "--lora-targets is given"),
+        (("--adapter", "ADAPTER", "--lora-targets", "up"), "--lora-targets is given"),
         (("--adapter", "BASE"), "is no adapter; give a checkpoint with weights of its own"),
         (("--adapter", "ADAPTER", "--out", "ADAPTER"), "--out "),
         (("--base", "ADAPTER"), "is an adapter; give the base that it belongs to"),

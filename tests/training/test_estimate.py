@@ -3,6 +3,7 @@
 import re
 from argparse import Namespace
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from model.architecture import Architecture, Rope
 from model.checkpoint import Base
-from model.config import GPTConfig
 from model.errors import UsageError
-from model.gpt import GPT
 from model.lora import LoRA, LoRASettings
+from model.transformer import Transformer
 from training.cli import main
 from training.compute import count
 from training.estimate import leaves_nothing
@@ -22,54 +23,73 @@ from training.loss import token_loss
 
 Cli = Callable[..., tuple[int, str]]
 
-CONFIG = GPTConfig(512, 128, n_layer=2, n_head=4, n_embd=64)
+CONFIG = Architecture(512, 128, n_layer=2, n_head=4, n_embd=64)
+MODERN = replace(
+    CONFIG,
+    n_kv_head=2,
+    head_dim=32,
+    mlp_width=176,
+    norm="rms",
+    mlp="swiglu",
+    bias="none",
+    qk_norm=True,
+    rope=Rope(),
+)
+families = pytest.mark.parametrize("config", [CONFIG, MODERN], ids=["gpt2", "modern"])
 SHORT = ("--steps", 6, "--warmup", 0, "--batch-size", 4, "--eval-every", 4, "--threads", 1)
 
 
-def counted_matrix_products(model: GPT, adapters: LoRA | None) -> float:
-    """Operations of the products with weights in a step, a token, as PyTorch counts them."""
-    tokens = torch.randint(0, CONFIG.vocab_size, (2, 128))
+def counted_products(model: Transformer, adapters: LoRA | None) -> tuple[float, float]:
+    """Operations of the products with weights, and of attention, in a step, a token, as PyTorch
+    counts them."""
+    tokens = torch.randint(0, model.config.vocab_size, (2, 128))
     with FlopCounterMode(display=False) as counter:
         loss, _ = token_loss(model, model(tokens, adapters=adapters), tokens)
         loss.backward()
-    totals = counter.get_flop_counts()["Global"]
-    products = [flops for name, flops in totals.items() if str(name).endswith(("addmm", ".mm"))]
-    return sum(products) / tokens.numel()
+    totals = {str(name): flops for name, flops in counter.get_flop_counts()["Global"].items()}
+    attention = sum(flops for name, flops in totals.items() if name.endswith("bmm"))
+    return (sum(totals.values()) - attention) / tokens.numel(), attention / tokens.numel()
 
 
+@families
 @pytest.mark.parametrize("method", ["full", "lora", "last-block"])
-def test_compute_agrees_with_the_products_that_are_done(method: str) -> None:
-    model, adapters = GPT(CONFIG), None
+def test_compute_agrees_with_the_products_that_are_done(method: str, config: Architecture) -> None:
+    model, adapters = Transformer(config), None
     trained = nn.ModuleDict({"model": model})
     if method == "lora":
         model.requires_grad_(False)
-        adapters = LoRA(CONFIG, LoRASettings(8, 16.0))
+        adapters = LoRA(config, LoRASettings(8, 16.0))
         trained = nn.ModuleDict({"lora": adapters})
     if method == "last-block":
         model.requires_grad_(False)
-        model.h[-1].requires_grad_(True)
+        model.blocks[-1].requires_grad_(True)
     compute = count(model, trained, length=128, outputs=1.0)
-    found = counted_matrix_products(model, adapters)
+    found, attention = counted_products(model, adapters)
     # Biases and norms are weights, too, but no products: below 2% here. The first layer that
     # learns does not hand its gradient on where nothing below it learns.
     assert compute.flops - compute.attention == pytest.approx(found, rel=0.1)
+    assert compute.attention == attention
 
 
-def test_whole_network_costs_six_operations_a_weight() -> None:
-    model = GPT(CONFIG)
+@families
+def test_whole_network_costs_six_operations_a_weight(config: Architecture) -> None:
+    model = Transformer(config)
     compute = count(model, model, length=100, outputs=1.0)
-    weights = model.parameter_count() - model.wpe.weight.numel() - 2 * CONFIG.n_embd  # and ln_f
-    assert compute.flops == 6 * weights + 12 * 2 * 64 * 100
+    aside = [*model.positions.parameters(), *model.norm.parameters()]
+    weights = model.parameter_count() - sum(p.numel() for p in aside)
+    assert compute.flops == 6 * weights + 12 * 2 * config.n_head * config.head_dim * 100
 
 
-def test_head_alone_hands_no_gradient_back() -> None:
-    model = GPT(CONFIG).requires_grad_(False)
+@families
+def test_head_alone_hands_no_gradient_back(config: Architecture) -> None:
+    model = Transformer(config).requires_grad_(False)
     head = nn.ModuleDict({"head": nn.Linear(64, 2)})
     compute = count(model, head, length=100, outputs=0.0)
     assert compute.back == compute.learns == 0
-    assert compute.attention == 4 * 2 * 64 * 100
+    assert compute.attention == 4 * 2 * config.n_head * config.head_dim * 100
 
 
+@pytest.mark.parametrize("base_path", ["gpt2", "modern"], indirect=True)
 @pytest.mark.parametrize("command", ["pretrain", "classify", "instruct"])
 def test_dry_run_says_what_it_takes_and_leaves_nothing(
     command: str,

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.architecture import Architecture
 from model.checkpoint import Base
 from model.classifier import Labels
-from model.config import GPTConfig
-from model.gpt import GPT
-from model.lora import TARGETS, LoRA, LoRASettings
+from model.lora import LoRA, LoRASettings
+from model.transformer import Transformer
 from training.classification import Rows, encode
 from training.classifier_training import Classification, Options
 from training.data.labelled_files import Example
@@ -22,6 +22,7 @@ from training.loop import Run
 from training.settings import LoopSettings
 
 LABELS = Labels(("ham", "spam"), positive="spam")
+families = pytest.mark.parametrize("base_path", ["gpt2", "modern"], indirect=True)
 
 
 @pytest.fixture
@@ -58,6 +59,7 @@ def leaves(loss: Tensor) -> set[int]:
     return found
 
 
+@families
 @pytest.mark.parametrize("method", ["lora", "last-block", "head"])
 @pytest.mark.parametrize("lm_weight", [0.0, 0.5])
 def test_no_gradient_is_computed_or_kept_for_what_is_frozen(
@@ -76,15 +78,17 @@ def test_no_gradient_is_computed_or_kept_for_what_is_frozen(
     assert all(p.grad is not None for p in task.trained.parameters() if p.requires_grad)
 
 
+@families
 def test_the_backward_pass_of_the_last_block_ends_there(base: Base, rows: Rows) -> None:
     task = classification(base, "last-block", rows)
     seen: list[bool] = []
-    for block in task.network.model.h:
+    for block in task.network.model.blocks:
         block.register_forward_hook(lambda m, args, out: seen.append(out.requires_grad))
     task.loss(task.batch(range(8)))
     assert seen == [False, True]
 
 
+@families
 @pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize(
     ("method", "dropout"), [("head", 0.0), ("last-block", 0.0), ("last-block", 0.2)]
@@ -119,7 +123,7 @@ def test_training_from_kept_states_is_the_same_training(
     (plain, plain_metrics), (kept, kept_metrics) = results
     for name, weight in plain.items():
         compared = slice(None)
-        if name.endswith("c_attn.bias"):
+        if name.endswith("qkv.bias"):
             # A bias of the keys changes no attention: its gradient is rounding, which AdamW turns
             # into steps of full size.
             compared = torch.ones(len(weight), dtype=torch.bool)
@@ -128,10 +132,11 @@ def test_training_from_kept_states_is_the_same_training(
     assert kept_metrics == pytest.approx(plain_metrics, abs=1e-4)
 
 
+@families
 def test_kept_states_spare_the_frozen_part(base: Base, rows: Rows, tmp_path: Path) -> None:
     task = classification(base, "last-block", rows, tmp_path)
     calls: list[int] = []
-    for index, block in enumerate(task.network.model.h):
+    for index, block in enumerate(task.network.model.blocks):
         block.register_forward_hook(lambda m, args, out, index=index: calls.append(index))
     task.loss(task.batch(range(8)))
     task.evaluate()
@@ -140,6 +145,7 @@ def test_kept_states_spare_the_frozen_part(base: Base, rows: Rows, tmp_path: Pat
     assert task._train_states is None
 
 
+@families
 def test_states_of_a_row_do_not_depend_on_the_others(
     base: Base, rows: Rows, tmp_path: Path
 ) -> None:
@@ -163,9 +169,9 @@ def test_states_of_a_row_do_not_depend_on_the_others(
 def test_what_the_books_adapters_count() -> None:
     """The book has separate projections and wraps its head, and counts 2,666,528."""
     with torch.device("meta"):
-        config = GPTConfig(50257, 1024, n_layer=12, n_head=12, n_embd=768)
-        lora = LoRA(config, LoRASettings(rank=16, targets=TARGETS))
+        config = Architecture(50257, 1024, n_layer=12, n_head=12, n_embd=768)
+        lora = LoRA(config, LoRASettings(rank=16))
         head = torch.nn.Linear(768, 2)
-        assert GPT(config).parameter_count() == 124_439_808
+        assert Transformer(config).parameter_count() == 124_439_808
     assert sum(p.numel() for p in lora.parameters()) == 2_359_296
     assert sum(p.numel() for p in head.parameters()) == 1_538

@@ -22,6 +22,7 @@ from training.tasks.instruct import InstructionTuning, encode, mean_loss, pair_b
 
 Cli = Callable[..., tuple[int, str]]
 SHORT = ("--steps", 6, "--warmup", 1, "--batch-size", 4, "--eval-every", 3, "--lr", 0.01)
+families = pytest.mark.parametrize("base_path", ["gpt2", "modern"], indirect=True)
 
 SHORT_ROW = Instruction("Say bus.", "", "bus")
 LONG_ROW = Instruction("Say dinner.", "NOW", "dinner is now")
@@ -130,6 +131,7 @@ def test_exact_leaves_case_and_spacing_aside(base: Base) -> None:
     assert not type(response)(**{**fields, "response": "a bus"}).exact
 
 
+@families
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_the_card_has_what_evaluate_prints_again(
     method: str, base_path: Path, instruction_file: Path, tmp_path: Path, cli: Cli

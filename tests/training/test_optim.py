@@ -1,38 +1,68 @@
 """Which parameters decay, and that a step does what was asked."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
+from model.architecture import Architecture, Rope
 from model.classifier import ClassifierHead, Labels
-from model.config import GPTConfig
 from model.errors import UsageError
-from model.gpt import GPT
-from training.optim import Optimizer, is_matrix
+from model.lora import LoRA, LoRASettings
+from model.transformer import Transformer
+from training.optim import Optimizer
 
-CONFIG = GPTConfig(50, 8, n_layer=1, n_head=1, n_embd=4)
+SHAPE: dict[str, Any] = {
+    "vocab_size": 50,
+    "context_length": 8,
+    "n_layer": 1,
+    "n_head": 2,
+    "n_embd": 4,
+}
+MODERN: dict[str, Any] = {"n_kv_head": 1, "norm": "rms", "mlp": "swiglu", "rope": Rope()}
+CONFIGS = {
+    "gpt2": Architecture(**SHAPE),
+    "small-modern": Architecture(**SHAPE, **MODERN, bias="none", qk_norm=True),
+    "qwen2.5": Architecture(**SHAPE, **MODERN, bias="qkv", tied=False),
+}
+ATTENTION = {"blocks.0.attention.qkv.weight", "blocks.0.attention.out.weight"}
+GELU = {"blocks.0.mlp.up.weight", "blocks.0.mlp.down.weight"}
+SWIGLU = {"blocks.0.mlp.gate_up.weight", "blocks.0.mlp.down.weight"}
+MATRICES = {
+    "gpt2": ATTENTION | GELU,
+    "small-modern": ATTENTION | SWIGLU,
+    "qwen2.5": ATTENTION | SWIGLU | {"head.weight"},
+}
+"""The parameters that decay."""
+
+families = pytest.mark.parametrize("family", CONFIGS)
 
 
 def decayed(module: nn.Module) -> set[str]:
-    return {name for name, p in module.named_parameters() if is_matrix(name, p)}
+    """The parameters that an optimizer lets decay, by their names."""
+    [optimizer] = Optimizer([module], kind="adamw", lr=0.1, weight_decay=0.5).optimizers
+    found = {id(p) for g in optimizer.param_groups if g["weight_decay"] for p in g["params"]}
+    return {name for name, parameter in module.named_parameters() if id(parameter) in found}
 
 
-def test_decay_only_on_matrices() -> None:
-    assert decayed(GPT(CONFIG)) == {
-        f"h.0.{layer}.weight" for layer in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
-    }
+@families
+def test_decay_only_on_matrices(family: str) -> None:
+    assert decayed(Transformer(CONFIGS[family])) == MATRICES[family]
 
 
-def test_embeddings_do_not_decay_inside_another_module_either() -> None:
+@families
+def test_embeddings_do_not_decay_inside_another_module_either(family: str) -> None:
     head = ClassifierHead(4, Labels(("a", "b")))
-    whole = nn.ModuleDict({"model": GPT(CONFIG), "head": head})
+    whole = nn.ModuleDict({"model": Transformer(CONFIGS[family]), "head": head})
     assert "head.score.weight" in decayed(whole)
-    assert not any("wte" in name or "wpe" in name for name in decayed(whole))
+    assert not any("embedding" in name or "positions" in name for name in decayed(whole))
 
 
+@families
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
-def test_decay_pulls_matrices_and_nothing_else(kind: str) -> None:
-    model = GPT(CONFIG)
+def test_decay_pulls_matrices_and_nothing_else(kind: str, family: str) -> None:
+    model = Transformer(CONFIGS[family])
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(1.0)
@@ -42,15 +72,22 @@ def test_decay_pulls_matrices_and_nothing_else(kind: str) -> None:
     optimizer.step(1.0)
     for name, parameter in model.named_parameters():
         shrunk = bool((parameter < 1.0).all())
-        assert shrunk == is_matrix(name, parameter), name
+        assert shrunk == (name in MATRICES[family]), name
         assert parameter.grad is None
 
 
-def test_frozen_parameters_are_left_alone() -> None:
-    model = GPT(CONFIG).requires_grad_(False)
-    model.ln_f.requires_grad_(True)
+@families
+def test_adapters_decay_whatever_they_change(family: str) -> None:
+    lora = LoRA(CONFIGS[family], LoRASettings(rank=2))
+    assert decayed(lora) == set(lora.state_dict())
+
+
+@families
+def test_frozen_parameters_are_left_alone(family: str) -> None:
+    model = Transformer(CONFIGS[family]).requires_grad_(False)
+    model.norm.requires_grad_(True)
     optimizer = Optimizer([model], kind="adamw", lr=0.1, weight_decay=0.5)
-    assert {id(p) for p in optimizer.parameters} == {id(p) for p in model.ln_f.parameters()}
+    assert {id(p) for p in optimizer.parameters} == {id(p) for p in model.norm.parameters()}
 
 
 def test_clip_returns_the_norm_before() -> None:

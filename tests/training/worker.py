@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.config import GPTConfig
+from model.architecture import Architecture
 from model.errors import DataError, PenwrightError
-from model.gpt import GPT
+from model.transformer import Transformer
 from training import distributed
 from training.loop import Batch, Run
 from training.loss import IGNORE, token_loss
@@ -39,8 +39,8 @@ class Tokens:
     tokens_per_example = TIME
 
     def __init__(self, event: str = "", dropout: float = 0.0, directory: Path = Path()) -> None:
-        config = GPTConfig(50, TIME, n_layer=2, n_head=2, n_embd=16)
-        self.trained = GPT(config, dropout)
+        config = Architecture(50, TIME, n_layer=2, n_head=2, n_embd=16)
+        self.trained = Transformer(config, dropout)
         self.trained.init_weights(torch.Generator().manual_seed(3))
         draw = torch.Generator().manual_seed(4)
         self.rows = torch.randint(50, (EXAMPLES, TIME + 1), generator=draw)
@@ -77,7 +77,7 @@ class Tokens:
         return total
 
     def evaluate(self) -> dict[str, float]:
-        assert type(self.trained.wte.weight.data) is Tensor  # nobody meets a shard here
+        assert type(self.trained.embedding.weight.data) is Tensor  # nobody meets a shard here
         batch = Tokens.batch(self, range(EXAMPLES))
         self.batches -= 1
         return {"val_loss": self.loss(batch).item() / batch.count}

@@ -112,7 +112,7 @@ class Copies:
         epoch, example = divmod(index, len(self._texts))
         key = (self._seed, epoch, example)
         text = augmented(self._texts[example], self._augmentation, key)
-        return tuple(self._tokenizer.encode(text)[: self._context])
+        return tuple(self._tokenizer.encode_prompt(text)[: self._context])
 
     def order(self, texts: Order) -> Order:
         """The order of copies that goes through the texts as `texts` does."""

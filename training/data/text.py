@@ -1,9 +1,10 @@
 """Plain text to a memory-mapped file of tokens, and windows over it.
 
 Documents are the parts of a file between lines that hold only `<|endoftext|>`; a file without such
-a line is one document. Each document is followed by the end token. Tokens are written to disk once,
-two bytes each, and mapped from there: data may be larger than memory, and a window costs nothing
-until it is read.
+a line is one document. Each document begins as the tokenizer begins every text, and is followed by
+the token that ends a document. Tokens are written to disk once, two bytes each (four where there
+are more than 65,536), and mapped from there: data may be larger than memory, and a window costs
+nothing until it is read.
 """
 
 import contextlib
@@ -172,8 +173,9 @@ def _write_tokens(
         def write(part: str, texts: list[str]) -> None:
             with writing(directory / f"{part}.bin"):
                 for tokens in tokenizer.encode_batch(texts):
-                    files[part].write(np.array([*tokens, tokenizer.end_token], dtype).tobytes())
-                    sizes[part] += len(tokens) + 1
+                    row = [*tokenizer.prefix, *tokens, tokenizer.end_token]
+                    files[part].write(np.array(row, dtype).tobytes())
+                    sizes[part] += len(row)
                 files[part].flush()
 
         for path, digest in zip(paths, digests, strict=True):

@@ -24,7 +24,7 @@ from typing import Any
 from model.atomic import write_file
 from model.checkpoint import Adapter, Base, is_adapter, load_adapter
 from model.errors import UsageError
-from model.lora import TARGETS, LoRASettings
+from model.lora import LoRASettings
 from model.prompts import TEMPLATE, TEMPLATE_VERSION
 from training import finetune
 from training.data.preferences import load_preferences
@@ -157,7 +157,7 @@ def _measured(
 
 def _given_shape(args: argparse.Namespace, settings: LoopSettings) -> LoRASettings:
     args.lora_rank = 16 if args.lora_rank is None else args.lora_rank
-    args.lora_targets = args.lora_targets or list(TARGETS)
+    args.lora_targets = args.lora_targets or []
     return finetune.lora_settings(args, settings)
 
 

@@ -156,7 +156,7 @@ def _check_format(args: argparse.Namespace, base: Base, adapter: Adapter | None)
             f"--format peft: {args.checkpoint} is no adapter but has weights of its own; "
             f"possible: {others}"
         )
-    if not adapter.lora.paths():
+    if not adapter.lora.sites:
         raise UsageError(
             f"--format peft: {args.checkpoint} is a head without LoRA (rank 0), which peft does "
             f"not know; possible: {others}"

@@ -81,13 +81,14 @@ class Pairs:
 def encode(rows: Sequence[Instruction], tokenizer: Tokenizer, context: int) -> Pairs:
     """Tokens of each row. A row that does not fit the context is left out: cut, it would teach a
     response without its end."""
+    before = tokenizer.prefix
     prompts = tokenizer.encode_batch([instruction_prompt(r.instruction, r.input) for r in rows])
     outputs = tokenizer.encode_batch([row.output for row in rows])
     kept, fitting = [], []
     for row, prompt, output in zip(rows, prompts, outputs, strict=True):
-        tokens = (*prompt, *output, tokenizer.end_token)
+        tokens = (*before, *prompt, *output, tokenizer.end_token)
         if len(tokens) <= context:
-            kept.append(Pair(tokens, len(prompt)))
+            kept.append(Pair(tokens, len(before) + len(prompt)))
             fitting.append(row)
     return Pairs(tuple(kept), tuple(fitting), too_long=len(rows) - len(kept))
 

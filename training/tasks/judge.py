@@ -158,7 +158,8 @@ def _answer(
         numbers = todo[start : start + _CHUNK]
         prompts = [instruction_prompt(rows[n - 1].instruction, rows[n - 1].input) for n in numbers]
         tokens = base.tokenizer.encode_batch(prompts)
-        fitting = [n for n, prompt in zip(numbers, tokens, strict=True) if len(prompt) < context]
+        room = context - len(base.tokenizer.prefix)
+        fitting = [n for n, prompt in zip(numbers, tokens, strict=True) if len(prompt) < room]
         questions = [rows[n - 1] for n in fitting]
         found = respond(base, loaded.network.lora, questions, max_new_tokens)
         texts: dict[int, str | None] = dict.fromkeys(numbers)

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.architecture import Architecture, preset
 from model.checkpoint import Base, save_base
 from model.checkpoint_files import check_target
-from model.config import GPTConfig, preset
 from model.errors import UsageError
-from model.gpt import GPT
 from model.tokenizer import Tokenizer
+from model.transformer import Transformer
 from training import state as saved_state
 from training import yardstick
 from training.card import run_fields
@@ -56,7 +56,7 @@ class Pretraining:
 
     def __init__(
         self,
-        model: GPT,
+        model: Transformer,
         tokenizer: Tokenizer,
         files: TokenFiles,
         settings: LoopSettings,
@@ -224,7 +224,7 @@ def _start(args: argparse.Namespace) -> Base | None:
     return load_tunable(args.base)
 
 
-def _shape(args: argparse.Namespace, tokenizer: Tokenizer) -> GPTConfig:
+def _shape(args: argparse.Namespace, tokenizer: Tokenizer) -> Architecture:
     changes: dict[str, Any] = {"vocab_size": tokenizer.vocab_size}
     if args.context:
         changes["context_length"] = args.context
@@ -247,9 +247,9 @@ def _check_resume(directory: Path, identity: dict[str, Any], data: Sequence[Path
         raise UsageError("--resume: --data is not what the saved run was trained on")
 
 
-def new_model(config: GPTConfig, settings: LoopSettings) -> GPT:
+def new_model(config: Architecture, settings: LoopSettings) -> Transformer:
     """A network with fresh weights, drawn on the CPU: the same on every device."""
-    model = GPT(config, settings.dropout)
+    model = Transformer(config, settings.dropout)
     model.init_weights(torch.Generator().manual_seed(settings.seed))
     prepare(model, settings)
     return model.to(settings.torch_device)

@@ -1,7 +1,8 @@
 """What a training loop does for the benchmark: so many optimizer steps, and a proof of its network.
 
 Every system reads the same files, which `benchmarks.train` wrote: tokens, two bytes each, in
-`train.bin` and `val.bin`, and the weights that all start from, under the names of `model.gpt.GPT`.
+`train.bin` and `val.bin`, and the weights that all start from, under the names of
+`model.transformer.Transformer`.
 
 Nothing here imports our package `model`: nanoGPT has a module of that name.
 """
@@ -115,7 +116,7 @@ def tokens_of(work: Path) -> "np.memmap[Any, np.dtype[np.uint16]]":
 
 
 def weights_of(work: Path) -> dict[str, Tensor]:
-    """fp32, under the names of `model.gpt.GPT`."""
+    """fp32, under the names of `model.transformer.Transformer`."""
     return {name: value.float() for name, value in load_file(work / "weights.safetensors").items()}
 
 

@@ -154,21 +154,22 @@ def _network(shape: base.Shape, weights: dict[str, Tensor], fast: bool) -> nn.Mo
 def _renamed(weights: dict[str, Tensor], fast: bool) -> Iterator[tuple[str, Tensor]]:
     """Our weights under the book's names."""
     norm = {"weight": "weight", "bias": "bias"} if fast else {"weight": "scale", "bias": "shift"}
-    layers = {"mlp.c_fc": "ff.layers.0", "mlp.c_proj": "ff.layers.2"}
-    layers["attn.c_proj"] = "att.proj" if fast else "att.out_proj"
-    yield "tok_emb.weight", weights["wte.weight"]
-    yield "out_head.weight", weights["wte.weight"]
-    yield "pos_emb.weight", weights["wpe.weight"]
+    norms = {"attention_norm": "norm1", "mlp_norm": "norm2"}
+    layers = {"mlp.up": "ff.layers.0", "mlp.down": "ff.layers.2"}
+    layers["attention.out"] = "att.proj" if fast else "att.out_proj"
+    yield "tok_emb.weight", weights["embedding.weight"]
+    yield "out_head.weight", weights["embedding.weight"]
+    yield "pos_emb.weight", weights["positions.weight"]
     for kind, its in norm.items():
-        yield f"final_norm.{its}", weights[f"ln_f.{kind}"]
+        yield f"final_norm.{its}", weights[f"norm.{kind}"]
     for name, value in weights.items():
-        if not name.startswith("h."):
+        if not name.startswith("blocks."):
             continue
         _, number, layer, kind = [*name.split(".", 2)[:2], *name.split(".", 2)[2].rsplit(".", 1)]
         block = f"trf_blocks.{number}"
-        if layer.startswith("ln_"):
-            yield f"{block}.norm{layer[-1]}.{norm[kind]}", value
-        elif layer != "attn.c_attn":
+        if layer in norms:
+            yield f"{block}.{norms[layer]}.{norm[kind]}", value
+        elif layer != "attention.qkv":
             yield f"{block}.{layers[layer]}.{kind}", value
         elif fast:
             yield f"{block}.att.qkv.{kind}", value

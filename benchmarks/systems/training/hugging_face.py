@@ -10,7 +10,7 @@ from torch import Tensor
 from benchmarks.gpt2 import hugging_face_config
 from benchmarks.systems.training import base
 from benchmarks.systems.training.loops import Loop
-from model.config import GPTConfig
+from model.architecture import Architecture
 from model.convert.hf_write import hugging_face_weights
 from training.memory import keep_freed_memory
 
@@ -109,7 +109,7 @@ class _Examples(torch.utils.data.Dataset[dict[str, Tensor]]):
 
 
 def _network(shape: base.Shape, weights: dict[str, Tensor]) -> Any:
-    config = GPTConfig(
+    config = Architecture(
         shape.vocab_size,
         shape.context,
         n_layer=shape.n_layer,

@@ -22,6 +22,28 @@ from benchmarks.systems.training import base
 from benchmarks.systems.training.loops import Loop
 from training.memory import keep_freed_memory
 
+_LAYERS = {
+    "embedding": "wte",
+    "positions": "wpe",
+    "norm": "ln_f",
+    "attention_norm": "ln_1",
+    "attention.qkv": "attn.c_attn",
+    "attention.out": "attn.c_proj",
+    "mlp_norm": "ln_2",
+    "mlp.up": "mlp.c_fc",
+    "mlp.down": "mlp.c_proj",
+}
+"""Its names for ours, which `model.convert` knows as well: but here `model` is nanoGPT's."""
+
+
+def its_name(name: str) -> str:
+    """nanoGPT's name of a tensor of ours."""
+    path, _, kind = name.rpartition(".")
+    if not path.startswith("blocks."):
+        return f"transformer.{_LAYERS[path]}.{kind}"
+    _, number, layer = path.split(".", 2)
+    return f"transformer.h.{number}.{_LAYERS[layer]}.{kind}"
+
 
 class NanoGPT(base.TrainingSystem):
     """
@@ -100,7 +122,7 @@ class NanoGPT(base.TrainingSystem):
             "vocab_size": self.shape.vocab_size,
         }
         gpt = network.GPT(network.GPTConfig(**arguments, dropout=0.0))
-        weights = {f"transformer.{name}": value for name, value in base.weights_of(work).items()}
+        weights = {its_name(name): value for name, value in base.weights_of(work).items()}
         weights["lm_head.weight"] = weights["transformer.wte.weight"]
         gpt.load_state_dict(weights)
         gpt.to(self.device)

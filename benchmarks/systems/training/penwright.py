@@ -10,9 +10,9 @@ import torch
 
 from benchmarks.systems.training import base
 from benchmarks.systems.training.loops import Loop
-from model.config import GPTConfig
-from model.gpt import GPT
+from model.architecture import Architecture
 from model.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer
+from model.transformer import Transformer
 from training.data.text import TokenFiles
 from training.loop import Batch, Run
 from training.settings import LoopSettings
@@ -32,14 +32,14 @@ class Penwright(base.TrainingSystem):
         self.shape = base.Shape(**shape)
         settings = _settings(self.shape, device, threads, options)
         self.device = settings.torch_device
-        config = GPTConfig(
+        config = Architecture(
             self.shape.vocab_size,
             self.shape.context,
             n_layer=self.shape.n_layer,
             n_head=self.shape.n_head,
             n_embd=self.shape.n_embd,
         )
-        model = GPT(config)
+        model = Transformer(config)
         model.load_state_dict(base.weights_of(work))
         model.to(self.device)
         files = TokenFiles(

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from model.config import PRESETS, GPTConfig
+from model.architecture import PRESETS, Architecture
 from model.errors import ContextLengthError
-from model.gpt import GPT
+from model.transformer import Transformer
 from model.kv_cache import CacheStep, KVCache, Segment
 
 
@@ -23,21 +23,21 @@ from model.kv_cache import CacheStep, KVCache, Segment
 )
 def test_parameter_counts(name: str, count: int) -> None:
     with torch.device("meta"):
-        assert GPT(PRESETS[name]).parameter_count() == count
+        assert Transformer(PRESETS[name]).parameter_count() == count
 
 
-def test_an_untied_head_is_a_matrix_of_its_own(config: GPTConfig) -> None:
-    tied = GPT(config)
-    untied = GPT(GPTConfig(**{**config.to_dict(), "tied": False}))
-    assert tied.output_weight is tied.wte.weight
-    assert untied.output_weight is not untied.wte.weight
+def test_an_untied_head_is_a_matrix_of_its_own(config: Architecture) -> None:
+    tied = Transformer(config)
+    untied = Transformer(Architecture(**{**config.to_dict(), "tied": False}))
+    assert tied.output_weight is tied.embedding.weight
+    assert untied.output_weight is not untied.embedding.weight
     extra = untied.parameter_count() - tied.parameter_count()
     assert extra == config.vocab_size * config.n_embd
 
 
 def test_initialisation() -> None:
     """N(0, 0.02); residual projections scaled by 1/sqrt(2·layers); biases 0; layer norms 1."""
-    model = GPT(GPTConfig(600, 64, n_layer=8, n_head=4, n_embd=128, tied=False))
+    model = Transformer(Architecture(600, 64, n_layer=8, n_head=4, n_embd=128, tied=False))
     model.init_weights(torch.Generator().manual_seed(0))
     seen = set()
     for name, parameter in model.named_parameters():
@@ -46,25 +46,25 @@ def test_initialisation() -> None:
         elif parameter.ndim == 1:
             assert torch.all(parameter == 1), name
         else:
-            std = 0.02 / math.sqrt(16) if name.endswith("c_proj.weight") else 0.02
+            std = 0.02 / math.sqrt(16) if name.endswith(("attention.out.weight", "mlp.down.weight")) else 0.02
             # Five standard errors of a mean and of a standard deviation.
             error = 5 / math.sqrt(parameter.numel())
             assert abs(parameter.mean().item()) < error * std, name
             assert abs(parameter.std().item() / std - 1) < error, name
             seen.add(name.split(".")[-2])
-    assert seen == {"wte", "wpe", "c_attn", "c_proj", "c_fc", "lm_head"}
+    assert seen == {"embedding", "positions", "qkv", "out", "up", "down", "head"}
 
 
-def test_initialisation_follows_its_generator(config: GPTConfig) -> None:
-    models = [GPT(config) for _ in range(3)]
+def test_initialisation_follows_its_generator(config: Architecture) -> None:
+    models = [Transformer(config) for _ in range(3)]
     for model, seed in zip(models, (1, 1, 2), strict=True):
         model.init_weights(torch.Generator().manual_seed(seed))
-    first, same, other = (m.h[1].mlp.c_fc.weight for m in models)
+    first, same, other = (m.blocks[1].mlp.up.weight for m in models)
     assert torch.equal(first, same)
     assert not torch.equal(first, other)
 
 
-def test_the_first_loss_is_that_of_a_uniform_guess(model: GPT) -> None:
+def test_the_first_loss_is_that_of_a_uniform_guess(model: Transformer) -> None:
     tokens = torch.arange(30)[None]
     with torch.no_grad():
         logits = model.logits(model(tokens))[0, :-1]
@@ -72,8 +72,8 @@ def test_the_first_loss_is_that_of_a_uniform_guess(model: GPT) -> None:
     assert abs(loss.item() - math.log(261)) < 0.1
 
 
-def test_dropout_acts_in_training_only(config: GPTConfig) -> None:
-    model = GPT(config, dropout=0.5)
+def test_dropout_acts_in_training_only(config: Architecture) -> None:
+    model = Transformer(config, dropout=0.5)
     tokens = torch.arange(10)[None]
     with torch.no_grad():
         model.eval()
@@ -83,15 +83,15 @@ def test_dropout_acts_in_training_only(config: GPTConfig) -> None:
 
 
 @pytest.mark.parametrize("part", ["embedding", "attention", "residual"])
-def test_each_dropout_acts(config: GPTConfig, part: str) -> None:
+def test_each_dropout_acts(config: Architecture, part: str) -> None:
     """With all but one of the dropouts set to zero, outputs still vary."""
-    model = GPT(config, dropout=0.5).train()
+    model = Transformer(config, dropout=0.5).train()
     model.init_weights(torch.Generator().manual_seed(0))
     if part != "embedding":
         model.dropout.p = 0.0
-    for block in model.h:
+    for block in model.blocks:
         if part != "attention":
-            block.attn.dropout = 0.0
+            block.attention.dropout = 0.0
         if part != "residual":
             block.dropout.p = 0.0
     tokens = torch.arange(10)[None]
@@ -99,7 +99,7 @@ def test_each_dropout_acts(config: GPTConfig, part: str) -> None:
         assert not torch.equal(model(tokens), model(tokens))
 
 
-def test_later_tokens_change_nothing_before_them(model: GPT) -> None:
+def test_later_tokens_change_nothing_before_them(model: Transformer) -> None:
     first, second = torch.arange(20)[None], torch.arange(20)[None]
     second[0, 12:] += 100
     with torch.no_grad():
@@ -108,14 +108,14 @@ def test_later_tokens_change_nothing_before_them(model: GPT) -> None:
     assert not torch.allclose(a[12:], b[12:], atol=1e-2)
 
 
-def test_padding_after_a_row_changes_nothing_in_it(model: GPT) -> None:
+def test_padding_after_a_row_changes_nothing_in_it(model: Transformer) -> None:
     row = torch.arange(7)
     batch = torch.stack([torch.cat([row, torch.full((9,), 260)]), torch.arange(16)])
     with torch.no_grad():
         assert torch.allclose(model(batch)[0, :7], model(row[None])[0], atol=1e-5)
 
 
-def test_a_full_context_is_allowed_and_one_more_is_not(model: GPT) -> None:
+def test_a_full_context_is_allowed_and_one_more_is_not(model: Transformer) -> None:
     with torch.no_grad():
         assert model(torch.zeros(1, 32, dtype=torch.long)).shape == (1, 32, 32)
         with pytest.raises(ContextLengthError, match=r"33 tokens do not fit .* of 32") as caught:
@@ -124,16 +124,16 @@ def test_a_full_context_is_allowed_and_one_more_is_not(model: GPT) -> None:
 
 
 class TestCache:
-    def test_it_takes_the_memory_that_it_says(self, config: GPTConfig) -> None:
+    def test_it_takes_the_memory_that_it_says(self, config: Architecture) -> None:
         cache = KVCache(config, blocks=3, dtype=torch.bfloat16)
         assert cache.nbytes == 3 * KVCache.bytes_per_block(config, torch.bfloat16)
         assert cache.nbytes == 3 * 16 * 2 * 2 * 32 * 2  # tokens, layers, K and V, width, bytes
 
-    def test_a_segment_stays_in_its_blocks(self, config: GPTConfig) -> None:
+    def test_a_segment_stays_in_its_blocks(self, config: Architecture) -> None:
         with pytest.raises(AssertionError, match="overruns"):
             CacheStep(KVCache(config, blocks=2), [Segment([1], 15, 2)])
 
-    def test_a_block_forgets_its_last_user(self, model: GPT) -> None:
+    def test_a_block_forgets_its_last_user(self, model: Transformer) -> None:
         cache = KVCache(model.config, blocks=2)
         with torch.no_grad():
             for length in (20, 5):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from model.config import PRESETS, GPTConfig, preset
+from model.architecture import PRESETS, Architecture, preset
 from model.errors import CheckpointError, UsageError
 
 GOOD = {"vocab_size": 10, "context_length": 8, "n_layer": 1, "n_head": 2, "n_embd": 4}
@@ -15,43 +15,44 @@ GOOD = {"vocab_size": 10, "context_length": 8, "n_layer": 1, "n_head": 2, "n_emb
 @pytest.mark.parametrize("value", [0, -1, 1.5, "8", True, None])
 def test_sizes_are_whole_numbers(field: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"{field} is {value!r}; it must be a whole number"):
-        GPTConfig(**{**GOOD, field: value})
+        Architecture(**{**GOOD, field: value})
 
 
 def test_heads_divide_the_width() -> None:
     with pytest.raises(UsageError, match="n_embd is 4 and n_head is 3"):
-        GPTConfig(**{**GOOD, "n_head": 3})
+        Architecture(**{**GOOD, "n_head": 3})
 
 
 def test_a_configuration_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        GPTConfig(**GOOD).n_layer = 2  # type: ignore[misc]
+        Architecture(**GOOD).n_layer = 2  # type: ignore[misc]
 
 
 def test_round_trip() -> None:
-    config = GPTConfig(**GOOD, tied=False)
-    assert GPTConfig.from_dict(config.to_dict(), "config.json") == config
+    config = Architecture(**GOOD, tied=False)
+    assert Architecture.from_dict(config.to_dict(), "config.json") == config
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"rope": True}, r"config\.json: .*unknown fields \['rope'\]"),
-        ({"n_layer": None}, r"config\.json: n_layer is None"),
-        ({"n_head": 3}, r"config\.json: .*n_head must divide"),
+        ({"ropes": True}, r"config\.json: .*unknown fields \['ropes'\]"),
+        ({"rope": True}, r"config\.json: architecture: .*bool"),
+        ({"n_layer": None}, r"config\.json: architecture: n_layer is None"),
+        ({"n_head": 3, "head_dim": 0}, r"config\.json: .*n_head must divide"),
     ],
 )
 def test_a_stored_configuration_that_is_wrong(change: dict[str, Any], said: str) -> None:
-    values = {**GPTConfig(**GOOD).to_dict(), **change}
+    values = {**Architecture(**GOOD).to_dict(), **change}
     with pytest.raises(CheckpointError, match=said):
-        GPTConfig.from_dict(values, "config.json")
+        Architecture.from_dict(values, "config.json")
 
 
 def test_a_stored_configuration_that_lacks_a_field() -> None:
-    values = GPTConfig(**GOOD).to_dict()
+    values = Architecture(**GOOD).to_dict()
     del values["tied"]
     with pytest.raises(CheckpointError, match=r"config\.json: .*lacks \['tied'\]"):
-        GPTConfig.from_dict(values, "config.json")
+        Architecture.from_dict(values, "config.json")
 
 
 def test_presets() -> None:

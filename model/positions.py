@@ -1,0 +1,121 @@
+"""How a token knows its place: a learned embedding, or a rotation of queries and keys.
+
+Both kinds answer the same two questions, so that the network need not know which one it has: what
+is added to the embeddings (`add`), and by which angles queries and keys are turned (`angles`).
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from model.architecture import (
+    Architecture,
+    DivisorScaling,
+    LinearScaling,
+    Llama3Scaling,
+    Rope,
+)
+
+Places = Tensor | slice
+"""Positions of tokens: of each its own, or a run of them."""
+Angles = tuple[Tensor, Tensor]
+"""Cosines and sines, (…, head_dim / 2) each, in fp32."""
+
+
+class LearnedPositions(nn.Embedding):
+    """An embedding for each position, as in GPT-2."""
+
+    def __init__(self, config: Architecture) -> None:
+        super().__init__(config.context_length, config.n_embd)
+
+    def add(self, x: Tensor, at: Places) -> Tensor:
+        """`x`, (…, n_embd), with the embeddings of its positions added."""
+        return x + self.weight[at]
+
+    def angles(self, at: Places, device: torch.device) -> None:
+        """Nothing is turned."""
+
+
+class RotaryPositions(nn.Module):
+    """Angles by which pairs of a head's numbers are turned (Su et al., "RoFormer", 2021).
+
+    They are read from a table: computed anew for each batch, the low bits of a sine would depend on
+    where in the batch it stands.
+    """
+
+    def __init__(self, config: Architecture) -> None:
+        super().__init__()
+        assert config.rope is not None
+        self.rope = config.rope
+        self.pairs = config.head_dim // 2
+        self.context_length = config.context_length
+        self._tables: dict[torch.device, Angles] = {}
+
+    def add(self, x: Tensor, at: Places) -> Tensor:
+        """`x` as it is."""
+        return x
+
+    def angles(self, at: Places, device: torch.device) -> Angles:
+        """Of each of the positions `at`."""
+        if device not in self._tables:
+            self._tables[device] = self._make_table(device)
+        cosines, sines = self._tables[device]
+        return cosines[at], sines[at]
+
+    @torch.inference_mode(False)  # a table made while serving must do for training, too
+    def _make_table(self, device: torch.device) -> Angles:
+        """(context_length, head_dim / 2) each."""
+        with torch.device("cpu"):
+            positions = torch.arange(self.context_length, dtype=torch.float32)
+            angles = positions[:, None] * frequencies(self.rope, self.pairs)
+        return angles.cos().to(device), angles.sin().to(device)
+
+
+def make_positions(config: Architecture) -> LearnedPositions | RotaryPositions:
+    """The kind that the architecture asks for."""
+    return LearnedPositions(config) if config.rope is None else RotaryPositions(config)
+
+
+def frequencies(rope: Rope, pairs: int) -> Tensor:
+    """Radians by which each pair turns from one token to the next, (pairs,) fp32.
+
+    In fp32 throughout, as the networks were trained: at far positions, a more exact frequency would
+    be another angle.
+    """
+    exponents = torch.arange(0, 2 * pairs, 2, dtype=torch.int64).float() / (2 * pairs)
+    plain = 1.0 / (rope.base**exponents)
+    match rope.scaling:
+        case None:
+            return plain
+        case LinearScaling(factor):
+            return plain / factor
+        case DivisorScaling(divisors):
+            return plain / torch.tensor(divisors)
+        case Llama3Scaling():
+            return _llama3(plain, rope.scaling)
+
+
+def _llama3(plain: Tensor, scaling: Llama3Scaling) -> Tensor:
+    """Grattafiori et al., "The Llama 3 Herd of Models" (2024); the formula is in their code."""
+    wavelengths = 2 * math.pi / plain
+    turns = scaling.original_context / wavelengths  # in this order, which gives the same bits
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return (1 - kept) * plain / scaling.factor + kept * plain
+
+
+def rotate(x: Tensor, angles: Angles) -> Tensor:
+    """Turn the pairs (x[i], x[i + head_dim / 2]) of each head.
+
+    Args:
+        x: (…, head, head_dim)
+        angles: (…, head_dim / 2), the same for all heads.
+
+    Returns:
+        (…, head, head_dim), in the dtype of `x`
+    """
+    cosines, sines = (part.unsqueeze(-2) for part in angles)
+    first, second = x.chunk(2, dim=-1)
+    turned = (first * cosines - second * sines, second * cosines + first * sines)
+    return torch.cat(turned, dim=-1).to(x.dtype)

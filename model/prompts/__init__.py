@@ -1,0 +1,55 @@
+"""Prompt templates: how a conversation is put before a model, in training and in serving alike.
+
+A template renders messages to parts, special tokens and text, that end where the assistant's next
+message begins. `encode` turns parts into token ids; text is always ordinary text there, so nobody
+can write a special token. Which template a model was trained on is in its checkpoint:
+
+    alpaca    one instruction and its input, without turns; what is trained here uses it
+    chatml    SmolLM2, Qwen2, Qwen2.5 and others
+    qwen3     ChatML with a block of thoughts before an answer
+    llama3    Llama 3 to 3.3
+
+    template = from_settings(config["template"], path)
+    template.check(tokenizer, path)
+    prompt = encode(template.render([Message("user", "Name a bird.")]), tokenizer)
+"""
+
+from model.prompts.alpaca import (
+    TEMPLATE,
+    TEMPLATE_VERSION,
+    Alpaca,
+    ChatRole,
+    chat_prompt,
+    instruction_prompt,
+)
+from model.prompts.chatml import ChatML
+from model.prompts.encoding import Encoded, encode
+from model.prompts.llama3 import Llama3
+from model.prompts.parts import EndOfDocument, Message, Part, Role, Special, Text
+from model.prompts.qwen3 import Qwen3
+from model.prompts.recognition import recognise
+from model.prompts.settings import from_settings
+from model.prompts.template import Template
+
+__all__ = [
+    "TEMPLATE",
+    "TEMPLATE_VERSION",
+    "Alpaca",
+    "ChatML",
+    "ChatRole",
+    "Encoded",
+    "EndOfDocument",
+    "Llama3",
+    "Message",
+    "Part",
+    "Qwen3",
+    "Role",
+    "Special",
+    "Template",
+    "Text",
+    "chat_prompt",
+    "encode",
+    "from_settings",
+    "instruction_prompt",
+    "recognise",
+]

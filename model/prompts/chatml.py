@@ -1,0 +1,50 @@
+"""ChatML: each message between `<|im_start|>` with its role and `<|im_end|>`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from model.prompts.parts import Message, Part, Special, Text
+from model.prompts.template import Template
+
+START, END = "<|im_start|>", "<|im_end|>"
+
+
+@dataclass(frozen=True)
+class ChatML(Template):
+    """Plain ChatML. Messages may come in any order, as in the templates of the models that use it.
+
+    What a model's own template does about tools is not part of it.
+    """
+
+    default_system: str | None = None
+    """The system message of a conversation that does not begin with one; None for none."""
+
+    name: ClassVar[str] = "chatml"
+    special: ClassVar[tuple[str, ...]] = (START, END)
+    kinds: ClassVar = {"default_system": (str, type(None))}
+
+    def _parts(self, messages: Sequence[Message], answer: bool) -> list[Part]:
+        parts: list[Part] = []
+        if self.default_system is not None and messages[0].role != "system":
+            parts += turn(Message("system", self.default_system))
+        for message in messages:
+            parts += turn(message, said=message.role == "assistant")
+        if answer:
+            parts += opening("assistant")
+        return parts
+
+
+def opening(role: str) -> list[Part]:
+    """What comes before a message."""
+    return [Special(START), Text(f"{role}\n")]
+
+
+def closing(said: bool) -> list[Part]:
+    """What comes after a message; the line break is nobody's."""
+    return [Special(END, said), Text("\n")]
+
+
+def turn(message: Message, said: bool = False) -> list[Part]:
+    """A message with what is around it."""
+    return [*opening(message.role), Text(message.content, said), *closing(said)]

@@ -1,0 +1,54 @@
+"""Llama 3's template: each message after a header with its role."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from model.prompts.parts import Message, Part, Role, Special, Text
+from model.prompts.template import Template
+
+BEGIN, END = "<|begin_of_text|>", "<|eot_id|>"
+HEADER, HEADER_END = "<|start_header_id|>", "<|end_header_id|>"
+
+DATES = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+"""The preamble of Llama 3.1, 3.2 and 3.3.
+
+Llama 3.2's own template puts the day of rendering there if it can. A prompt that changes overnight
+would be neither what a model was tuned on nor reproducible, so here it has 3.1's date, too.
+"""
+
+
+@dataclass(frozen=True)
+class Llama3(Template):
+    """Llama 3, whose contents are stripped of white space. Messages may come in any order.
+
+    What the original does about tools is not part of it.
+    """
+
+    preamble: str = ""
+    """Text before the system message, which is then always there; empty for Llama 3.0."""
+
+    name: ClassVar[str] = "llama3"
+    special: ClassVar[tuple[str, ...]] = (BEGIN, HEADER, HEADER_END, END)
+    kinds: ClassVar = {"preamble": (str,)}
+
+    def _parts(self, messages: Sequence[Message], answer: bool) -> list[Part]:
+        parts: list[Part] = [Special(BEGIN)]
+        if self.preamble:
+            system = ""
+            if messages[0].role == "system":
+                system, messages = messages[0].content.strip(), messages[1:]
+            parts += _turn("system", self.preamble + system)
+        for message in messages:
+            parts += _turn(message.role, message.content.strip(), message.role == "assistant")
+        if answer:
+            parts += _header("assistant")
+        return parts
+
+
+def _header(role: Role) -> list[Part]:
+    return [Special(HEADER), Text(role), Special(HEADER_END), Text("\n\n")]
+
+
+def _turn(role: Role, text: str, said: bool = False) -> list[Part]:
+    return [*_header(role), Text(text, said), Special(END, said)]

@@ -1,0 +1,59 @@
+"""Messages, and the parts that a template makes of them."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from model.errors import UsageError
+
+Role = Literal["system", "user", "assistant"]
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+@dataclass(frozen=True)
+class Message:
+    """What one side of a conversation says.
+
+    Raises:
+        UsageError: there is no such role.
+    """
+
+    role: Role
+    text: str
+    input: str = ""
+    """The text that an instruction works on, where it is kept apart; empty for none."""
+
+    def __post_init__(self) -> None:
+        if self.role not in ROLES:
+            raise UsageError(f"the role {self.role!r} of a message is none of {', '.join(ROLES)}")
+
+    @property
+    def content(self) -> str:
+        """All of it, for templates that have no place of its own for an input."""
+        return f"{self.text}\n\n{self.input}" if self.input else self.text
+
+
+@dataclass(frozen=True)
+class Text:
+    """Ordinary text, whatever stands in it."""
+
+    text: str
+    said: bool = False
+    """Whether the assistant says it, so that a model learns to."""
+
+
+@dataclass(frozen=True)
+class Special:
+    """A token of a template's own by its text, like `<|im_end|>`."""
+
+    text: str
+    said: bool = False
+
+
+@dataclass(frozen=True)
+class EndOfDocument:
+    """The special token that ends a document, which each tokenizer calls by another name."""
+
+    said: bool = False
+
+
+Part = Text | Special | EndOfDocument

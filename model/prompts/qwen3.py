@@ -1,0 +1,79 @@
+"""Qwen3's ChatML, with a block of thoughts before the answer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from model.prompts.chatml import END, START, closing, opening, turn
+from model.prompts.parts import Message, Part, Special, Text
+from model.prompts.template import Template
+
+THINK, THINK_END = "<think>", "</think>"
+_RESULT, _RESULT_END = "<tool_response>", "</tool_response>"
+
+
+@dataclass(frozen=True)
+class Qwen3(Template):
+    """ChatML in which an answer begins with what the model thinks, between two tokens of their own.
+
+    The thoughts of earlier answers are left out of a conversation, so an earlier answer stands
+    there in a form in which the model never gives one. Only an answer after the user's last message
+    is therefore said: to learn from each answer of a conversation, render it once for each.
+
+    The model's own tokenizer takes `<think>` in any text for that token; it ends no turn.
+    """
+
+    thinking: bool = True
+    """Whether the model thinks before it answers. If not, its prompt ends with an empty block."""
+
+    name: ClassVar[str] = "qwen3"
+    special: ClassVar[tuple[str, ...]] = (START, END)
+    tokens: ClassVar[tuple[str, ...]] = (THINK, THINK_END)
+    kinds: ClassVar = {"thinking": (bool,)}
+
+    def _parts(self, messages: Sequence[Message], answer: bool) -> list[Part]:
+        parts: list[Part] = []
+        last, last_query = len(messages) - 1, _last_query(messages)
+        for index, message in enumerate(messages):
+            if message.role != "assistant":
+                parts += turn(message)
+                continue
+            thoughts, content = _split(message.content)
+            if index > last_query and (thoughts or index == last):
+                parts += opening(message.role)
+                parts += _block(thoughts.strip("\n"), said=self.thinking)
+                parts += [Text(content.lstrip("\n"), said=True), *closing(said=True)]
+            else:
+                parts += turn(Message(message.role, content))
+        if answer:
+            parts += opening("assistant")
+            if not self.thinking:
+                parts += _block("", said=False)
+        return parts
+
+
+def _block(thoughts: str, said: bool) -> list[Part]:
+    return [
+        Special(THINK, said),
+        Text(f"\n{thoughts}\n", said),
+        Special(THINK_END, said),
+        Text("\n\n", said),
+    ]
+
+
+def _split(text: str) -> tuple[str, str]:
+    """An answer's thoughts, empty if it has none, and the rest of it."""
+    if THINK_END not in text:
+        return "", text
+    before, after = text.split(THINK_END)[0], text.split(THINK_END)[-1]
+    return before.rstrip("\n").split(THINK)[-1].lstrip("\n"), after.lstrip("\n")
+
+
+def _last_query(messages: Sequence[Message]) -> int:
+    """Index of the user's last message that is not the result of a tool; of the last one if there
+    is none."""
+    for index in reversed(range(len(messages))):
+        role, text = messages[index].role, messages[index].content
+        if role == "user" and not (text.startswith(_RESULT) and text.endswith(_RESULT_END)):
+            return index
+    return len(messages) - 1

@@ -1,0 +1,77 @@
+"""What a prompt template is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from model.errors import CheckpointError, UsageError
+from model.prompts.encoding import ChatTokenizer, token_id
+from model.prompts.parts import Message, Part
+
+
+@dataclass(frozen=True)
+class Template(ABC):
+    """Messages to parts. The fields of a subclass are its settings, kept in `config.json`."""
+
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
+    """Goes up when the same messages give other parts than before."""
+    has_turns: ClassVar[bool] = True
+    """Whether it marks who says what, so that a model can be trained on conversations."""
+    special: ClassVar[tuple[str, ...]] = ()
+    """Special tokens that a tokenizer must have for it."""
+    tokens: ClassVar[tuple[str, ...]] = ()
+    """Tokens that it must have, but which text may encode to as well."""
+    kinds: ClassVar[Mapping[str, tuple[type, ...]]] = {}
+    """The types of each setting."""
+
+    def settings(self) -> dict[str, Any]:
+        """Name, version and settings, for `config.json`."""
+        return {"name": self.name, "version": self.version, **asdict(self)}
+
+    def render(self, messages: Sequence[Message], *, answer: bool = True) -> list[Part]:
+        """The parts of a conversation.
+
+        Args:
+            answer: whether the assistant is to answer: the parts then end where its message begins.
+
+        Raises:
+            UsageError: there are no messages, or the template has no form for them.
+        """
+        if not messages:
+            raise UsageError("a conversation needs at least one message")
+        return self._parts(messages, answer)
+
+    @staticmethod
+    def instruction(instruction: str, input: str = "") -> list[Message]:
+        """The conversation that is one instruction, with `input` as the text it works on."""
+        return [Message("user", instruction, input)]
+
+    def check(self, tokenizer: ChatTokenizer, source: Path | str) -> None:
+        """Make sure that `tokenizer` has the tokens that this template writes.
+
+        Args:
+            source: the checkpoint, for errors.
+
+        Raises:
+            CheckpointError: it lacks one; names the template and the token.
+        """
+        for text in self.special:
+            if text not in tokenizer.special.ids:
+                raise CheckpointError(
+                    f"{source}: the {self.name} template needs the special token {text}, "
+                    "which the tokenizer lacks"
+                )
+        for text in self.tokens:
+            try:
+                token_id(text, tokenizer)
+            except KeyError:
+                raise CheckpointError(
+                    f"{source}: the {self.name} template needs the token {text}, "
+                    "which the tokenizer lacks"
+                ) from None
+
+    @abstractmethod
+    def _parts(self, messages: Sequence[Message], answer: bool) -> list[Part]: ...
