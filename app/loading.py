@@ -29,10 +29,11 @@ from model.checkpoint import (
     load_adapter,
     load_base,
 )
+from model.checkpoint_files import dtype_name
 from model.classifier import UNSURE, ClassifierHead
 from model.errors import CheckpointError, PenwrightError, UsageError
-from model.model_set import ModelSet, load_model_set
 from model.kv_cache import BLOCK_TOKENS
+from model.model_set import ModelSet, load_model_set
 from model.prompts import Template
 from model.quantize import quantizable, quantize
 
@@ -146,9 +147,7 @@ def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
     threads = settings.threads or default_threads()
     torch.set_num_threads(threads)
     device = computing.device(settings)
-    weights = "int8" if computing.quantizes(settings) else str(computing.dtype(settings))
-    extra = {"device": str(device), "threads": threads, "weights": weights}
-    logger.info("loading models", extra=extra)
+    logger.info("loading models", extra={"device": str(device), "threads": threads})
 
     base_paths: dict[str, Path] = {}
     for name, path in chosen.paths.items():
@@ -193,9 +192,9 @@ def _named_in_errors(path: Path) -> Iterator[None]:
     """Whatever goes wrong inside is told in a line that names the checkpoint directory."""
     try:
         yield
-    except PenwrightError:
+    except (PenwrightError, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:
+    except BaseException as error:  # a panic in a library written in Rust is no Exception
         logger.debug("not foreseen", exc_info=error)
         reason = str(error).split("\n", 1)[0]
         raise CheckpointError(
@@ -229,7 +228,8 @@ def _load_base(path: Path, settings: Settings, device: torch.device) -> Base:
                 base.head,
                 template=base.template,
             )
-    _log_loaded(path, base.id, started, verified=base.verified)
+    weights = "int8" if quantized else dtype_name(dtype)
+    _log_loaded(path, base.id, started, verified=base.verified, weights=weights)
     return base
 
 
@@ -251,11 +251,13 @@ def _load_adapter(path: Path, base: Base) -> Adapter:
     return adapter
 
 
-def _log_loaded(path: Path, checkpoint: str, started: float, *, verified: bool) -> None:
+def _log_loaded(
+    path: Path, checkpoint: str, started: float, *, verified: bool, **extra: str
+) -> None:
     seconds = round(time.monotonic() - started, 3)
     logger.info(
         "checkpoint verified" if verified else "checkpoint loaded; it has no card to verify it by",
-        extra={"path": str(path), "checkpoint": checkpoint, "seconds": seconds},
+        extra={"path": str(path), "checkpoint": checkpoint, "seconds": seconds, **extra},
     )
 
 

@@ -29,6 +29,8 @@ from model.errors import PenwrightError
 logger = logging.getLogger(__name__)
 
 State = Literal["loading", "ready", "failed", "draining"]
+_ENDS = (asyncio.CancelledError, KeyboardInterrupt, SystemExit)
+"""What ends a task, and is no failure of what it does."""
 PROBE_SECONDS = 5.0
 """Within which an engine must make a step."""
 
@@ -42,7 +44,7 @@ class Service:
         self.metrics = Metrics(lambda: self.state == "ready")
         self.tracing = make_tracing(settings.tracing_endpoint)
         self.state: State = "loading"
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self.in_flight = 0
         """HTTP requests that are being answered."""
         self._sets = ModelSets(settings, self.metrics)
@@ -57,7 +59,9 @@ class Service:
         started = time.monotonic()
         try:
             loaded = await self._sets.prepare()
-        except Exception as error:
+        except _ENDS:
+            raise
+        except BaseException as error:  # whatever it is: nobody waits for models that never come
             self.failure = error
             self.state = "failed"
             known = isinstance(error, PenwrightError)
@@ -93,7 +97,9 @@ class Service:
         try:
             keys = load_keys(self.settings, self.keys)
             loaded = await self._sets.prepare()
-        except Exception as error:
+        except _ENDS:
+            raise
+        except BaseException as error:
             known = isinstance(error, PenwrightError)
             reason = str(error) if known else type(error).__name__
             logger.error("reload refused: %s", reason, exc_info=None if known else error)
@@ -171,7 +177,8 @@ class Service:
                 raise Problem(
                     404,
                     "task-not-served",
-                    f"no model here answers /{task}; served are: {', '.join(loaded.defaults)}",
+                    f"no model here answers /{task}; served are: {', '.join(loaded.defaults)}"
+                    + "".join({_why_not(model, task) for model in loaded.models.values()}),
                 )
             return _take(loaded.models[loaded.defaults[task]])
         model = self._named(loaded, name)
@@ -179,7 +186,8 @@ class Service:
             raise Problem(
                 404,
                 "task-not-served",
-                f"model {name!r} does not answer /{task}; it answers: {', '.join(model.tasks)}",
+                f"model {name!r} does not answer /{task}; it answers: {', '.join(model.tasks)}"
+                + _why_not(model, task),
             )
         return _take(model)
 
@@ -242,6 +250,13 @@ def _take(model: ServedModel) -> ServedModel:
         if model.checkpoint:
             observation.headers["X-Model-SHA256"] = model.checkpoint
     return model
+
+
+def _why_not(model: ServedModel, task: TaskName) -> str:
+    """Why a model does not do a task that its file says it can."""
+    if task == "instruct" and model.template is None and model.base.unknown_template:
+        return f"; the chat template of {model.name} is none of those that are known here"
+    return ""
 
 
 def _log_ready(message: str, loaded: LoadedModels, seconds: float) -> None:

@@ -2,12 +2,12 @@
 
 Which family takes which:
 
-| family         | norm  | positions              | MLP    | biases  | heads for keys, values | QK-norm |
-|----------------|-------|------------------------|--------|---------|------------------------|---------|
-| GPT-2          | layer | learned                | GELU   | all     | as many                | no      |
-| Llama, SmolLM2 | RMS   | rotary, also scaled    | SwiGLU | none    | fewer (GQA)            | no      |
-| Qwen2, Qwen2.5 | RMS   | rotary                 | SwiGLU | q, k, v | fewer                  | no      |
-| Qwen3          | RMS   | rotary, own head width | SwiGLU | none    | fewer                  | yes     |
+| family         | norm  | positions              | MLP    | biases  | key heads   | QK-norm |
+|----------------|-------|------------------------|--------|---------|-------------|---------|
+| GPT-2          | layer | learned                | GELU   | all     | as many     | no      |
+| Llama, SmolLM2 | RMS   | rotary, also scaled    | SwiGLU | none    | fewer (GQA) | no      |
+| Qwen2, Qwen2.5 | RMS   | rotary                 | SwiGLU | q, k, v | fewer       | no      |
+| Qwen3          | RMS   | rotary, own head width | SwiGLU | none    | fewer       | yes     |
 
 The output head is the input embedding ("tied") or a matrix of its own in all of them; small models
 are mostly tied. The defaults of `Architecture` are GPT-2's.
@@ -27,7 +27,7 @@ MLPKind = Literal["gelu", "swiglu"]
 Bias = Literal["all", "qkv", "none"]
 
 MOST_POSITIONS = 2**20
-"""Of a context; what is longer is a mistake or an attack, and a table of it would fill the memory."""
+"""Of a context: what is longer is a mistake or an attack, whose table would fill the memory."""
 _MOST = 2**31 - 1
 
 

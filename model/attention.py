@@ -95,11 +95,14 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float =
     if query.device.type == "cpu" and not dropout:
         out: Tensor = _BlockwiseAttention.apply(query, key, value)  # type: ignore[no-untyped-call]
         return out
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
     y = F.scaled_dot_product_attention(
-        *(part.transpose(1, 2) for part in (query, key, value)),
+        query,
+        key,
+        value,
         dropout_p=dropout,
         is_causal=True,
-        enable_gqa=query.shape[2] != key.shape[2],
+        enable_gqa=query.shape[1] != key.shape[1],
     )
     return y.transpose(1, 2)
 
@@ -109,7 +112,7 @@ class _BlockwiseAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        batch, time, heads, dim = query.shape
+        time, heads, dim = query.shape[1:]
         group = heads // key.shape[2]
         # Per key head: (batch × kv_head, group, time, head_dim), and without a group
         query = _by_head(query).view(-1, group, time, dim) / math.sqrt(dim)
@@ -134,8 +137,8 @@ class _BlockwiseAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         query, key, value, *weights = ctx.saved_tensors
-        kv_heads, group, time, dim = query.shape
-        batch, _, heads, _ = grad.shape
+        kv_heads, _, time, dim = query.shape
+        batch, heads = grad.shape[0], grad.shape[2]
         grad = _by_head(grad).view_as(query)
         grad_query = torch.empty_like(query)
         grad_key, grad_value = torch.zeros_like(key), torch.zeros_like(value)

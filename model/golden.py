@@ -14,10 +14,10 @@ from torch import Tensor
 
 from model.classifier import ClassifierHead
 from model.errors import CheckpointError
-from model.transformer import Transformer
 from model.lora import LoRA
 from model.prompts import Alpaca, Template, encode
 from model.tokenizer import Tokenizer
+from model.transformer import Transformer
 
 _TEXTS = (
     "Once upon a time there was a little",

@@ -66,9 +66,7 @@ def read_json(
     return parse_json(content, path, not_finite=not_finite)
 
 
-def parse_json(
-    content: bytes, source: Path | str, *, not_finite: bool = False
-) -> dict[str, Any]:
+def parse_json(content: bytes, source: Path | str, *, not_finite: bool = False) -> dict[str, Any]:
     """The object that `content` is.
 
     Args:

@@ -157,7 +157,7 @@ def _attended(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) 
     length, heads, dim = query.shape
     kv_heads = keys.shape[1]
     # (1, kv_head, length × group, head_dim)
-    rows = query.unflatten(1, (kv_heads, -1)).transpose(0, 1).reshape(1, kv_heads, -1, dim)
+    rows = query.view(length, kv_heads, -1, dim).transpose(0, 1).reshape(1, kv_heads, -1, dim)
     if mask is not None and kv_heads < heads:
         mask = mask.repeat_interleave(heads // kv_heads, dim=0)
     attended = F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask)

@@ -72,6 +72,8 @@ class Site:
     """Of the projection: `blocks.0.attention.qkv`."""
     channels: slice
     """The output channels that change; all of them have no bounds."""
+    width: int
+    """Output channels of the whole projection."""
     in_features: int
     out_features: int
 
@@ -97,10 +99,13 @@ def sites(config: Architecture, targets: Sequence[str]) -> list[Site]:
         for part, width in projection.parts.items():
             whole = width == projection.out_features
             channels = slice(None) if whole else slice(start, start + width)
-            of_block[part] = Site(f"{module}.{part}", path, channels, size, width)
+            of_block[part] = Site(
+                f"{module}.{part}", path, channels, projection.out_features, size, width
+            )
             start += width
         if path.endswith(".qkv"):
-            of_block["qkv"] = Site(path, path, slice(None), size, projection.out_features)
+            out = projection.out_features
+            of_block["qkv"] = Site(path, path, slice(None), out, size, out)
     missing = [target for target in targets if target not in of_block]
     if missing:
         raise UsageError(
@@ -118,6 +123,13 @@ def sites(config: Architecture, targets: Sequence[str]) -> list[Site]:
     return [in_block(i, of_block[target]) for i in range(config.n_layer) for target in chosen]
 
 
+def _place(site: Site) -> tuple[str, int]:
+    """Where the matrices of a site stand among an adapter's: by block, the numbers compared as
+    texts, then by target."""
+    _, block, _, target = site.name.split(".")
+    return block, TARGETS.index(target)
+
+
 class LoRA(nn.Module):
     """One adapter: for each site a pair A (rank, in) and B (out, rank)."""
 
@@ -132,11 +144,14 @@ class LoRA(nn.Module):
         self._of_path: dict[str, list[Site]] = {}
         for site in self.sites:
             self._of_path.setdefault(site.path, []).append(site)
+        # In pairs, for a dictionary would be sorted by its keys. Seeds and the saved states of
+        # optimizers depend on this order.
+        ordered = sorted(self.sites, key=_place)
         self.a = nn.ParameterDict(
-            {s.key: torch.zeros(settings.rank, s.in_features) for s in self.sites}
+            [(s.key, torch.zeros(settings.rank, s.in_features)) for s in ordered]
         )
         self.b = nn.ParameterDict(
-            {s.key: torch.zeros(s.out_features, settings.rank) for s in self.sites}
+            [(s.key, torch.zeros(s.out_features, settings.rank)) for s in ordered]
         )
 
     def init_weights(self, generator: torch.Generator) -> None:
@@ -168,19 +183,19 @@ class LoRA(nn.Module):
                 y = y.slice_scatter(y[..., start:stop] + delta, -1, start, stop)
         return y
 
-    def change(self, layer: str, out_features: int) -> tuple[Tensor, Tensor] | None:
+    def change(self, layer: str) -> tuple[Tensor, Tensor] | None:
         """The change of the projection at the path `layer` as one pair, the scale multiplied in.
 
         Returns:
-            A (rank, in) and B (out_features, rank), where several sites' ranks add up; None if no
-            site is there
+            A (rank, in) and B (out, rank), where several sites' ranks add up; None if no site is
+            there
         """
         found = self.sites_of(layer)
         if not found:
             return None
         a = torch.cat([self.a[site.key] for site in found])
         rank = self.settings.rank
-        b = a.new_zeros(out_features, len(a))
+        b = a.new_zeros(found[0].width, len(a))
         for number, site in enumerate(found):
             own = slice(number * rank, (number + 1) * rank)
             b[site.channels, own] = self.b[site.key] * self.scale

@@ -105,7 +105,7 @@ def _llama3(plain: Tensor, scaling: Llama3Scaling) -> Tensor:
     return (1 - kept) * plain / scaling.factor + kept * plain
 
 
-def rotate(x: Tensor, angles: Angles) -> Tensor:
+def rotate(x: Tensor, angles: Angles | None) -> Tensor:
     """Turn the pairs (x[i], x[i + head_dim / 2]) of each head.
 
     Args:
@@ -115,6 +115,7 @@ def rotate(x: Tensor, angles: Angles) -> Tensor:
     Returns:
         (…, head, head_dim), in the dtype of `x`
     """
+    assert angles is not None, "rotary positions have angles"
     cosines, sines = (part.unsqueeze(-2) for part in angles)
     first, second = x.chunk(2, dim=-1)
     turned = (first * cosines - second * sines, second * cosines + first * sines)

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 
 from model.architecture import Architecture
 from model.errors import UsageError
-from model.projection import Adapts, Projection
-from model.transformer import Transformer
 from model.kernels import int8
+from model.projection import Adapts, Projection
 from model.quantized_blocks import QuantizedBlocks, fits
+from model.transformer import Transformer
 
 _ROWS_AT_ONCE = 4096
 _EXACT_INPUTS = 512  # 512 × 255 × 127 < 2^24: sums of so many products are exact in fp32

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from model.architecture import Architecture
 from model.attention import Attends
-from model.positions import Angles
 from model.kernels import int8, network
 from model.kernels.attention import TOKENS, PagedCache, Plan
 from model.lora import AdapterRows, LoRA
+from model.positions import Angles
 from model.projection import Adapts
 from model.transformer import Block
 
@@ -86,13 +86,8 @@ class QuantizedBlocks(nn.Module):
         packed = self._packed.get(lora)
         if packed is None:
             assert not (lora.training and lora.settings.dropout), "quantized is for inference only"
-            packed = network.PackedAdapter(
-                [
-                    lora.change(f"blocks.{i}.{path}", block.get_submodule(path).layer.out_features)
-                    for i, block in enumerate(self._blocks())
-                    for path in _LAYERS
-                ]
-            )
+            paths = [f"blocks.{i}.{path}" for i in range(len(self.blocks)) for path in _LAYERS]
+            packed = network.PackedAdapter([lora.change(path) for path in paths])
             self._packed[lora] = packed
         return packed
 

@@ -173,12 +173,14 @@ class Transformer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.norm.weight.device
+        device: torch.device = self.norm.weight.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """In which it computes, whatever its large matrices are stored in."""
-        return self.norm.weight.dtype
+        dtype: torch.dtype = self.norm.weight.dtype
+        return dtype
 
     @property
     def output_weight(self) -> Tensor:

@@ -43,7 +43,7 @@ COMMANDS = {
     "data": (data, "get training data that has a public home"),
     "sweep": (sweep, "search for good settings of a training"),
     "duplicates": (duplicates, "find near copies in data, and drop them"),
-    "import": (import_, "read GPT-2 weights of other programs"),
+    "import": (import_, "read weights of other programs"),
     "export": (export, "write a checkpoint in other programs' files"),
 }
 

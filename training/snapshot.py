@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.errors import UsageError
 from training import distributed
 from training import state as saved_state
 from training.optim import Optimizer
@@ -57,7 +58,11 @@ def sharded(replica: Replica, optimizer: Optimizer, directory: Path, step: int) 
 def restore(
     state: Mapping[str, Any], replica: Replica, optimizer: Optimizer, directory: Path
 ) -> None:
-    """Give network and optimizer what `gathered` or `sharded` returned."""
+    """Give network and optimizer what `gathered` or `sharded` returned.
+
+    Raises:
+        UsageError: it was saved for parameters of other shapes.
+    """
     own = replica.trained.state_dict()
     parameters = optimizer.parameters_of_states()
     if "shards" in state:
@@ -78,7 +83,14 @@ def restore(
 
         def part(key: str, full: Tensor) -> Tensor:
             like = parameters[key.rpartition(".")[0]]
-            return replica.part(full, like) if full.shape == like.shape else full
+            if not full.ndim:  # a count of steps
+                return full
+            if full.shape != like.shape:
+                raise UsageError(
+                    "--resume: the saved optimizer is of another network; start again without "
+                    "--resume"
+                )
+            return replica.part(full, like)
 
         states = _each(state["optimizer"], part)
         replica.trained.load_state_dict(

@@ -50,13 +50,14 @@ def chat_model(service: Service, name: str | None) -> ServedModel:
     except Problem as problem:
         if problem.name != "task-not-served":
             raise
+        reason = problem.detail.partition("; the chat template")
         able = [m.name for m in service.require_loaded().models.values() if "instruct" in m.tasks]
         who = "no model here was" if name is None else f"model {name!r} was not"
         raise Problem(
             404,
             problem.name,
             f"{who} trained to follow instructions, which a chat needs; "
-            f"models that were: {', '.join(able) or 'none'}",
+            f"models that were: {', '.join(able) or 'none'}" + "".join(reason[1:]),
         ) from None
 
 

@@ -25,9 +25,10 @@ async def tokenize(
     body: Annotated[TokenizeRequest, Body(openapi_examples=TOKENIZE_EXAMPLES)],
     service: ServiceDependency,
 ) -> TokenizeResponse:
-    """The token ids of a text, as the model reads it."""
+    """The token ids of a text, as the model reads it: after the token that begins every text, if
+    the model has one."""
     model = service.any_model(body.model)
-    [tokens] = await encode(model, [body.text])
+    [tokens] = await encode(model, [body.text], documents=True)
     return TokenizeResponse(model=model.name, tokens=tokens)
 
 
@@ -36,7 +37,8 @@ async def detokenize(
     body: Annotated[DetokenizeRequest, Body(openapi_examples=DETOKENIZE_EXAMPLES)],
     service: ServiceDependency,
 ) -> DetokenizeResponse:
-    """The text of token ids; bytes that are no whole character become U+FFFD."""
+    """The text of token ids: special tokens have none, and bytes that are no whole character become
+    U+FFFD."""
     model = service.any_model(body.model)
     if len(body.tokens) > _MANY_TOKENS:
         text = await asyncio.to_thread(_decode, model.base.tokenizer, body.tokens)

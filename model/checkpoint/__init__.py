@@ -22,7 +22,7 @@ from model.checkpoint.adapter import (
     save_adapter,
 )
 from model.checkpoint.base import Base, checkpoint_name, load_base, save_base
-from model.checkpoint.settings import TASKS, TaskName
+from model.tasks import TASKS, TaskName
 
 __all__ = [
     "TASKS",

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from model import golden
 from model.atomic import new_directory
 from model.checkpoint.base import Base, labels_from
-from model.checkpoint.settings import TaskName, read_adapter_settings
+from model.checkpoint.settings import read_adapter_settings
 from model.checkpoint_files import (
     CARD,
     FORMAT_VERSION,
@@ -32,6 +32,7 @@ from model.json_files import read_json
 from model.lora import LoRA, LoRASettings
 from model.names import current_name
 from model.prompts import Alpaca, Template, from_settings
+from model.tasks import TaskName
 
 _SETTINGS, _WEIGHTS = "adapter.json", "adapter.safetensors"
 _OLD_PREFIX = "base_model.model.transformer."
@@ -105,9 +106,7 @@ def save_adapter(
         write_json(directory / _SETTINGS, settings)
         write_weights(directory / _WEIGHTS, weights, dtype)
         saved = _read(directory, base, {})
-        outputs = golden.compute(
-            base.model, base.tokenizer, saved.head, saved.lora, task, template
-        )
+        outputs = golden.compute(base.model, base.tokenizer, saved.head, saved.lora, task, template)
         write_card(directory, card, outputs)
     return load_adapter(out, base)
 

@@ -13,7 +13,7 @@ from torch import nn
 from model import golden
 from model.architecture import Architecture
 from model.atomic import new_directory
-from model.checkpoint.settings import GGUF, SAFETENSORS, TaskName, read_config
+from model.checkpoint.settings import GGUF, SAFETENSORS, read_config
 from model.checkpoint_files import (
     CARD,
     FORMAT_VERSION,
@@ -36,6 +36,7 @@ from model.errors import CheckpointError, UsageError
 from model.json_files import read_json
 from model.names import current_name
 from model.prompts import Alpaca, Template, from_settings
+from model.tasks import TaskName
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 
@@ -59,6 +60,8 @@ class Base:
     card: dict[str, Any]
     template: Template | None = None
     """How it was trained to read conversations, if it was."""
+    unknown_template: bool = False
+    """Whether its file has a chat template that is not known here."""
     weight_hashes: tuple[str, ...] = ()
     """SHA-256 of each of its weight files."""
 
@@ -155,7 +158,11 @@ def is_hugging_face(path: Path) -> bool:
     """Whether `path` is a directory of another program: it has no card, and its `config.json` no
     format version."""
     config = path / CONFIG
-    return config.is_file() and not (path / CARD).exists() and "format_version" not in read_json(config)
+    return (
+        config.is_file()
+        and not (path / CARD).exists()
+        and "format_version" not in read_json(config)
+    )
 
 
 def _foreign(path: Path, imported: Imported) -> Base:
@@ -173,6 +180,7 @@ def _foreign(path: Path, imported: Imported) -> Base:
         head=imported.head,
         card={},
         template=imported.template,
+        unknown_template=imported.unknown_template,
         weight_hashes=tuple(imported.files[name] for name in imported.weights),
     )
     return replace(base, id=base.weights)

@@ -7,15 +7,13 @@ today's format only.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from model.checkpoint_files import read_versioned
 from model.errors import CheckpointError
 from model.json_files import shown
 from model.prompts import Alpaca
-
-TaskName = Literal["generate", "classify", "instruct"]
-TASKS: tuple[TaskName, ...] = get_args(TaskName)
+from model.tasks import TASKS
 
 SAFETENSORS, GGUF = "model.safetensors", "model.gguf"
 

@@ -19,9 +19,9 @@ from model.convert.gguf_tokenizer import read_tokenizer
 from model.convert.tensors import Imported, check_size, fill
 from model.errors import CheckpointError
 from model.prompts import recognise
+from model.tasks import TASKS
 from model.transformer import Transformer
 
-_TASKS = ("generate", "classify", "instruct")
 _HEAD, _EMBEDDING, _DIVISORS = "output.weight", "token_embd.weight", "rope_freqs.weight"
 _LLAMA = "llama"
 """The one family there whose pairs are side by side, and whose frequencies may have divisors."""
@@ -58,15 +58,17 @@ def read_gguf(
             f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, "
             f"the network only {config.vocab_size}"
         )
-    template = file.fields.get("tokenizer.chat_template")
+    text = file.fields.get("tokenizer.chat_template")
+    template = recognise(text) if isinstance(text, str) else None
     task = file.fields.get("penwright.task")
     return Imported(
         _network(file, config, dtype, device),
         tokenizer,
         {path.name: sha256(path)},
         (path.name,),
-        recognise(template) if isinstance(template, str) else None,
-        task=task if task in _TASKS else None,
+        template,
+        text is not None and template is None,
+        task=task if task in TASKS else None,
     )
 
 

@@ -94,23 +94,11 @@ def read_tokenizer(fields: Mapping[str, Any], source: Path) -> Tokenizer:
             contradicts another; names `source` and the field.
     """
     kind = _kind(fields, source)
-    tokens = list_field(fields, "tokenizer.ggml.tokens", str, source)
-    types = list_field(fields, "tokenizer.ggml.token_type", int, source, [_NORMAL] * len(tokens))
-    lines = list_field(fields, "tokenizer.ggml.merges", str, source)
-    if len(types) != len(tokens):
-        raise CheckpointError(f"{source}: has {len(tokens)} tokens, but {len(types)} token types")
-    by_type: dict[int, dict[str, int]] = {
-        type_: {} for type_ in (_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED)
-    }
-    for token, (text, type_) in enumerate(zip(tokens, types, strict=True)):
-        if type_ not in by_type:
-            raise CheckpointError(
-                f"{source}: tokenizer.ggml.token_type of {shown(text)} is {type_}; only "
-                f"{', '.join(map(str, by_type))} are supported"
-            )
-        if type_ != _UNUSED and any(text in others for others in by_type.values()):
-            raise CheckpointError(f"{source}: tokenizer.ggml.tokens has {shown(text)} twice")
-        by_type[type_][text] = token
+    by_type = _tokens_by_type(fields, source)
+    # Those who write the format leave empty lists out.
+    bytes_alone = all(len(text) == 1 for text in by_type[_NORMAL])
+    no_merges: dict[str, Any] = {"tokenizer.ggml.merges": []} if bytes_alone else {}
+    lines = list_field({**no_merges, **fields}, "tokenizer.ggml.merges", str, source)
     named = well_known(by_type[_NORMAL] | by_type[_USER_DEFINED])
     vocabulary = Vocabulary(
         by_type[_NORMAL],
@@ -128,6 +116,29 @@ def read_tokenizer(fields: Mapping[str, Any], source: Path) -> Tokenizer:
     except UsageError as error:
         raise CheckpointError(f"{source}: {_PATTERN_FIELD}: {error}") from error
     return tokenizer
+
+
+def _tokens_by_type(fields: Mapping[str, Any], source: Path) -> dict[int, dict[str, int]]:
+    """Ids of the tokens by their texts, for each type; without those that are not used."""
+    tokens = list_field(fields, "tokenizer.ggml.tokens", str, source)
+    types = list_field(fields, "tokenizer.ggml.token_type", int, source, [_NORMAL] * len(tokens))
+    if len(types) != len(tokens):
+        raise CheckpointError(f"{source}: has {len(tokens)} tokens, but {len(types)} token types")
+    found: dict[int, dict[str, int]] = {
+        type_: {} for type_ in (_NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED)
+    }
+    for token, (text, type_) in enumerate(zip(tokens, types, strict=True)):
+        if type_ == _UNUSED:
+            continue
+        if type_ not in found:
+            raise CheckpointError(
+                f"{source}: tokenizer.ggml.token_type of {shown(text)} is {type_}; only "
+                f"{_NORMAL} to {_UNUSED} are supported"
+            )
+        if any(text in others for others in found.values()):
+            raise CheckpointError(f"{source}: tokenizer.ggml.tokens has {shown(text)} twice")
+        found[type_][text] = token
+    return found
 
 
 def _kind(fields: Mapping[str, Any], source: Path) -> _Kind:

@@ -26,6 +26,7 @@ _FILE_TYPES = {"fp32": 0, "fp16": 1, "bf16": 32, "q8_0": 7}
 _BLOCK = 32
 """Numbers of a row that share a scale in Q8_0."""
 
+
 def write_gguf(path: Path, base: Base, dtype: str, name: str = "penwright") -> None:
     """Write the language model as one file.
 

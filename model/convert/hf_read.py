@@ -24,14 +24,14 @@ from model.convert.hf_head import read_head
 from model.convert.tensors import Imported, check_size, fill
 from model.errors import CheckpointError
 from model.json_files import field, list_field, read_json, shown
-from model.prompts import Template, recognise
+from model.prompts import recognise
+from model.tasks import TASKS
 from model.tokenizer.hugging_face import read_tokenizer, tokenizer_files
 
 CONFIG, MODEL, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 OWN = "penwright"
 """The field of `config.json` where our own export keeps what theirs has not."""
 _CLASSIFIER = "GPT2ForSequenceClassification"
-_TASKS = ("generate", "classify", "instruct")
 
 _BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|.*\.rotary_emb\.inv_freq")
 """Stored with the weights, and none: GPT-2's masks, and frequencies of older Llamas."""
@@ -80,7 +80,8 @@ def read_hugging_face(
         )
     own = field(values, OWN, (dict, type(None)), config_path, None) or {}
     head = None if score is None else read_head(score, values, own, config_path)
-    template, template_files = _template(directory)
+    text, template_files = _template(directory)
+    template = recognise(text) if isinstance(text, str) else None
     read = (config_path, *files, *tokenizer_files(directory), *template_files)
     return Imported(
         network,
@@ -88,8 +89,9 @@ def read_hugging_face(
         {path.name: sha256(path) for path in read},
         tuple(path.name for path in files),
         template,
+        text is not None and template is None,
         head,
-        own["task"] if own.get("task") in _TASKS else None,
+        own["task"] if own.get("task") in TASKS else None,
     )
 
 
@@ -215,15 +217,14 @@ def _is_tied(stored: Mapping[str, _Stored], says: bool, source: Path) -> bool:
     return False
 
 
-def _template(directory: Path) -> tuple[Template | None, tuple[Path, ...]]:
-    """How chats are written, if that is known here, and the file that says it."""
+def _template(directory: Path) -> tuple[object, tuple[Path, ...]]:
+    """The chat template, whatever it is, and the file of its own that it was read from."""
     whole, settings = directory / "chat_template.jinja", directory / "tokenizer_config.json"
     if whole.is_file():
         try:
-            return recognise(whole.read_text(encoding="utf-8")), (whole,)
+            return whole.read_text(encoding="utf-8"), (whole,)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{whole}: cannot be read: {error}") from error
     if not settings.is_file():
         return None, ()
-    text = read_json(settings).get("chat_template")
-    return (recognise(text) if isinstance(text, str) else None), ()
+    return read_json(settings).get("chat_template"), ()

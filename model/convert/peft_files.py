@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from model.checkpoint import TASKS, Adapter, Base, TaskName
+from model.checkpoint import Adapter, Base
 from model.checkpoint_files import assign, read_json, read_weights, write_json, write_weights
 from model.classifier import ClassifierHead
 from model.convert.families import HF_GPT2, require_gpt2, their_names
@@ -21,6 +21,7 @@ from model.convert.hf_read import OWN
 from model.errors import CheckpointError, UsageError
 from model.lora import LoRA, LoRASettings
 from model.names import current_name
+from model.tasks import TASKS, TaskName
 
 CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model.transformer."

@@ -7,7 +7,7 @@ refused by its name, and all of that before memory is taken for the network.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from model.convert.families import Table, their_names
 from model.errors import CheckpointError
 from model.projection import Projection
 from model.prompts import Template
+from model.tasks import TaskName
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 
@@ -57,9 +58,11 @@ class Imported:
     """Which of them hold the weights."""
     template: Template | None = None
     """How its chats are written; None if it has none, or one that is not known."""
+    unknown_template: bool = False
+    """Whether it has one that is not known."""
     head: ClassifierHead | None = None
     """Of a `GPT2ForSequenceClassification`."""
-    task: Literal["generate", "classify", "instruct"] | None = None
+    task: TaskName | None = None
     """Which it was exported for, where our own export wrote it."""
 
 

@@ -7,9 +7,9 @@ import torch
 
 from model.architecture import Architecture
 from model.errors import UsageError
-from model.transformer import Transformer
 from model.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
 from model.quantized_blocks import CACHE_DTYPE
+from model.transformer import Transformer
 
 _CONTEXTS = 16
 """Full contexts that the cache holds unless its size is given."""

@@ -118,7 +118,7 @@ class Plan:
         stride = query.stride()
         if stride[1:] != (cache.head_dim, 1) or key.stride() != stride or value.stride() != stride:
             heads = [queries[1], cache.heads, cache.heads]
-            query, key, value = torch.cat([query, key, value], dim=1).split(heads, dim=1)
+            query, key, value = torch.cat([query, key, value], dim=1).split(heads, dim=1)  # type: ignore[no-untyped-call]
         out = torch.empty(queries)
         failed = cache.kernel.library.attention(
             cache.pointer,

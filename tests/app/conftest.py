@@ -22,11 +22,11 @@ from app.main import create_app
 from app.server.server import Server, server_config
 from app.service import Service
 from app.settings import Settings
+from model.architecture import Architecture
 from model.checkpoint import Base, save_adapter, save_base
 from model.classifier import ClassifierHead, Labels
-from model.architecture import Architecture
-from model.transformer import Transformer
 from model.lora import LoRA, LoRASettings
+from model.transformer import Transformer
 from training.tasks.tokenizer import train_tokenizer
 
 from .with_keys import ENV, write_keys

@@ -17,8 +17,8 @@ import pytest
 from app import reloading
 from app.loading import load
 from app.security.key_file import KeyEntry, digest, dump_entries
-from model.checkpoint import load_base, save_base
 from model.architecture import Architecture
+from model.checkpoint import load_base, save_base
 
 from .conftest import CONTEXT, Live, _network, events, process, serve, until_ready
 

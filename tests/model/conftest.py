@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from model.architecture import Architecture
-from model.transformer import Transformer
 from model.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer
+from model.transformer import Transformer
 
 
 @pytest.fixture(scope="session")

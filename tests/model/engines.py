@@ -5,13 +5,13 @@ from pathlib import Path
 
 import torch
 
+from model.architecture import Architecture
 from model.checkpoint import Adapter, Base
 from model.classifier import ClassifierHead, Labels
-from model.architecture import Architecture
 from model.engine.request import Event, Text
-from model.transformer import Transformer
 from model.lora import LoRA, LoRASettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
+from model.transformer import Transformer
 
 
 def random_base(context: int) -> Base:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from model import golden
+from model.architecture import Architecture
 from model.checkpoint import (
     Adapter,
     Base,
@@ -25,11 +26,10 @@ from model.checkpoint import (
     save_base,
 )
 from model.classifier import ClassifierHead, Labels
-from model.architecture import Architecture
 from model.errors import CheckpointError
-from model.transformer import Transformer
 from model.lora import LoRA, LoRASettings
 from model.tokenizer import Tokenizer
+from model.transformer import Transformer
 
 LABELS = Labels(("ham", "spam"), positive="spam", threshold=0.7, temperature=1.5)
 SETTINGS = LoRASettings(rank=3, alpha=6.0, targets=("qkv", "up"))
@@ -71,7 +71,9 @@ def change_json(path: Path, change: Callable[[Any], object]) -> None:
 
 
 class TestRoundTrip:
-    def test_everything_comes_back(self, base: Base, model: Transformer, tokenizer: Tokenizer) -> None:
+    def test_everything_comes_back(
+        self, base: Base, model: Transformer, tokenizer: Tokenizer
+    ) -> None:
         again = load_base(base.path)
         assert again.config == model.config
         assert again.tokenizer.sha256 == tokenizer.sha256
@@ -243,7 +245,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            (lambda t: t.pop("blocks.1.attention_norm.bias"), r"no tensor blocks\.1\.attention_norm\.bias"),
+            (
+                lambda t: t.pop("blocks.1.attention_norm.bias"),
+                r"no tensor blocks\.1\.attention_norm\.bias",
+            ),
             (lambda t: t.update(extra=torch.zeros(1)), "unknown tensors: extra"),
             (lambda t: t.update({"norm.bias": torch.zeros(31)}), r"norm\.bias has the shape \(31,"),
         ],

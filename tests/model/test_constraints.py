@@ -14,18 +14,18 @@ import pytest
 import torch
 from llguidance import LLParserLimits
 
-from model.checkpoint import Adapter, Base
 from model.architecture import Architecture
+from model.checkpoint import Adapter, Base
 from model.constraints import ConstraintError
 from model.engine.engine import Engine
 from model.engine.request import Constraint, Event, Failed, Finished, Generate, Request, Text
 from model.engine.settings import EngineSettings
 from model.errors import UsageError
-from model.transformer import Transformer
 from model.grammar_check import compile_here
 from model.lora import LoRA, LoRASettings
 from model.sampling import SamplingSettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
+from model.transformer import Transformer
 
 CONTEXT = 256
 PERSON = {

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.architecture import Architecture
 from model.checkpoint import Adapter, Base
 from model.classifier import ClassifierHead, Labels
-from model.architecture import Architecture
 from model.engine.engine import Engine
 from model.engine.request import Classified, Classify, Finished, Generate, Request, Text
 from model.engine.settings import EngineSettings
-from model.transformer import Transformer
 from model.kernels import int8
 from model.lora import LoRA, LoRASettings
 from model.quantize import quantize
 from model.sampling import SamplingSettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
+from model.transformer import Transformer
 
 pytestmark = pytest.mark.skipif(
     int8.load() is None, reason="the C kernels are not compiled; torch alone promises less"

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.architecture import Architecture
 from model.checkpoint import Adapter, Base
 from model.classifier import ClassifierHead, Labels
-from model.architecture import Architecture
 from model.engine.engine import Engine
 from model.engine.request import (
     Classify,
@@ -23,10 +23,10 @@ from model.engine.request import (
 )
 from model.engine.settings import EngineSettings
 from model.errors import ContextLengthError
-from model.transformer import Transformer
 from model.lora import LoRA, LoRASettings
 from model.sampling import SamplingSettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
+from model.transformer import Transformer
 
 CONTEXT = 96
 NEAR = 2e-5

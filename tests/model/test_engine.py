@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.checkpoint import Adapter, Base
 from model.architecture import Architecture
+from model.checkpoint import Adapter, Base
 from model.engine.engine import Engine
 from model.engine.request import (
     Classified,
@@ -19,8 +19,8 @@ from model.engine.request import (
 )
 from model.engine.settings import EngineSettings
 from model.errors import ContextLengthError, UsageError
-from model.transformer import Transformer
 from model.sampling import SamplingSettings
+from model.transformer import Transformer
 from tests.model.engines import prompt, random_adapter, random_base, text_of
 
 CONTEXT = 64

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.checkpoint import Adapter, Base
 from model.architecture import Architecture
+from model.checkpoint import Adapter, Base
 from model.engine.engine import Engine
 from model.engine.request import Event, Failed, Finished, Generate, Request, Text
 from model.engine.settings import EngineSettings
 from model.errors import UsageError
-from model.transformer import Transformer
 from model.sampling import SamplingSettings
+from model.transformer import Transformer
 from tests.model.engines import random_adapter, random_base, text_of
 
 CONTEXT = 128

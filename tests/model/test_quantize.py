@@ -14,15 +14,15 @@ from torch import Tensor
 from torch.nn import Module
 
 from model import golden, quantize
-from model.checkpoint import load_base, save_base
 from model.architecture import Architecture
+from model.checkpoint import load_base, save_base
 from model.errors import CheckpointError, UsageError
-from model.transformer import Transformer
 from model.kernels import int8
 from model.lora import LoRA, LoRASettings
 from model.quantize import Layer, QuantizedProjection, TorchLinear
 from model.quantized_blocks import QuantizedBlocks
 from model.tokenizer import Tokenizer
+from model.transformer import Transformer
 
 SHAPES = [(1, 1), (4, 1), (7, 5), (32, 96), (50, 257), (384, 384), (768, 130), (3072, 64)]
 """(in, out); few are multiples of the tile's 4 inputs and 64 channels."""
@@ -236,7 +236,9 @@ def trained(model: Transformer) -> Transformer:
 
 
 def block_of(model: Transformer, number: int) -> Module:
-    return (model.blocks[0].blocks if isinstance(model.blocks[0], QuantizedBlocks) else model.blocks)[number]
+    return (
+        model.blocks[0].blocks if isinstance(model.blocks[0], QuantizedBlocks) else model.blocks
+    )[number]
 
 
 def copy_of(model: Transformer) -> Transformer:

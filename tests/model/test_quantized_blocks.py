@@ -10,12 +10,12 @@ from torch import Tensor
 
 from model.architecture import Architecture
 from model.attention import Attends
-from model.transformer import Transformer
 from model.kernels import int8
 from model.kernels.attention import TOKENS, PagedCache, Plan
 from model.lora import AdapterRows, LoRA, LoRASettings
 from model.quantize import TorchLinear, quantize, quantize_weight
 from model.quantized_blocks import CACHE_DTYPE, QuantizedBlocks
+from model.transformer import Transformer
 
 CONFIG = Architecture(101, 64, n_layer=2, n_head=3, n_embd=48)
 """Few of its channels fill whole blocks of 64."""
@@ -67,7 +67,9 @@ def quantized(path: str | None = None, config: Architecture = CONFIG) -> Transfo
     return model
 
 
-def new_cache(model: Transformer, dtype: torch.dtype = torch.float32, sequences: int = 6) -> PagedCache:
+def new_cache(
+    model: Transformer, dtype: torch.dtype = torch.float32, sequences: int = 6
+) -> PagedCache:
     """Full of NaN: what was not stored must not be read."""
     config, blocks = model.config, model.blocks[0]
     assert isinstance(blocks, QuantizedBlocks)
@@ -139,7 +141,9 @@ def by_torch(
 
     for number, block in enumerate(blocks._blocks()):
         path = f"blocks.{number}."
-        qkv = linear(path + "attention.qkv", F.layer_norm(x, x.shape[1:], *block.attention_norm.parameters()))
+        qkv = linear(
+            path + "attention.qkv", F.layer_norm(x, x.shape[1:], *block.attention_norm.parameters())
+        )
         q, k, v = qkv.unflatten(-1, (3, model.config.n_head, -1)).transpose(0, 2).unbind(1)
         k, v = k.to(dtype).float(), v.to(dtype).float()
         y = F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.checkpoint import Base
 from model.architecture import Architecture
+from model.checkpoint import Base
 from model.engine.request import Event, Failed, Finished, Generate, Request, Text, TokenLogprob
 from model.engine.sampler import Sampler
 from model.engine.scheduler import Chunk, Sequence
-from model.transformer import Transformer
 from model.sampling import SamplingSettings
 from model.tokenizer import Tokenizer
+from model.transformer import Transformer
 
 WANTS = [
     Generate(9, SamplingSettings(temperature=0), logprobs=2),

@@ -7,8 +7,8 @@ import torch
 
 from model.architecture import PRESETS, Architecture
 from model.errors import ContextLengthError
-from model.transformer import Transformer
 from model.kv_cache import CacheStep, KVCache, Segment
+from model.transformer import Transformer
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,11 @@ def test_initialisation() -> None:
         elif parameter.ndim == 1:
             assert torch.all(parameter == 1), name
         else:
-            std = 0.02 / math.sqrt(16) if name.endswith(("attention.out.weight", "mlp.down.weight")) else 0.02
+            std = (
+                0.02 / math.sqrt(16)
+                if name.endswith(("attention.out.weight", "mlp.down.weight"))
+                else 0.02
+            )
             # Five standard errors of a mean and of a standard deviation.
             error = 5 / math.sqrt(parameter.numel())
             assert abs(parameter.mean().item()) < error * std, name

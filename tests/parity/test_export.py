@@ -12,15 +12,15 @@ import transformers
 from safetensors.torch import load_file
 from torch import Tensor
 
+from model.architecture import Architecture
 from model.checkpoint import Adapter, Base, load_adapter, load_base, save_adapter, save_base
 from model.classifier import ClassifierHead, Labels, last_token
-from model.architecture import Architecture
 from model.convert import read_hugging_face
-from model.transformer import Transformer
-from model.tokenizer.hugging_face import read_tokenizer
 from model.lora import LoRA, LoRASettings
 from model.prompts import instruction_prompt
 from model.tokenizer import PATTERN, Tokenizer
+from model.tokenizer.hugging_face import read_tokenizer
+from model.transformer import Transformer
 from training.cli import main
 
 BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints" / "default"

@@ -158,6 +158,18 @@ def test_a_token_that_is_there_twice(fields: dict[str, Any]) -> None:
         read_tokenizer(changed(fields, tokens=tokens), SOURCE)
 
 
+def test_bytes_alone_need_no_merges() -> None:
+    """Those who write the format leave empty lists out."""
+    tokens = [*sorted(byte_of_character(), key=byte_of_character().__getitem__), "<|endoftext|>"]
+    fields = {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": "gpt-2",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [1] * 256 + [3],
+    }
+    assert read_tokenizer(fields, SOURCE).encode("ab") == [97, 98]
+
+
 class Writer:
     """Takes what a `gguf.GGUFWriter` is given."""
 

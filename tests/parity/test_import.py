@@ -211,6 +211,7 @@ class TestLayouts:
         assert source["name"] == "hf"
         assert source["files"].keys() == {
             "config.json",
+            "generation_config.json",
             "model.safetensors",
             "vocab.json",
             "merges.txt",

@@ -1,16 +1,24 @@
 """Blocks that are computed again backward give the same gradients."""
 
+from dataclasses import replace
+
+import pytest
 import torch
 from torch import Tensor
 
-from model.architecture import Architecture
+from model.architecture import Architecture, Rope
 from model.transformer import Block, Transformer
 from training.activations import checkpoint_activations
 
 
-def gradients(checkpointed: bool) -> tuple[list[Tensor], int]:
+GPT2 = Architecture(40, 8, n_layer=2, n_head=2, n_embd=8)
+MODERN = replace(GPT2, n_kv_head=1, norm="rms", mlp="swiglu", bias="none", rope=Rope())
+families = pytest.mark.parametrize("config", [GPT2, MODERN], ids=["gpt2", "modern"])
+
+
+def gradients(config: Architecture, checkpointed: bool) -> tuple[list[Tensor], int]:
     """Of all parameters, with dropout, and how often a block was computed."""
-    model = Transformer(Architecture(40, 8, n_layer=2, n_head=2, n_embd=8), dropout=0.2)
+    model = Transformer(config, dropout=0.2)
     model.init_weights(torch.Generator().manual_seed(1))
     if checkpointed:
         checkpoint_activations(model)
@@ -24,16 +32,18 @@ def gradients(checkpointed: bool) -> tuple[list[Tensor], int]:
     return [p.grad for p in model.parameters() if p.grad is not None], len(calls)
 
 
-def test_gradients_are_the_same_to_the_bit() -> None:
-    plain, once = gradients(checkpointed=False)
-    again, twice = gradients(checkpointed=True)
+@families
+def test_gradients_are_the_same_to_the_bit(config: Architecture) -> None:
+    plain, once = gradients(config, checkpointed=False)
+    again, twice = gradients(config, checkpointed=True)
     assert len(plain) == len(again)
     assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
     assert (once, twice) == (2, 3)  # with the pass without gradients
 
 
-def test_weights_keep_their_names() -> None:
-    model = Transformer(Architecture(40, 8, n_layer=1, n_head=1, n_embd=8))
+@families
+def test_weights_keep_their_names(config: Architecture) -> None:
+    model = Transformer(config)
     names = list(model.state_dict())
     checkpoint_activations(model)
     assert list(model.state_dict()) == names

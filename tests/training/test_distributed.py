@@ -85,6 +85,8 @@ EQUAL: dict[str, dict[str, Any]] = {
     "fsdp": {"parallel": "fsdp"},
     "fsdp-accumulate": {"accumulate": 3, "batch_size": 2, "parallel": "fsdp"},
     "fsdp-muon": {"optimizer": "muon", "parallel": "fsdp"},
+    "ddp-modern": {"accumulate": 3, "batch_size": 2},
+    "fsdp-modern": {"accumulate": 3, "batch_size": 2, "parallel": "fsdp"},
 }
 """What two processes do as one would."""
 
@@ -103,7 +105,10 @@ ONE = {"parallel": "none", "sharded_state": False}
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with all runs, made by two processes."""
     directory = tmp_path_factory.mktemp("two")
-    plans = [{"directory": str(directory / n), "settings": c} for n, c in EQUAL.items()]
+    plans = [
+        {"directory": str(directory / n), "settings": c, "modern": n.endswith("modern")}
+        for n, c in EQUAL.items()
+    ]
     plans += [{"directory": str(directory / "dropout"), "settings": {"dropout": 0.1}}]
     for name, changes in STOPPED.items():
         target, kept = str(directory / name), str(directory / f"{name}-kept")
@@ -148,7 +153,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", EQUAL)
 def test_two_processes_equal_one(name: str, trained: Path, tmp_path: Path) -> None:
     """Losses, evaluations and weights, where the targets of the two are not equally many."""
-    task = Tokens()
+    task = Tokens(modern=name.endswith("modern"))
     Run(task, settings(**{**EQUAL[name], **ONE}), tmp_path).train()
     # Muon multiplies in bf16, and a sharded matrix in another order.
     loose = 10 if name == "fsdp-muon" else 1

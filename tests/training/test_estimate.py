@@ -68,7 +68,9 @@ def test_compute_agrees_with_the_products_that_are_done(method: str, config: Arc
     # Biases and norms are weights, too, but no products: below 2% here. The first layer that
     # learns does not hand its gradient on where nothing below it learns.
     assert compute.flops - compute.attention == pytest.approx(found, rel=0.1)
-    assert compute.attention == attention
+    # Of attention's products backward one half adds in place, which PyTorch does not count.
+    forward = 4 * 2 * config.n_head * config.head_dim * 128
+    assert attention == forward + (compute.attention - forward) / 2
 
 
 @families

@@ -339,6 +339,18 @@ def test_resuming_needs_a_state_and_the_same_settings(tmp_path: Path) -> None:
         train(Regression(), tmp_path, resume=True, steps=9)
 
 
+def test_an_optimizer_of_another_network_is_refused(tmp_path: Path) -> None:
+    """Its fused kernel would read and write beyond a moment that is too small."""
+    train(Regression(), tmp_path)
+    path = tmp_path / "state" / "last.pt"
+    state = torch.load(path)
+    moments = state["optimizer"][0]["state"][0]
+    moments["exp_avg"] = moments["exp_avg"][:1]
+    torch.save(state, path)
+    with pytest.raises(UsageError, match="--resume: the saved optimizer is of another network"):
+        train(Regression(), tmp_path, resume=True)
+
+
 def test_a_steady_run_may_be_made_longer(tmp_path: Path) -> None:
     train(Regression(), tmp_path / "a", schedule="constant")
     train(Regression(), tmp_path / "a", schedule="constant", steps=9, resume=True)

@@ -5,6 +5,7 @@ import math
 import os
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 
+from model.architecture import PRESETS
 from model.checkpoint import Base, load_base
 from model.tokenizer import Tokenizer
 from training.loop import Batch
@@ -31,9 +33,15 @@ def command(text_file: Path, tokenizer_file: Path) -> tuple[object, ...]:
     )
 
 
+@pytest.mark.parametrize("preset", ["tiny", "small-modern"])
 def test_a_resumed_run_publishes_the_same_weights(
-    tmp_path: Path, command: tuple[object, ...], cli: Cli, monkeypatch: pytest.MonkeyPatch
+    preset: str,
+    tmp_path: Path,
+    command: tuple[object, ...],
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    command = (*command, "--preset", preset)
     assert cli(*command, "--out", tmp_path / "whole")[0] == 0
     calls = []
     original = Pretraining.batch
@@ -59,6 +67,9 @@ def test_a_resumed_run_publishes_the_same_weights(
     states = [torch.load(tmp_path / f"{n}.run/state/last.pt") for n in ("whole", "parts")]
     for name, tensor in states[0]["trained"].items():
         assert torch.equal(tensor, states[1]["trained"][name]), name
+    base = load_base(tmp_path / "parts")
+    vocab_size = base.tokenizer.vocab_size
+    assert base.config == replace(PRESETS[preset], vocab_size=vocab_size, context_length=32)
 
 
 def test_the_published_base_knows_what_it_learnt(

@@ -12,13 +12,14 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.architecture import Architecture
+from model.architecture import Architecture, Rope
 from model.errors import DataError, PenwrightError
 from model.transformer import Transformer
 from training import distributed
@@ -27,6 +28,19 @@ from training.loss import IGNORE, token_loss
 from training.settings import LoopSettings
 
 EXAMPLES, TIME = 24, 12
+GPT2 = Architecture(50, TIME, n_layer=2, n_head=2, n_embd=16)
+MODERN = replace(
+    GPT2,
+    n_kv_head=1,
+    head_dim=12,
+    mlp_width=40,
+    norm="rms",
+    mlp="swiglu",
+    bias="none",
+    qk_norm=True,
+    tied=False,
+    rope=Rope(),
+)
 
 
 class Tokens:
@@ -38,8 +52,15 @@ class Tokens:
     lengths = None
     tokens_per_example = TIME
 
-    def __init__(self, event: str = "", dropout: float = 0.0, directory: Path = Path()) -> None:
-        config = Architecture(50, TIME, n_layer=2, n_head=2, n_embd=16)
+    def __init__(
+        self,
+        event: str = "",
+        dropout: float = 0.0,
+        directory: Path = Path(),
+        *,
+        modern: bool = False,
+    ) -> None:
+        config = MODERN if modern else GPT2
         self.trained = Transformer(config, dropout)
         self.trained.init_weights(torch.Generator().manual_seed(3))
         draw = torch.Generator().manual_seed(4)
@@ -100,7 +121,8 @@ def run(plan: dict[str, Any]) -> None:
     code = 0
     try:
         with distributed.processes("cpu", plan.get("timeout", 60)):
-            task = Tokens(plan.get("event", ""), changes.get("dropout", 0.0), directory)
+            dropout, modern = changes.get("dropout", 0.0), plan.get("modern", False)
+            task = Tokens(plan.get("event", ""), dropout, directory, modern=modern)
             Run(task, settings(**changes), directory).train(resume=plan.get("resume", False))
             torch.save(task.trained.state_dict(), directory / "end.pt")
     except SystemExit as end:

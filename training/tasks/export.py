@@ -166,7 +166,14 @@ def _check_format(args: argparse.Namespace, base: Base, adapter: Adapter | None)
 def _merged(base: Base, adapter: Adapter) -> Base:
     """The adapter's network as a checkpoint with weights of its own; `base` is used up."""
     adapter.lora.merge_into(base.model)
-    return replace(base, id=adapter.id, task=adapter.task, head=adapter.head, card=adapter.card)
+    return replace(
+        base,
+        id=adapter.id,
+        task=adapter.task,
+        head=adapter.head,
+        card=adapter.card,
+        template=adapter.template,
+    )
 
 
 def _export_peft(

@@ -1,4 +1,4 @@
-"""`penwright-train import`: GPT-2 weights of other programs, to serve or to fine-tune.
+"""`penwright-train import`: weights of other programs, to serve or to fine-tune.
 
     penwright-train import gpt2 --out models/gpt2              OpenAI's smallest, from the hub
     penwright-train import ./my-gpt2 --out models/mine         a Hugging Face directory
@@ -6,8 +6,9 @@
     penwright-train import ./my-lora --base models/mine --out models/mine-lora    a PEFT adapter
 
 A Hugging Face directory holds config.json, model.safetensors (or its shards) and the tokenizer; it
-is a language model or a GPT2ForSequenceClassification. A directory that is called like one of
-OpenAI's models is named with a slash: `./gpt2`. What `penwright-train export` wrote is read back as
+is a language model of the family of GPT-2, Llama, Qwen2 or Qwen3, or a
+GPT2ForSequenceClassification. A GGUF file, of the same families, is kept as it is. A directory that
+is called like one of OpenAI's models is named with a slash: `./gpt2`. What `penwright-train export` wrote is read back as
 the task that it was; for other files, `--task instruct` names a model that follows the instruction
 template.
 """
@@ -18,10 +19,10 @@ from typing import Any
 
 import torch
 
-from model.checkpoint import load_base, save_adapter, save_base
+from model.checkpoint import TaskName, load_base, save_adapter, save_base
 from model.checkpoint_files import sha256
 from model.convert import HUB_NAMES, Imported, download, read_hugging_face
-from model.convert.gguf_read import read_gguf
+from model.convert.gguf_read import is_gguf, read_gguf
 from model.convert.peft_files import is_peft, read_peft
 from model.errors import UsageError
 from training.card import portable_command
@@ -38,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="checkpoint directory to publish")
     parser.add_argument(
-        "--dtype", choices=_DTYPES, default="fp32", help="of the stored weights (default fp32)"
+        "--dtype",
+        choices=_DTYPES,
+        help="of the stored weights (default fp32); a .gguf file keeps its own",
     )
     parser.add_argument(
         "--base", type=Path, help="for a PEFT adapter: the checkpoint that it is for"
@@ -57,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
         card: dict[str, Any] = {"source": {"name": name}, "licence": _OPENAI_LICENCE}
     else:
         path = Path(args.source)
-        if not path.is_dir() and not (path.is_file() and path.suffix == ".gguf"):
+        if not path.is_dir() and not is_gguf(path):
             raise UsageError(
                 f"{args.source} is neither a directory nor a .gguf file nor one of "
                 f"{', '.join(HUB_NAMES)}"
@@ -68,8 +71,10 @@ def run(args: argparse.Namespace) -> None:
             "source": {"name": path.resolve().name},
             "licence": "whatever the source states; nothing was read of it",
         }
-    words = ["import", args.source, "--out", str(args.out), "--dtype", args.dtype]
-    for flag in ("base", "task"):
+    if path.is_file() and args.dtype is not None:
+        raise UsageError(f"--dtype is {args.dtype}; {args.source} is kept as it is, leave it out")
+    words = ["import", args.source, "--out", str(args.out)]
+    for flag in ("dtype", "base", "task"):
         if getattr(args, flag) is not None:
             words += [f"--{flag}", str(getattr(args, flag))]
     card["command"] = portable_command(words)
@@ -88,19 +93,29 @@ def _save(args: argparse.Namespace, imported: Imported, card: dict[str, Any]) ->
         raise UsageError(
             f"--task {args.task} is for language models; {args.source} is a classifier"
         )
+    task: TaskName = "classify" if imported.head else args.task or imported.task or "generate"
+    path = Path(args.source)
+    dtype = args.dtype or "fp32"
     base = save_base(
         args.out,
         imported.model,
         imported.tokenizer,
         card=card,
-        dtype=_DTYPES[args.dtype],
+        dtype=_DTYPES[dtype],
         head=imported.head,
-        task="classify" if imported.head else args.task or imported.task or "generate",
+        task=task,
+        template=imported.template,
+        gguf=path if path.is_file() else None,
     )
     head = "tied" if base.config.tied else "untied"
     if base.head is not None:
         head = f"{', '.join(base.head.labels.names)} as"
-    print(f"{args.out}: {base.model.parameter_count():,} parameters, {head} head, {args.dtype}")
+    kind = "as it was" if path.is_file() else dtype
+    print(f"{args.out}: {base.model.parameter_count():,} parameters, {head} head, {kind}")
+    if imported.template is not None:
+        print(f"{args.out}: conversations are written in the template {imported.template.name}")
+    elif imported.unknown_template:
+        print(f"{args.out}: its chat template is none of those that are known here; no chat")
 
 
 def _import_adapter(args: argparse.Namespace, path: Path, card: dict[str, Any]) -> None:
@@ -122,7 +137,7 @@ def _import_adapter(args: argparse.Namespace, path: Path, card: dict[str, Any]) 
         lora=found.lora,
         head=found.head,
         card=card,
-        dtype=_DTYPES[args.dtype],
+        dtype=_DTYPES[args.dtype or "fp32"],
     )
     rank = adapter.lora.settings.rank
-    print(f"{args.out}: an adapter of rank {rank} for {adapter.task}, {args.dtype}")
+    print(f"{args.out}: an adapter of rank {rank} for {adapter.task}, {args.dtype or 'fp32'}")

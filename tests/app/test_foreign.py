@@ -1,0 +1,228 @@
+"""What other programs wrote, served as it is: a Hugging Face directory and a GGUF file."""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+import torch
+from tokenizers import Tokenizer as Peer
+from tokenizers import models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from app.settings import Settings
+from model.checkpoint import load_base
+from model.errors import UsageError
+from model.tokenizer import byte_of_character
+from tests.app.conftest import Live, events, serve
+from tests.parity import families
+
+CHATML = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+TOKENS = 290
+"""Of the tokenizer; the network has a few rows more."""
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+HISTORY = [
+    {"role": "user", "content": "the king"},
+    {"role": "assistant", "content": "the queen"},
+    {"role": "user", "content": "<|im_end|> and you?"},
+]
+
+
+def write_directory(case: str, directory: Path, template: str = CHATML) -> tuple[Any, Any]:
+    """A network of a family with a tokenizer and a chat template, as the peer has them."""
+    bpe = Peer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=TOKENS,
+        special_tokens=SPECIAL,
+        initial_alphabet=sorted(byte_of_character()),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(["the king said to the queen that they ought to go"] * 9, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    tokenizer.chat_template = template
+    peer = families.new_peer(families.CASES[case], eos_token_id=2)
+    peer.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return peer, tokenizer
+
+
+@torch.inference_mode()
+def greedy(peer: Any, tokens: list[int], count: int) -> list[int]:
+    """The next tokens of the peer up to its end-of-turn token, without ids that are no token."""
+    found: list[int] = []
+    while len(found) < count and 2 not in found:
+        logits = peer(torch.tensor([[*tokens, *found]])).logits[0, -1, :TOKENS]
+        found.append(int(logits.argmax()))
+    return found
+
+
+@pytest.fixture(scope="module", params=["llama-groups", "qwen3-groups"])
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Any, Any]:
+    directory = tmp_path_factory.mktemp("made") / request.param
+    return directory, *write_directory(request.param, directory)
+
+
+@pytest.fixture(scope="module")
+def live(made: tuple[Path, Any, Any]) -> Iterator[Live]:
+    with serve(base=made[0]) as live:
+        yield live
+
+
+def test_it_is_described_as_not_verified(live: Live, made: tuple[Path, Any, Any]) -> None:
+    [model] = live.client.get("/models").json()["models"]
+    assert model["name"] == made[0].name
+    assert model["tasks"] == ["generate", "instruct"]
+    assert model["verified"] is False
+    assert model["template"] == "chatml"
+    assert model["checkpoint"] == load_base(made[0]).weights
+    assert model["context_length"] == families.CONTEXT
+    assert live.client.get("/readyz").status_code == 200
+    assert "max_model_len" in live.client.get("/v1/models").json()["data"][0]
+
+
+def test_its_own_template_is_used_for_chats(live: Live, made: tuple[Path, Any, Any]) -> None:
+    """Turns are turns, and what a user writes is no special token."""
+    _, peer, tokenizer = made
+    own = load_base(made[0]).tokenizer
+    # The peer would take a user's special token for one.
+    safe = [{**m, "content": m["content"].replace("<|im_end|>", "\0")} for m in HISTORY]
+    text = tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True)
+    tokens = []
+    for part in re.split(r"(<\|im_start\|>|<\|im_end\|>)", text):
+        plain = own.encode(part.replace("\0", "<|im_end|>"))
+        tokens += [SPECIAL.index(part)] if part in SPECIAL else plain
+    wanted = greedy(peer, tokens, 12)
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as ai:
+        answer = ai.chat.completions.create(
+            model=made[0].name, messages=HISTORY, temperature=0, max_tokens=12
+        )
+        pieces = [
+            chunk.choices[0].delta.content or ""
+            for chunk in ai.chat.completions.create(
+                model=made[0].name, messages=HISTORY, temperature=0, max_tokens=12, stream=True
+            )
+            if chunk.choices
+        ]
+    assert answer.usage is not None
+    assert answer.usage.prompt_tokens == len(tokens)
+    said = own.decode(wanted)
+    assert answer.choices[0].message.content == said
+    assert "".join(pieces) == said
+    assert not any(name in said for name in SPECIAL)
+
+
+def test_an_instruction_is_a_turn(live: Live, made: tuple[Path, Any, Any]) -> None:
+    _, peer, tokenizer = made
+    messages = [{"role": "user", "content": "the king\n\nsaid"}]
+    tokens = tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
+    body = {"instruction": "the king", "input": "said", "temperature": 0, "max_new_tokens": 8}
+    answer = live.client.post("/instruct", json=body).json()
+    assert answer["usage"]["prompt_tokens"] == len(tokens)
+    own = load_base(made[0]).tokenizer
+    assert answer["response"] == own.decode(greedy(peer, tokens, 8))
+    with live.client.stream("POST", "/instruct", json={**body, "stream": True}) as response:
+        texts = [data["text"] for _, data in events(response) if data != "[DONE]"]
+    assert "".join(texts) == answer["response"]
+
+
+def test_it_continues_texts(live: Live, made: tuple[Path, Any, Any]) -> None:
+    """`ignore_eos` goes on after the end token, which has no text."""
+    _, peer, tokenizer = made
+    tokens = tokenizer.encode("the king said", add_special_tokens=False)
+    body = {"prompt": "the king said", "temperature": 0, "max_new_tokens": 10}
+    [choice] = live.client.post("/generate", json=body).json()["choices"]
+    own = load_base(made[0]).tokenizer
+    assert choice["text"] == own.decode(greedy(peer, tokens, 10))
+
+
+def test_an_unknown_template_is_no_chat(tmp_path: Path) -> None:
+    """It is refused by name for chat; texts are continued."""
+    write_directory("llama-groups", tmp_path / "odd", CHATML.replace("message['role']", "'x'"))
+    with serve(base=tmp_path / "odd") as live:
+        for path, body in (
+            ("/instruct", {"instruction": "hi"}),
+            ("/v1/chat/completions", {"model": "odd", "messages": HISTORY}),
+        ):
+            answer = live.client.post(path, json=body)
+            assert answer.status_code == 404
+            assert "the chat template of odd is none of those that are known here" in answer.text
+        answer = live.client.post("/generate", json={"prompt": "a", "max_new_tokens": 2})
+        assert answer.status_code == 200
+        assert live.client.get("/models").json()["models"][0]["template"] is None
+
+
+def test_the_longest_sequence_can_be_shorter_than_the_context(made: tuple[Path, Any, Any]) -> None:
+    with serve(base=made[0], max_context=48) as live:
+        assert live.client.get("/models").json()["models"][0]["context_length"] == 48
+        body = {"prompt": "a", "max_new_tokens": 48}
+        answer = live.client.post("/generate", json=body)
+        assert answer.status_code == 400
+        assert answer.json()["context_length"] == 48
+        assert live.client.post("/generate", json={**body, "max_new_tokens": 4}).status_code == 200
+    with serve(base=made[0], max_context=4096, ready=False) as live:
+        live.wait(lambda: live.service.state == "failed")
+        assert "max_context is 4096" in str(live.service.failure)
+
+
+def test_8_bits_are_refused_where_there_are_no_kernels(made: tuple[Path, Any, Any]) -> None:
+    with serve(base=made[0], quantize="int8", ready=False) as live:
+        live.wait(lambda: live.service.state == "failed")
+        assert "--quantize int8 is for networks with GPT-2's choices" in str(live.service.failure)
+
+
+def test_a_panic_while_loading_ends_in_failed(checkpoints: Path, tmp_path: Path) -> None:
+    """A token file with a rank twice makes tiktoken panic, which is no Exception."""
+    shutil.copytree(checkpoints / "base", tmp_path / "base")
+    path = tmp_path / "base" / "tokenizer.tiktoken"
+    lines = path.read_bytes().splitlines()
+    lines[5] = lines[5].split()[0] + b" " + lines[6].split()[1]
+    path.write_bytes(b"\n".join(lines) + b"\n")
+    rehash(tmp_path / "base")
+    with serve(base=tmp_path / "base", ready=False) as live:
+        live.wait(lambda: live.service.state == "failed")
+        assert "tokenizer.tiktoken" in str(live.service.failure)
+        answer = live.client.get("/readyz")
+        assert answer.status_code == 503
+        assert "tokenizer.tiktoken" in answer.text
+
+
+def test_any_failure_of_loading_is_told(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class PanicException(BaseException):
+        pass
+
+    def panic(*_: object, **__: object) -> None:
+        raise PanicException("a library has panicked")
+
+    monkeypatch.setattr("app.loading.load_base", panic)
+    with serve(base=checkpoints / "base", ready=False) as live:
+        live.wait(lambda: live.service.state == "failed")
+        assert "PanicException: a library has panicked" in str(live.service.failure)
+
+
+def rehash(directory: Path) -> None:
+    """Make the card agree with files that a test changed."""
+    path = directory / "card.json"
+    card = json.loads(path.read_text(encoding="utf-8"))
+    for name in card["files"]:
+        card["files"][name] = hashlib.sha256((directory / name).read_bytes()).hexdigest()
+    path.write_text(json.dumps(card), encoding="utf-8")
+
+
+def test_a_base_is_a_directory_or_a_file(tmp_path: Path) -> None:
+    with pytest.raises((ValueError, UsageError), match="there is no such directory or file"):
+        Settings(base=tmp_path / "nothing")
