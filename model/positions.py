@@ -16,6 +16,7 @@ from model.architecture import (
     Llama3Scaling,
     Rope,
 )
+from model.projection import Embedding
 
 Places = Tensor | slice
 """Positions of tokens: of each its own, or a run of them."""
@@ -23,7 +24,7 @@ Angles = tuple[Tensor, Tensor]
 """Cosines and sines, (…, head_dim / 2) each, in fp32."""
 
 
-class LearnedPositions(nn.Embedding):
+class LearnedPositions(Embedding):
     """An embedding for each position, as in GPT-2."""
 
     def __init__(self, config: Architecture) -> None:

@@ -53,7 +53,16 @@ class Projection(nn.Linear):
         return y if adapters is None else adapters.adapt(self.path, x, y)
 
 
-class TokenEmbedding(nn.Embedding):
+class Embedding(nn.Embedding):
+    """An embedding that is not filled while it has no memory: on the meta device, drawing from a
+    normal distribution makes torch import its compiler, which takes seconds."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class TokenEmbedding(Embedding):
     """The token embedding, which is the output head as well where the two are tied."""
 
     tile: int | None = None

@@ -241,7 +241,7 @@ def identity(args: argparse.Namespace, tuning: Tuning, sources: Sequence[Any]) -
     lora = tuning.network.lora
     adapters = None
     if lora is not None:
-        adapters = {**asdict(lora.settings), "targets": [site.name for site in lora.sites]}
+        adapters = {**asdict(lora.settings), "targets": sorted(site.name for site in lora.sites)}
     return {
         "base": tuning.base.id,
         "data": list(sources),

@@ -105,7 +105,7 @@ def current_identity(saved: Mapping[str, Any], source: str) -> dict[str, Any]:
         identity["architecture"] = architecture.to_dict()
     if isinstance(identity.get("lora"), dict):
         targets = map(current_name, identity["lora"]["targets"])
-        identity["lora"] = {**identity["lora"], "targets": list(targets)}
+        identity["lora"] = {**identity["lora"], "targets": sorted(targets)}
     return identity
 
 

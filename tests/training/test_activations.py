@@ -10,7 +10,6 @@ from model.architecture import Architecture, Rope
 from model.transformer import Block, Transformer
 from training.activations import checkpoint_activations
 
-
 GPT2 = Architecture(40, 8, n_layer=2, n_head=2, n_embd=8)
 MODERN = replace(GPT2, n_kv_head=1, norm="rms", mlp="swiglu", bias="none", rope=Rope())
 families = pytest.mark.parametrize("config", [GPT2, MODERN], ids=["gpt2", "modern"])

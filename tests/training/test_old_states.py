@@ -65,7 +65,7 @@ def identity_before(identity: dict[str, Any]) -> dict[str, Any]:
     if "architecture" in old:
         old["architecture"] = {name: old["architecture"][name] for name in ARCHITECTURE}
     if old.get("lora"):
-        targets = [name_before(name) for name in old["lora"]["targets"]]
+        targets = sorted(map(name_before, old["lora"]["targets"]))
         old["lora"] = {**old["lora"], "targets": targets}
     return old
 
