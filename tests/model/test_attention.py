@@ -19,7 +19,10 @@ Segment = tuple[Sequence[int], int, int]
 
 
 def new_cache(
-    shape: tuple[int, int], path: str | None = "portable", dtype: torch.dtype = torch.float32
+    shape: tuple[int, int],
+    path: str | None = "portable",
+    dtype: torch.dtype = torch.float32,
+    group: int = 1,
 ) -> PagedCache:
     """Full of NaN: what was not stored must not be read."""
     try:
@@ -30,7 +33,7 @@ def new_cache(
         pytest.skip("the C kernels were not compiled when the package was installed")
     heads, dim = shape
     keys = torch.full((2, BLOCKS, heads, TOKENS, dim), torch.nan, dtype=dtype)
-    return PagedCache(kernel, keys, keys.clone())
+    return PagedCache(kernel, keys, keys.clone(), group)
 
 
 def random_qkv(tokens: int, shape: tuple[int, int], seed: int = 0) -> Tensor:
@@ -91,6 +94,25 @@ def test_chunks_blocks_and_neighbours_change_no_bit(
         parts.append(attend(cache, [([30], 0, 5), (blocks, start, length)], both)[5:])
         start += length
     assert torch.equal(torch.cat(parts), whole)
+
+
+@pytest.mark.parametrize("dtype", CELLS)
+@pytest.mark.parametrize("path", int8.PATHS)
+@pytest.mark.parametrize(("heads", "dim", "group"), [(3, 64, 3), (1, 32, 5), (2, 96, 7)])
+def test_query_heads_that_share_keys(
+    path: str, heads: int, dim: int, group: int, dtype: torch.dtype
+) -> None:
+    """Each gets the bits that it gets with keys and values of its own."""
+    query = random_qkv(130, (heads * group, dim))[:, 0]
+    key, value = random_qkv(130, (heads, dim), 1)[:, :2].unbind(1)
+    shared = new_cache((heads, dim), path, dtype, group)
+    apart = new_cache((heads * group, dim), path, dtype)
+    blocks = [5, 39, 1, 0, 20, 21, 8, 9, 10]
+    for start, length in ((0, 33), (33, 1), (34, 96)):
+        rows, segments = slice(start, start + length), [(blocks, start, length)]
+        got = Plan(shared, segments).attend(1, query[rows], key[rows], value[rows])
+        own = (part[rows].repeat_interleave(group, 1) for part in (key, value))
+        assert torch.equal(got, Plan(apart, segments).attend(1, query[rows], *own))
 
 
 @pytest.mark.parametrize("path", int8.PATHS)

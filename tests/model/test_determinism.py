@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.architecture import Architecture
+from model.architecture import Architecture, Llama3Scaling, Rope
 from model.checkpoint import Adapter, Base
 from model.classifier import ClassifierHead, Labels
 from model.engine.engine import Engine
@@ -27,23 +27,41 @@ pytestmark = pytest.mark.skipif(
     int8.load() is None, reason="the C kernels are not compiled; torch alone promises less"
 )
 
-CONFIG = Architecture(257, 256, n_layer=3, n_head=4, n_embd=64)
+GPT2 = Architecture(257, 256, n_layer=3, n_head=4, n_embd=64)
+LLAMA = Architecture(
+    *(257, 256, 2, 4, 64),
+    n_kv_head=2,
+    mlp_width=160,
+    norm="rms",
+    mlp="swiglu",
+    bias="none",
+    rope=Rope(10_000.0, Llama3Scaling(8.0, 1.0, 4.0, 64)),
+)
+"""Rotary positions, and pairs of heads that share keys and values."""
+NETWORKS = {
+    "int8": (GPT2, None),
+    "fp32 in tiles": (GPT2, torch.float32),
+    "bf16 in tiles": (GPT2, torch.bfloat16),
+    "llama, fp32 in tiles": (LLAMA, torch.float32),
+    "llama, bf16 in tiles": (LLAMA, torch.bfloat16),
+}
 
 
-@pytest.fixture(scope="module", params=["int8", "fp32 in tiles", "bf16 in tiles"])
+@pytest.fixture(scope="module", params=NETWORKS)
 def base(request: pytest.FixtureRequest) -> Base:
     tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, PATTERN, {END_OF_TEXT: 256})
-    model = Transformer(CONFIG).eval()
+    config, dtype = NETWORKS[request.param]
+    model = Transformer(config).eval()
     model.init_weights(torch.Generator().manual_seed(0))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter *= 3 if parameter.ndim == 2 else 1
-    if request.param == "int8":
+    if dtype is None:
         quantize(model)
     else:
-        model.to(torch.bfloat16 if "bf16" in request.param else torch.float32)
+        model.to(dtype)
         model.multiply_in_tiles()
-    return Base(Path(), "", "generate", CONFIG, model, tokenizer, (256,), None, {})
+    return Base(Path(), "", "generate", config, model, tokenizer, (256,), None, {})
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +69,12 @@ def adapters(base: Base) -> dict[str, Adapter]:
     result = {}
     for seed, name in enumerate(("spam", "other")):
         generator = torch.Generator().manual_seed(seed)
-        lora = LoRA(CONFIG, LoRASettings(rank=4 + seed))
+        lora = LoRA(base.config, LoRASettings(rank=4 + seed))
         lora.init_weights(generator)
         with torch.no_grad():
             for b in lora.b.values():
                 b.normal_(0, 0.1, generator=generator)
-        head = ClassifierHead(CONFIG.n_embd, Labels(("ham", "spam"), "spam"))
+        head = ClassifierHead(base.config.n_embd, Labels(("ham", "spam"), "spam"))
         head.init_weights(generator)
         lora.tile = base.model.tile
         lora, head = lora.eval().to(base.model.dtype), head.eval().to(base.model.dtype)
