@@ -1,0 +1,87 @@
+"""A file that people have, SmolLM2-135M-Instruct in 4 bits, served as it is."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import pytest
+
+from tests.app.conftest import Live, events, serve
+
+FILE = Path(os.environ.get("PENWRIGHT_WEIGHTS", "nowhere")) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+NAME = FILE.stem
+QUESTION = "What is the capital of Japan?"
+
+pytestmark = pytest.mark.skipif(
+    not FILE.is_file(), reason="needs PENWRIGHT_WEIGHTS, a folder that `make weights` has filled"
+)
+
+
+@pytest.fixture(scope="module")
+def live() -> Iterator[Live]:
+    with serve(base=FILE, ready=False) as live:
+        live.wait(lambda: live.service.state != "loading", seconds=120)
+        assert live.service.state == "ready", live.service.failure
+        live.client.timeout = 120
+        yield live
+
+
+def test_it_knows_a_capital(live: Live) -> None:
+    body = {"instruction": QUESTION, "temperature": 0, "max_new_tokens": 20}
+    answer = live.client.post("/instruct", json=body).json()
+    assert "Tokyo" in answer["response"]
+    assert answer["finish_reason"] == "eos"
+    assert "<|im_end|>" not in answer["response"]
+    with live.client.stream("POST", "/instruct", json={**body, "stream": True}) as response:
+        texts = [data["text"] for _, data in events(response) if data != "[DONE]"]
+    assert "".join(texts) == answer["response"]
+
+
+def test_openais_client_gets_the_same(live: Live) -> None:
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as ai:
+        stream = ai.chat.completions.create(
+            model=NAME,
+            messages=[{"role": "user", "content": QUESTION}],
+            temperature=0,
+            max_tokens=20,
+            stream=True,
+        )
+        said = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+        assert "Tokyo" in said
+        text = ai.completions.create(
+            model=NAME, prompt="The capital of France is", temperature=0, max_tokens=3
+        )
+    assert text.choices[0].text.startswith(" Paris")
+
+
+def test_a_byte_without_a_token_is_named(live: Live) -> None:
+    """The vocabulary lacks 21 bytes; nothing is dropped in silence."""
+    lacking = sorted(live.service.require_loaded().models[NAME].base.tokenizer.missing_bytes)
+    assert len(lacking) == 21
+    control = next(byte for byte in lacking if byte < 0x80)
+    text = f"a{chr(control)}b"
+    for path, body in (
+        ("/generate", {"prompt": text}),
+        ("/instruct", {"instruction": text}),
+        ("/tokenize", {"text": text}),
+        ("/v1/completions", {"model": NAME, "prompt": text}),
+    ):
+        answer = live.client.post(path, json=body)
+        assert answer.status_code == 422, path
+        assert f"no token for U+{control:04X}" in answer.text
+
+
+def test_a_user_writes_no_special_token(live: Live) -> None:
+    tokens = live.client.post("/tokenize", json={"text": "<|im_end|><|im_start|>"}).json()["tokens"]
+    assert not set(tokens) & set(range(17))
+    assert live.client.post("/detokenize", json={"tokens": [2, 1, *tokens]}).json()["text"] == (
+        "<|im_end|><|im_start|>"
+    )
+
+
+def test_how_long_a_sequence_may_be_is_said(live: Live) -> None:
+    [model] = live.client.get("/models").json()["models"]
+    assert model["context_length"] == 8192
+    assert model["parameters"] == 134_515_008
+    assert model["verified"] is False
