@@ -77,9 +77,9 @@ class Step:
 def measure(forms: Sequence[Callable[[], object]], seconds: float) -> list[list[float]]:
     """Milliseconds of the calls of each."""
     times: list[list[float]] = [[] for _ in forms]
-    end = time.perf_counter() + seconds * len(forms)
     for form in forms:
         form()
+    end = time.perf_counter() + seconds * len(forms)
     while time.perf_counter() < end:
         for form, own in zip(forms, times, strict=True):
             start = time.perf_counter()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from model.classifier import ClassifierHead, Labels, last_token
 from model.tokenizer import Tokenizer
+from training.data.encodable import check_encodable
 from training.data.labelled_files import Example
 from training.finetune import Network, pad_rows
 from training.metrics import (
@@ -43,9 +44,14 @@ class Rows:
 def encode(
     examples: Sequence[Example], names: Sequence[str], tokenizer: Tokenizer, context: int
 ) -> Rows:
-    """Tokens and label index of each text, which begins as the tokenizer begins every text."""
-    texts = tokenizer.encode_batch([example.text for example in examples])
-    encoded = [(*tokenizer.prefix, *tokens) for tokens in texts]
+    """Tokens and label index of each text, which begins as the tokenizer begins every text.
+
+    Raises:
+        DataError: a text cannot be tokenized; names it.
+    """
+    texts = [example.text for example in examples]
+    check_encodable(texts, tokenizer)
+    encoded = [(*tokenizer.prefix, *tokens) for tokens in tokenizer.encode_batch(texts)]
     return Rows(
         tokens=tuple(tokens[:context] for tokens in encoded),
         targets=tuple(names.index(example.label) for example in examples),

@@ -15,6 +15,7 @@ import torch
 
 from model.checkpoint import Base, adapter_base_path, is_adapter, load_adapter, load_base
 from model.errors import DataError, UsageError
+from model.prompts import Template
 from training import classification
 from training.curves import classifier_curves
 from training.data.instructions import Instruction, load_instructions, read_instructions
@@ -44,6 +45,8 @@ class Loaded:
     """Itself, or the base of the adapter that it is."""
     network: Network
     card: dict[str, Any]
+    template: Template | None
+    """How it reads instructions, if it was trained to."""
 
     def facts(self) -> dict[str, Any]:
         """What it is, for reports."""
@@ -91,11 +94,11 @@ def load(path: Path, base_path: Path | None, device: torch.device) -> Loaded:
             raise UsageError(f"--base is for adapters; {path} has weights of its own")
         base = load_base(path)
         network = Network(base.model, None, base.head).to(device)
-        return Loaded(path, base.id, base.task, base, network, base.card)
+        return Loaded(path, base.id, base.task, base, network, base.card, base.template)
     base = load_base(base_path or adapter_base_path(path))
     adapter = load_adapter(path, base)
     network = Network(base.model, adapter.lora, adapter.head).to(device)
-    return Loaded(path, adapter.id, adapter.task, base, network, adapter.card)
+    return Loaded(path, adapter.id, adapter.task, base, network, adapter.card, adapter.template)
 
 
 def evaluate_classifier(
@@ -151,19 +154,20 @@ def evaluate_instructions(
     Raises:
         DataError: a file cannot be used, or nothing of its test part fits the context.
     """
-    base, network = loaded.base, loaded.network
+    base, network, template = loaded.base, loaded.network, loaded.template
     if whole:
         rows, sources = _all_instructions(paths)
-        test = instruct.encode(rows, base.tokenizer, base.config.context_length)
+        test = instruct.encode(rows, base.tokenizer, base.config.context_length, template)
         if not test.pairs:
             names = ", ".join(map(str, paths))
             raise DataError(f"{names}: no row fits the context of {base.config.context_length}")
     else:
         data = load_instructions(paths, test=tests)
-        test, sources = instruct.encode_parts(data, base, paths)["test"], list(data.sources)
+        parts = instruct.encode_parts(data, base, paths, template)
+        test, sources = parts["test"], list(data.sources)
     # An adapter is compared with its base; a checkpoint of its own does not carry one.
     untuned = None if network.lora is None else Network(network.model)
-    metrics, responses = instruct.measure(base, network, test, untuned)
+    metrics, responses = instruct.measure(base, network, test, untuned, template)
     shown = [
         {
             "instruction": response.instruction,

@@ -22,6 +22,7 @@ from model.checkpoint import Base
 from model.errors import UsageError
 from model.prompts import instruction_prompt
 from model.tokenizer import Tokenizer
+from training.data.encodable import encodable
 from training.data.preferences import SPLIT_RULE, Preference, PreferenceData
 from training.finetune import Network, report_parts
 from training.loss import row_log_probs
@@ -82,6 +83,9 @@ def encode(rows: Sequence[Preference], tokenizer: Tokenizer, context: int) -> Pr
     """Tokens of each row. A row of which an answer does not fit the context is left out: cut, the
     answer would be compared without its end."""
     before = tokenizer.prefix
+    rows = encodable(
+        rows, lambda row: (row.instruction, row.input, row.chosen, row.rejected), tokenizer
+    )
     prompts = tokenizer.encode_batch([instruction_prompt(r.instruction, r.input) for r in rows])
     chosen_answers = tokenizer.encode_batch([row.chosen for row in rows])
     rejected_answers = tokenizer.encode_batch([row.rejected for row in rows])

@@ -22,8 +22,9 @@ import numpy as np
 from model.checkpoint import Adapter, Base
 from model.engine.request import Generate, Request
 from model.lora import LoRA
-from model.prompts import instruction_prompt
+from model.prompts import Alpaca, Template, encode
 from model.sampling import SamplingSettings
+from model.tokenizer import Tokenizer
 from training.data.instructions import Instruction
 from training.data.text import normalise
 from training.metrics import proportion
@@ -92,13 +93,25 @@ def rouge_l(reference: str, text: str) -> float:
     return 2 * best[-1] / (len(one) + len(two))
 
 
+def prompt_tokens(row: Instruction, tokenizer: Tokenizer, template: Template) -> tuple[int, ...]:
+    """What a network reads before it answers a row, as the service puts it."""
+    messages = template.instruction(row.instruction, row.input)
+    return tuple(encode(template.render(messages), tokenizer).ids)
+
+
 def respond(
     base: Base,
     lora: LoRA | None,
     rows: Sequence[Instruction],
     max_new_tokens: int = MAX_NEW_TOKENS,
+    template: Template | None = None,
 ) -> list[Response]:
-    """Answer all rows. Their prompts must leave room in the context for a token at least."""
+    """Answer all rows. Their prompts must leave room in the context for a token at least.
+
+    Args:
+        template: of the prompts; by default Alpaca's, which is trained here.
+    """
+    template = template or Alpaca()
     adapters = {}
     if lora is not None:
         adapters["tuned"] = Adapter(
@@ -106,7 +119,7 @@ def respond(
         )
     requests = []
     for number, row in enumerate(rows):
-        tokens = tuple(base.tokenizer.encode_prompt(instruction_prompt(row.instruction, row.input)))
+        tokens = prompt_tokens(row, base.tokenizer, template)
         room = base.config.context_length - len(tokens)
         want = Generate(min(max_new_tokens, room), SamplingSettings(temperature=0))
         requests.append(Request(str(number), tokens, want, "tuned" if adapters else None))

@@ -34,7 +34,7 @@ async def classify(
     _check(body, model, labels, settings)
     band = _band(body, labels, settings)
     deadline = time.monotonic() + settings.request_timeout
-    texts = _fit(model, await encode(model, body.texts), truncate=body.truncate)
+    texts = _fit(model, await encode(model, body.texts, documents=True), truncate=body.truncate)
     if body.explain:
         _check_lengths([tokens for tokens, _ in texts], settings.max_explain_tokens)
     answers = await classify_tokens(model, [tokens for tokens, _ in texts], deadline)

@@ -146,7 +146,7 @@ async def embeddings(
     model = service.any_model(body.model)
     settings = service.settings
     deadline = time.monotonic() + settings.request_timeout
-    tokens = await token_ids(model, body.inputs, "input")
+    tokens = await token_ids(model, body.inputs, "input", documents=True)
     vectors, count = await embed(model, tokens, at_once=settings.max_batch, deadline=deadline)
     return EmbeddingResponse(
         object="list",

@@ -100,10 +100,11 @@ def read_architecture(
             epsilon = _field(own, family, name, (float,), source, 1e-5)
             return Architecture(**shape, tied=tied, norm_eps=_short(epsilon))
         key = number("attention.key_length", 0)
-        if number("attention.value_length", key) != key:
+        values = number("attention.value_length", key)
+        if values != key:
             raise CheckpointError(
-                f"{source}: {family}.attention.value_length is not attention.key_length; "
-                "they must be equal"
+                f"{source}: {family}.attention.value_length is {values} and "
+                f"{family}.attention.key_length {key}; they must be equal"
             )
         epsilon = _field(own, family, "attention.layer_norm_rms_epsilon", (float,), source)
         config = Architecture(

@@ -78,7 +78,7 @@ def read_hugging_face(
         network = fill(
             replace(config, tied=tied), table, stored, files[0], dtype=dtype, device=device
         )
-    own = field(values, OWN, (dict, type(None)), config_path, None) or {}
+    own = _own(values, config_path)
     head = None if score is None else read_head(score, values, own, config_path)
     text, template_files = _template(directory)
     template = recognise(text) if isinstance(text, str) else None
@@ -93,6 +93,16 @@ def read_hugging_face(
         head,
         own["task"] if own.get("task") in TASKS else None,
     )
+
+
+def _own(values: Mapping[str, Any], source: Path) -> dict[str, Any]:
+    """What our export added, after a look at the types of all that a head is read from."""
+    optional = type(None)
+    field(values, "id2label", (dict, optional), source, None)
+    own: dict[str, Any] = field(values, OWN, (dict, optional), source, None) or {}
+    field(own, "positive", (str, optional), f"{source}: {OWN}", None)
+    field(own, "threshold", float, f"{source}: {OWN}", 0.5)
+    return own
 
 
 def _classifies(values: Mapping[str, Any], source: Path) -> bool:

@@ -21,6 +21,8 @@ Peer = Any
 
 RELATIVE = 1e-4
 """Largest difference of a logit, in parts of the largest logit."""
+TIE = 0.05
+"""Of a logit: with a smaller lead, rounding may decide which token is the best."""
 CONTEXT = 512
 VOCABULARY = 300
 
@@ -200,6 +202,19 @@ def cached_logits(
             done[i] += counts[i]
     assert done == [len(s) for s in sequences], "the steps do not cover the sequences"
     return [torch.cat(parts) for parts in out]
+
+
+def best_tokens(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The best token at each place, and whether it leads by so much that rounding cannot decide:
+    (time, vocab) -> (time,) twice."""
+    best, second = logits.topk(2).values.unbind(-1)
+    return logits.argmax(-1), best - second >= TIE
+
+
+def greedy(llama: Any, prompt: list[int], new: int) -> list[int]:
+    """The continuation by llama.cpp, of which not even an end token is the end."""
+    llama.reset()
+    return list(itertools.islice(llama.generate(prompt, temp=0.0, repeat_penalty=1.0), new))
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:

@@ -7,7 +7,7 @@ import gguf
 import pytest
 import torch
 
-from model.checkpoint import Base, load_base
+from model.checkpoint import load_base
 from model.convert.gguf_read import read_gguf
 from model.transformer import Transformer
 from tests.parity.families import (
@@ -16,7 +16,9 @@ from tests.parity.families import (
     ONE_OF_EACH,
     Case,
     assert_close,
+    best_tokens,
     difference,
+    greedy,
     new_peer,
     our_logits,
     peer_logits,
@@ -39,16 +41,8 @@ WIDE = Case(
     },
 )
 """Of rows that a block of 256 divides."""
-_TIE = 0.05
-"""Of a logit: a smaller lead of the best token is a tie, where rounding may decide."""
-
-
-def here(case: str) -> bool:
-    """Whether llama.cpp has such a network: it scales Llama's frequencies as Llama 3 alone."""
-    return case != "qwen3-one-key-head"
-
-
-FILES = [case for case in CASES if here(case)]
+FILES = [name for name in CASES if name != "qwen3-one-key-head"]
+"""In GGUF, only Llama's frequencies can be scaled as those of Llama 3."""
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -187,35 +181,20 @@ def test_end_tokens(tmp_path: Path) -> None:
     assert load_base(path).stop_tokens == (297, 298, 299)
 
 
-class TestLlamaCpp:
-    """Its greedy text is ours, with keys and values in fp32 on both sides."""
-
-    @pytest.mark.parametrize("name", FILES)
-    def test_greedy_text(self, llama_cpp: Any, name: str, tmp_path: Path) -> None:
-        path = write_gguf(tmp_path / "x.gguf", new_peer(CASES[name]))
-        base = load_base(path)
-        f32 = int(gguf.GGMLQuantizationType.F32)
-        llama = llama_cpp.Llama(
-            str(path), n_ctx=256, n_threads=1, n_threads_batch=1, type_k=f32, type_v=f32,
-            verbose=False,
-        )  # fmt: skip
-        compared = sum(
-            agreed(base, llama, random_tokens(length, length), 40) for length in (1, 7, 30, 120)
-        )
-        assert compared >= 60
-
-
-def agreed(base: Base, llama: Any, prompt: list[int], new: int) -> int:
-    """How many tokens of both were compared: up to the first near-tie; all of those agree."""
-    llama.reset()
-    found: list[int] = []
-    for token in llama.generate(prompt, temp=0.0, repeat_penalty=1.0):
-        found.append(token)
-        if len(found) == new:
-            break
-    logits = our_logits(base.model, prompt + found[:-1])[len(prompt) - 1 :]
-    best, second = logits.topk(2).values.unbind(-1)
-    tied = (best - second < _TIE).nonzero()
-    count = int(tied[0]) if len(tied) else new
-    assert found[:count] == logits.argmax(-1).tolist()[:count]
-    return count
+@pytest.mark.parametrize("name", FILES)
+def test_the_greedy_text_of_llama_cpp(llama_cpp: Any, name: str, tmp_path: Path) -> None:
+    """Its tokens are ours, wherever there is no tie; keys and values are in fp32 there, too."""
+    path = write_gguf(tmp_path / "x.gguf", new_peer(CASES[name]))
+    model = load_base(path).model
+    f32 = int(gguf.GGMLQuantizationType.F32)
+    threads = {"n_threads": 1, "n_threads_batch": 1}
+    llama = llama_cpp.Llama(str(path), n_ctx=256, type_k=f32, type_v=f32, verbose=False, **threads)
+    compared = 0
+    for length in (1, 7, 30, 120):
+        prompt = random_tokens(length, length)
+        found = greedy(llama, prompt, 40)
+        best, clear = best_tokens(our_logits(model, prompt + found[:-1])[length - 1 :])
+        assert torch.equal(torch.tensor(found)[clear], best[clear])
+        compared += int(clear.sum())
+    llama.close()
+    assert compared >= 120

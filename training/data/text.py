@@ -26,6 +26,7 @@ from torch import Tensor
 from model.atomic import write_file, writing
 from model.errors import DataError
 from model.tokenizer import END_OF_TEXT, Tokenizer
+from training.data.encodable import encodable
 
 Tokens = npt.NDArray[np.integer]
 
@@ -171,6 +172,7 @@ def _write_tokens(
             files[part] = stack.enter_context(path.open("wb"))
 
         def write(part: str, texts: list[str]) -> None:
+            texts = encodable(texts, lambda text: [text], tokenizer, "documents")
             with writing(directory / f"{part}.bin"):
                 for tokens in tokenizer.encode_batch(texts):
                     row = [*tokenizer.prefix, *tokens, tokenizer.end_token]

@@ -24,12 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model import prompts
 from model.atomic import write_file
 from model.checkpoint import Base
 from model.errors import UsageError
-from model.prompts import TEMPLATE, TEMPLATE_VERSION, instruction_prompt
+from model.prompts import TEMPLATE, TEMPLATE_VERSION, Alpaca, Message, Template
 from model.tokenizer import Tokenizer
 from training import finetune
+from training.data.encodable import encodable
 from training.data.instructions import (
     Instruction,
     InstructionData,
@@ -78,19 +80,36 @@ class Pairs:
     """Rows left out because they do not fit the context."""
 
 
-def encode(rows: Sequence[Instruction], tokenizer: Tokenizer, context: int) -> Pairs:
+def encode(
+    rows: Sequence[Instruction],
+    tokenizer: Tokenizer,
+    context: int,
+    template: Template | None = None,
+) -> Pairs:
     """Tokens of each row. A row that does not fit the context is left out: cut, it would teach a
-    response without its end."""
-    before = tokenizer.prefix
-    prompts = tokenizer.encode_batch([instruction_prompt(r.instruction, r.input) for r in rows])
-    outputs = tokenizer.encode_batch([row.output for row in rows])
+    response without its end.
+
+    Args:
+        template: of the conversations; by default Alpaca's, which is trained here.
+    """
+    template = template or Alpaca()
     kept, fitting = [], []
-    for row, prompt, output in zip(rows, prompts, outputs, strict=True):
-        tokens = (*before, *prompt, *output, tokenizer.end_token)
-        if len(tokens) <= context:
-            kept.append(Pair(tokens, len(before) + len(prompt)))
+    rows = encodable(rows, lambda row: (row.instruction, row.input, row.output), tokenizer)
+    for row in rows:
+        pair = _pair(row, tokenizer, template)
+        if len(pair.tokens) <= context:
+            kept.append(pair)
             fitting.append(row)
     return Pairs(tuple(kept), tuple(fitting), too_long=len(rows) - len(kept))
+
+
+def _pair(row: Instruction, tokenizer: Tokenizer, template: Template) -> Pair:
+    """One conversation up to what ends the response."""
+    asked = template.instruction(row.instruction, row.input)
+    messages = [*asked, Message("assistant", row.output)]
+    encoded = prompts.encode(template.render(messages, answer=False), tokenizer)
+    said = [place for place, is_said in enumerate(encoded.said) if is_said]
+    return Pair(tuple(encoded.ids[: said[-1] + 1]), prompt_length=said[0])
 
 
 def pair_batch(pairs: Sequence[Pair], padding: int, device: torch.device) -> Batch:
@@ -165,16 +184,22 @@ def mean_loss(network: Network, pairs: Sequence[Pair], padding: int) -> float:
 
 
 def measure(
-    base: Base, network: Network, test: Pairs, untuned: Network | None
+    base: Base,
+    network: Network,
+    test: Pairs,
+    untuned: Network | None,
+    template: Template | None = None,
 ) -> tuple[dict[str, Any], list[Response]]:
     """The metrics of the test part, and its responses.
 
     Args:
         base: its tokenizer and stop tokens are used.
         untuned: the base as it was, whose loss is reported beside the network's.
+        template: of `test`; by default Alpaca's.
     """
     padding = base.tokenizer.end_token
-    responses = respond(replace(base, model=network.model), network.lora, test.rows)
+    tuned = replace(base, model=network.model)
+    responses = respond(tuned, network.lora, test.rows, template=template)
     test_metrics: dict[str, Any] = {
         "n": len(test.pairs),
         "tokens": sum(pair.targets for pair in test.pairs),
@@ -271,7 +296,9 @@ def check_repeats(repeats: Sequence[float] | None, paths: Sequence[Path]) -> Non
             )
 
 
-def encode_parts(data: InstructionData, base: Base, paths: Sequence[Path]) -> dict[str, Pairs]:
+def encode_parts(
+    data: InstructionData, base: Base, paths: Sequence[Path], template: Template | None = None
+) -> dict[str, Pairs]:
     """The three parts as tokens; says on stderr what does not fit.
 
     Raises:
@@ -279,7 +306,7 @@ def encode_parts(data: InstructionData, base: Base, paths: Sequence[Path]) -> di
     """
     context = base.config.context_length
     parts = {
-        name: encode(rows, base.tokenizer, context)
+        name: encode(rows, base.tokenizer, context, template)
         for name, rows in (("train", data.train), ("val", data.val), ("test", data.test))
     }
     if data.without_passage:

@@ -26,7 +26,7 @@ from typing import Any
 
 from model.atomic import write_file
 from model.errors import UsageError
-from model.prompts import instruction_prompt
+from model.prompts import Alpaca
 from training.card import portable_command
 from training.data.instructions import Instruction, load_instructions, read_instructions
 from training.data.text import file_sha256
@@ -34,7 +34,7 @@ from training.evaluation import Loaded, load
 from training.judge import APIS, QUESTION_VERSION, Judge, JudgeSettings, connect
 from training.judging import JudgedFile, Mark, Marking, summary
 from training.report import print_metrics
-from training.responses import MAX_NEW_TOKENS, Response, respond
+from training.responses import MAX_NEW_TOKENS, Response, prompt_tokens, respond
 from training.settings import LoopSettings
 
 _KEY = "PENWRIGHT_JUDGE_KEY"
@@ -150,18 +150,17 @@ def _answer(
     """Let the checkpoint answer what it has not answered yet. A question that leaves no room for
     an answer is a failure, which needs no judge."""
     base = replace(loaded.base, model=loaded.network.model)
+    template = loaded.template or Alpaca()
     context = base.config.context_length
     todo = [number for number in range(1, len(rows) + 1) if number not in file.responses]
     if todo:
         print(f"answering {len(todo)} questions")
     for start in range(0, len(todo), _CHUNK):
         numbers = todo[start : start + _CHUNK]
-        prompts = [instruction_prompt(rows[n - 1].instruction, rows[n - 1].input) for n in numbers]
-        tokens = base.tokenizer.encode_batch(prompts)
-        room = context - len(base.tokenizer.prefix)
-        fitting = [n for n, prompt in zip(numbers, tokens, strict=True) if len(prompt) < room]
+        prompts = [prompt_tokens(rows[n - 1], base.tokenizer, template) for n in numbers]
+        fitting = [n for n, prompt in zip(numbers, prompts, strict=True) if len(prompt) < context]
         questions = [rows[n - 1] for n in fitting]
-        found = respond(base, loaded.network.lora, questions, max_new_tokens)
+        found = respond(base, loaded.network.lora, questions, max_new_tokens, template)
         texts: dict[int, str | None] = dict.fromkeys(numbers)
         texts.update((n, each.response) for n, each in zip(fitting, found, strict=True))
         file.add_responses(texts)

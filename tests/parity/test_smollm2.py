@@ -1,0 +1,172 @@
+"""SmolLM2-135M-Instruct, read from GGUF, says what `transformers` and llama.cpp say with it.
+
+    PENWRIGHT_WEIGHTS=DIR pytest tests/parity/test_smollm2.py
+
+It takes 80 seconds, half of which `transformers` needs to load the file, and 3 GB of memory.
+"""
+
+import gc
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import torch
+import transformers
+
+from model.checkpoint import Base, load_base
+from model.convert.families import GGUF, their_names
+from model.engine.engine import Engine
+from model.engine.request import Generate, Request, Text
+from model.engine.settings import EngineSettings
+from model.prompts import Message, encode
+from model.sampling import SamplingSettings
+from tests.parity.families import assert_close, best_tokens, our_logits, peer_logits
+from tests.parity.gguf_files import side_by_side
+
+FILE = Path(os.environ.get("PENWRIGHT_WEIGHTS", "nowhere")) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+NEW = 24
+LEAST = 300
+"""Tokens that must be compared in all."""
+
+pytestmark = [
+    pytest.mark.skipif(
+        not FILE.is_file(),
+        reason="needs PENWRIGHT_WEIGHTS, a folder that `make weights` has filled",
+    ),
+    pytest.mark.timeout(900),
+]
+
+ASKED = (
+    "Name a bird.",
+    "What is the capital of Norway?",
+    "Write a haiku about rain.",
+    "Explain in one sentence why the sky is blue.",
+    "Count from 7 to 12.",
+    "Translate 'good morning' into French.",
+    "Is 91 a prime number?",
+    "Give me three names for a cat.",
+    "Schreibe einen Satz über Berge.",
+    "def add(a, b): what does this begin? 👍🏽",
+)
+TEXTS = (
+    "Once upon a time, there was",
+    "The three primary colours are",
+    "In 1969, the first people who walked on the Moon",
+    "import numpy as np\n\ndef mean(values):\n    ",
+    "Q: What is 12 times 12?\nA:",
+    "La capitale de la France est",
+    "1, 1, 2, 3, 5, 8,",
+    "Water boils at",
+    "<p>Dear Sir or Madam,</p>\n<p>",
+    "naïve café, Straße, 日本語",
+)
+
+
+@pytest.fixture(scope="module")
+def base() -> Base:
+    return load_base(FILE)
+
+
+@pytest.fixture(scope="module")
+def prompts(base: Base) -> list[list[int]]:
+    assert base.template is not None
+    chats = [
+        encode(base.template.render([Message("user", text)]), base.tokenizer).ids for text in ASKED
+    ]
+    return [*chats, *(base.tokenizer.encode(text) for text in TEXTS)]
+
+
+@pytest.fixture(scope="module")
+def answers(base: Base, prompts: list[list[int]]) -> list[list[int]]:
+    """Greedy tokens of all prompts at once, from the engine."""
+    want = Generate(NEW, SamplingSettings(temperature=0.0), ignore_eos=True, logprobs=0)
+    requests = [Request(str(i), tuple(prompt), want) for i, prompt in enumerate(prompts)]
+    engine = Engine(base, {}, EngineSettings(cache_mb=512), deliver=lambda events: None)
+    found = []
+    for events in engine.run(requests):
+        texts = [event for event in events if isinstance(event, Text)]
+        found.append([value.token for text in texts for value in text.logprobs])
+    assert all(len(tokens) == NEW for tokens in found)
+    return found
+
+
+class TestTransformers:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def peer(cls) -> Iterator[Any]:
+        yield transformers.AutoModelForCausalLM.from_pretrained(
+            FILE.parent, gguf_file=FILE.name, dtype=torch.float32
+        ).eval()
+        gc.collect()
+
+    def test_greedy_text(
+        self, peer: Any, prompts: list[list[int]], answers: list[list[int]]
+    ) -> None:
+        compared = 0
+        for prompt, found in zip(prompts, answers, strict=True):
+            logits = peer_logits(peer, prompt + found[:-1])
+            best, clear = best_tokens(logits[len(prompt) - 1 :])
+            assert torch.equal(torch.tensor(found)[clear], best[clear])
+            compared += int(clear.sum())
+        assert compared >= LEAST
+
+    def test_logits(self, peer: Any, base: Base) -> None:
+        text = " ".join([*ASKED, *TEXTS]) * 2
+        tokens = base.tokenizer.encode(text)[:300]
+        assert len(tokens) == 300
+        assert_close(our_logits(base.model, tokens), peer_logits(peer, tokens))
+
+
+def write_fp32(path: Path, base: Base) -> None:
+    """Our network as a file, with the fields of the one it came from."""
+    writer = gguf.GGUFWriter(path, "llama")
+    reader = gguf.GGUFReader(FILE)
+    for name, field in reader.fields.items():
+        if not name.startswith("GGUF.") and name != "general.architecture":
+            kind, of = field.types[0], field.types[-1]
+            writer.add_key_value(name, field.contents(), kind, None if of == kind else of)
+    modules = dict(base.model.projections())
+    for name, parameter in base.model.state_dict().items():
+        theirs = their_names(GGUF, name)
+        module = modules.get(name.rpartition(".")[0])
+        widths = [len(parameter)] if module is None else list(module.parts.values())
+        for their, part in zip(theirs, parameter.split(widths), strict=True):
+            heads = {"q": base.config.n_head, "k": base.config.n_kv_head}
+            count = heads.get(their.split("attn_")[-1].split(".")[0], 0)
+            writer.add_tensor(their, side_by_side(part.numpy(), count))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_the_greedy_text_of_llama_cpp(
+    llama_cpp: Any,
+    base: Base,
+    prompts: list[list[int]],
+    answers: list[list[int]],
+    tmp_path: Path,
+) -> None:
+    """And its logits are ours, with weights in fp32: what it multiplies 4-bit weights by it would
+    first round to 8 bits."""
+    write_fp32(tmp_path / "fp32.gguf", base)
+    f32 = int(gguf.GGMLQuantizationType.F32)
+    settings = {"type_k": f32, "type_v": f32, "n_threads": 1, "n_threads_batch": 1}
+    llama = llama_cpp.Llama(
+        str(tmp_path / "fp32.gguf"), n_ctx=128, logits_all=True, verbose=False, **settings
+    )
+    compared = 0
+    for prompt, found in zip(prompts, answers, strict=True):
+        llama.reset()
+        llama.eval(prompt + found[:-1])
+        logits = torch.tensor(llama.scores[: len(prompt) + NEW - 1])
+        assert_close(our_logits(base.model, prompt + found[:-1]), logits)
+        best, clear = best_tokens(logits[len(prompt) - 1 :])
+        assert torch.equal(torch.tensor(found)[clear], best[clear])
+        compared += int(clear.sum())
+    llama.close()
+    (tmp_path / "fp32.gguf").unlink()  # half a gigabyte
+    assert compared >= LEAST
