@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from model.errors import CheckpointError, UsageError
+from model.rope import DivisorScaling, Llama3Scaling, Rope, is_number
 
 Norm = Literal["layer", "rms"]
 MLPKind = Literal["gelu", "swiglu"]
@@ -29,100 +30,6 @@ Bias = Literal["all", "qkv", "none"]
 MOST_POSITIONS = 2**20
 """Of a context: what is longer is a mistake or an attack, whose table would fill the memory."""
 _MOST = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class LinearScaling:
-    """Positions divided by a factor (Chen et al., "Extending Context Window", 2023)."""
-
-    factor: float
-
-    kind = "linear"
-
-
-@dataclass(frozen=True)
-class Llama3Scaling:
-    """Slow rotations divided by a factor, fast ones kept, a ramp between (Llama 3.1)."""
-
-    factor: float
-    low_freq_factor: float
-    """Rotations that turn less often than this within `original_context` are slow."""
-    high_freq_factor: float
-    """Those that turn more often than this are fast."""
-    original_context: int
-
-    kind = "llama3"
-
-
-@dataclass(frozen=True)
-class DivisorScaling:
-    """Each frequency divided by a number of its own, as GGUF's `rope_freqs` has them."""
-
-    divisors: tuple[float, ...]
-    """head_dim / 2 of them."""
-
-    kind = "divisors"
-
-
-Scaling = LinearScaling | Llama3Scaling | DivisorScaling
-_SCALINGS: dict[str, type[Scaling]] = {
-    kind.kind: kind for kind in (LinearScaling, Llama3Scaling, DivisorScaling)
-}
-
-
-@dataclass(frozen=True)
-class Rope:
-    """Rotary positions (Su et al., "RoFormer", 2021); pairs are the halves of a head."""
-
-    base: float = 10_000.0
-    """The slowest pair turns once in 2π × `base` tokens, about."""
-    scaling: Scaling | None = None
-
-    def __post_init__(self) -> None:
-        numbers = {"rope.base": self.base}
-        if self.scaling is not None:
-            numbers |= {
-                f"rope.scaling.{name}": value
-                for name, value in asdict(self.scaling).items()
-                if name != "divisors"
-            }
-            for value in getattr(self.scaling, "divisors", ()):
-                numbers["rope.scaling.divisors"] = value
-        for name, value in numbers.items():
-            if not _is_number(value) or not 0 < value < 1e12:
-                raise UsageError(f"{name} is {value!r}; it must be a number above 0")
-        if isinstance(self.scaling, Llama3Scaling):
-            low, high = self.scaling.low_freq_factor, self.scaling.high_freq_factor
-            if low >= high:
-                raise UsageError(
-                    f"rope.scaling.low_freq_factor is {low} and high_freq_factor {high}; "
-                    "the first must be the smaller one"
-                )
-
-    def to_dict(self) -> dict[str, Any]:
-        scaling = self.scaling
-        if scaling is None:
-            return {"base": self.base, "scaling": None}
-        return {"base": self.base, "scaling": {"kind": scaling.kind, **asdict(scaling)}}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Rope":
-        """Read what `to_dict` wrote.
-
-        Raises:
-            UsageError: a value is out of range.
-            TypeError, KeyError: a field is missing or unknown.
-        """
-        scaling = None
-        if values["scaling"] is not None:
-            own = dict(values["scaling"])
-            scaling = _SCALINGS[own.pop("kind")](**own)
-            if isinstance(scaling, DivisorScaling):
-                scaling = DivisorScaling(tuple(scaling.divisors))
-        unknown = values.keys() - {"base", "scaling"}
-        if unknown:
-            raise TypeError(f"rope has unknown fields {sorted(unknown)}")
-        return cls(values["base"], scaling)
 
 
 @dataclass(frozen=True)
@@ -194,7 +101,7 @@ class Architecture:
         for name in ("tied", "qk_norm"):
             if not isinstance(getattr(self, name), bool):
                 raise UsageError(f"{name} is {getattr(self, name)!r}; it must be true or false")
-        if not _is_number(self.norm_eps) or not 0 < self.norm_eps < 1:
+        if not is_number(self.norm_eps) or not 0 < self.norm_eps < 1:
             raise UsageError(f"norm_eps is {self.norm_eps!r}; it must be between 0 and 1")
         if self.rope is not None:
             self._check_rope(self.rope)
@@ -273,10 +180,6 @@ class Architecture:
 
 _FORMAT_1 = frozenset(("vocab_size", "context_length", "n_layer", "n_head", "n_embd", "tied"))
 """Fields of an architecture when there was one family."""
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_whole(name: str, value: object, *, at_least: int) -> None:

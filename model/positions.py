@@ -4,19 +4,12 @@ Both kinds answer the same two questions, so that the network need not know whic
 is added to the embeddings (`add`), and by which angles queries and keys are turned (`angles`).
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
-from model.architecture import (
-    Architecture,
-    DivisorScaling,
-    LinearScaling,
-    Llama3Scaling,
-    Rope,
-)
+from model.architecture import Architecture
 from model.projection import Embedding
+from model.rope import frequencies
 
 Places = Tensor | slice
 """Positions of tokens: of each its own, or a run of them."""
@@ -76,34 +69,6 @@ class RotaryPositions(nn.Module):
 def make_positions(config: Architecture) -> LearnedPositions | RotaryPositions:
     """The kind that the architecture asks for."""
     return LearnedPositions(config) if config.rope is None else RotaryPositions(config)
-
-
-def frequencies(rope: Rope, pairs: int) -> Tensor:
-    """Radians by which each pair turns from one token to the next, (pairs,) fp32.
-
-    In fp32 throughout, as the networks were trained: at far positions, a more exact frequency would
-    be another angle.
-    """
-    exponents = torch.arange(0, 2 * pairs, 2, dtype=torch.int64).float() / (2 * pairs)
-    plain = 1.0 / (rope.base**exponents)
-    match rope.scaling:
-        case None:
-            return plain
-        case LinearScaling(factor):
-            return plain / factor
-        case DivisorScaling(divisors):
-            return plain / torch.tensor(divisors)
-        case Llama3Scaling():
-            return _llama3(plain, rope.scaling)
-
-
-def _llama3(plain: Tensor, scaling: Llama3Scaling) -> Tensor:
-    """Grattafiori et al., "The Llama 3 Herd of Models" (2024); the formula is in their code."""
-    wavelengths = 2 * math.pi / plain
-    turns = scaling.original_context / wavelengths  # in this order, which gives the same bits
-    low, high = scaling.low_freq_factor, scaling.high_freq_factor
-    kept = ((turns - low) / (high - low)).clamp(0, 1)
-    return (1 - kept) * plain / scaling.factor + kept * plain
 
 
 def rotate(x: Tensor, angles: Angles | None) -> Tensor:

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.architecture import Architecture, DivisorScaling, LinearScaling, Rope, Scaling
+from model.architecture import Architecture
 from model.convert.families import GGUF_FAMILIES, in_their_words
 from model.errors import CheckpointError, UsageError
 from model.json_files import field, shown
+from model.rope import DivisorScaling, LinearScaling, Rope, Scaling
 
 _REFUSED = (
     "expert_count",

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.architecture import Architecture, LinearScaling, Llama3Scaling, Rope, Scaling
+from model.architecture import Architecture
 from model.convert.families import HUGGING_FACE, in_their_words
 from model.errors import CheckpointError, UsageError
 from model.json_files import field, shown
+from model.rope import LinearScaling, Llama3Scaling, Rope, Scaling
 
 _ARITHMETIC: dict[str, dict[str, tuple[Any, ...]]] = {
     "gpt2": {

@@ -7,16 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from model.architecture import (
-    PRESETS,
-    Architecture,
-    DivisorScaling,
-    LinearScaling,
-    Llama3Scaling,
-    Rope,
-    preset,
-)
+from model.architecture import PRESETS, Architecture, preset
 from model.errors import CheckpointError, UsageError
+from model.rope import DivisorScaling, LinearScaling, Llama3Scaling, Rope
 from model.transformer import Transformer
 
 GOOD = {"vocab_size": 10, "context_length": 8, "n_layer": 1, "n_head": 2, "n_embd": 4}

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.architecture import Architecture, Llama3Scaling, Rope
+from model.architecture import Architecture
 from model.checkpoint import Adapter, Base
 from model.classifier import ClassifierHead, Labels
 from model.engine.engine import Engine
@@ -19,6 +19,7 @@ from model.engine.settings import EngineSettings
 from model.kernels import int8
 from model.lora import LoRA, LoRASettings
 from model.quantize import quantize
+from model.rope import Llama3Scaling, Rope
 from model.sampling import SamplingSettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
 from model.transformer import Transformer

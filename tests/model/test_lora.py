@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.architecture import PRESETS, Architecture, Rope
+from model.architecture import PRESETS, Architecture
 from model.errors import UsageError
 from model.lora import AdapterRows, LoRA, LoRASettings, sites
+from model.rope import Rope
 from model.transformer import Transformer
 
 MODERN = Architecture(

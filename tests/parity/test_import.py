@@ -12,13 +12,17 @@ from torch import Tensor
 
 from model.checkpoint import Base, load_base
 from model.convert import read_hugging_face
-from model.transformer import Transformer
-from model.kv_cache import CacheStep, KVCache, Segment, blocks_for
+from tests.parity.families import (
+    RELATIVE,
+    assert_close,
+    cached_logits,
+    our_logits,
+    peer_logits,
+    rewrite_config,
+)
 from training.cli import main
 
 PROMPTS = ([7], [5, 17, 250, 299, 0, 44], list(range(100, 130)))
-RELATIVE = 1e-4
-"""Of the largest logit."""
 
 
 @pytest.fixture(scope="module", params=["tied", "untied"])
@@ -32,51 +36,6 @@ def pair(
     base = load_base(root / "base")
     assert base.config.tied == (request.param == "tied")
     return peer, base
-
-
-@torch.no_grad()
-def peer_logits(peer: Any, tokens: list[int]) -> Tensor:
-    """(time, vocab)"""
-    logits: Tensor = peer(torch.tensor([tokens])).logits[0]
-    return logits
-
-
-@torch.no_grad()
-def our_logits(model: Transformer, tokens: list[int]) -> Tensor:
-    """(time, vocab)"""
-    return model.logits(model(torch.tensor([tokens])))[0]
-
-
-@torch.no_grad()
-def cached_logits(model: Transformer, sequences: list[list[int]], steps: list[list[int]]) -> list[Tensor]:
-    """Logits of several sequences that are fed together; `steps` has, for each step, how many
-    tokens each sequence brings."""
-    per_sequence = blocks_for(model.config.context_length)
-    cache = KVCache(model.config, blocks=len(sequences) * per_sequence + 1)
-    # The blocks of a sequence lie apart, and not in their order.
-    blocks = [range(i + 1, cache.blocks, len(sequences))[::-1] for i in range(len(sequences))]
-    done = [0] * len(sequences)
-    out: list[list[Tensor]] = [[] for _ in sequences]
-    for counts in steps:
-        turn = [i for i, count in enumerate(counts) if count]
-        segments = [Segment(blocks[i], done[i], counts[i]) for i in turn]
-        tokens = [t for i in turn for t in sequences[i][done[i] : done[i] + counts[i]]]
-        places = [p for i in turn for p in range(done[i], done[i] + counts[i])]
-        hidden = model(
-            torch.tensor(tokens), positions=torch.tensor(places), cache=CacheStep(cache, segments)
-        )
-        parts = model.logits(hidden).split([counts[i] for i in turn])
-        for i, part in zip(turn, parts, strict=True):
-            out[i].append(part)
-            done[i] += counts[i]
-    assert done == [len(s) for s in sequences], "the steps do not cover the sequences"
-    return [torch.cat(parts) for parts in out]
-
-
-def assert_close(ours: Tensor, theirs: Tensor) -> None:
-    largest = theirs.abs().max().item()
-    assert theirs.std() > 0.5, "the logits must differ clearly for this to mean something"
-    assert (ours - theirs).abs().max().item() <= RELATIVE * largest
 
 
 @pytest.mark.parametrize("tokens", PROMPTS, ids=len)
@@ -143,10 +102,11 @@ def _rewrite(directory: Path, change: Any) -> None:
     save_file(change(tensors) or tensors, path)
 
 
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-3])
 @torch.no_grad()
-def test_the_epsilon_of_layer_norm(tmp_path: Path, write_hf: Any) -> None:
+def test_the_epsilon_of_layer_norm(tmp_path: Path, write_hf: Any, epsilon: float) -> None:
     """Embeddings so small that the first layer norm divides by its epsilon more than by them."""
-    peer = write_hf(tmp_path, n_layer=1)
+    peer = write_hf(tmp_path, n_layer=1, layer_norm_epsilon=epsilon)
     peer.transformer.wte.weight.mul_(1e-3)
     peer.transformer.wpe.weight.mul_(1e-3)
     peer.save_pretrained(tmp_path)
@@ -181,6 +141,10 @@ class TestLayouts:
     def test_a_tied_head_that_is_stored_twice(self, hf: tuple[Any, Path]) -> None:
         _rewrite(hf[1], lambda t: t.update({"lm_head.weight": t["transformer.wte.weight"].clone()}))
         self.check(hf)
+
+    def test_another_width_of_the_mlp(self, tmp_path: Path, write_hf: Any) -> None:
+        peer = write_hf(tmp_path / "wide", n_inner=100)
+        self.check((peer, tmp_path / "wide"))
 
     def test_shards(self, hf: tuple[Any, Path]) -> None:
         hf[0].save_pretrained(hf[1], max_shard_size="200KB")
@@ -239,13 +203,11 @@ class TestRefusals:
         ("field", "value"),
         [
             ("activation_function", "relu"),
-            ("layer_norm_epsilon", 1e-6),
             ("scale_attn_by_inverse_layer_idx", True),
             ("scale_attn_weights", False),
             ("reorder_and_upcast_attn", True),
             ("add_cross_attention", True),
-            ("n_inner", 100),
-            ("model_type", "llama"),
+            ("model_type", "mistral"),
             ("n_head", 5),
             ("vocab_size", 299),
             ("eos_token_id", 3),
@@ -254,9 +216,20 @@ class TestRefusals:
     def test_configurations(
         self, hf: Path, capsys: pytest.CaptureFixture[str], field: str, value: object
     ) -> None:
-        path = hf / "config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+        rewrite_config(hf, lambda values: values.update({field: value}))
         self.refuse(hf, capsys, "config.json", field, str(value))
+
+    def test_a_width_that_the_tensors_have_not(
+        self, hf: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rewrite_config(hf, lambda values: values.update(n_inner=100))
+        self.refuse(hf, capsys, "model.safetensors", "h.0.mlp.c_fc.weight", "(100, 32)")
+
+    def test_another_family_by_name_alone(
+        self, hf: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        rewrite_config(hf, lambda values: values.update(model_type="llama"))
+        self.refuse(hf, capsys, "config.json", "num_attention_heads")
 
     @pytest.mark.parametrize(
         ("change", "said"),
@@ -290,8 +263,7 @@ class TestRefusals:
     def test_an_untied_head_that_is_missing(
         self, hf: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        path = hf / "config.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), "tie_word_embeddings": False}))
+        rewrite_config(hf, lambda values: values.update(tie_word_embeddings=False))
         self.refuse(hf, capsys, "lm_head.weight", "tie_word_embeddings")
 
     def test_a_truncated_file(self, hf: Path, capsys: pytest.CaptureFixture[str]) -> None:

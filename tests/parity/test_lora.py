@@ -9,9 +9,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.checkpoint import Base, load_adapter, load_base, save_adapter
-from model.transformer import Transformer
+from model.convert.peft_files import write_peft
 from model.kv_cache import CacheStep, KVCache, Segment
 from model.lora import AdapterRows, LoRA, LoRASettings
+from model.transformer import Transformer
 from training.cli import main
 
 TOKENS = [5, 17, 250, 299, 0, 44]
@@ -106,7 +107,7 @@ def test_a_mixed_batch_equals_each_row_alone(pair: tuple[Any, Base]) -> None:
 # peft still calls transformers by a name that transformers 5 warns about.
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
 def test_peft_reads_our_adapter(pair: tuple[Any, Base], tmp_path: Path) -> None:
-    """The saved file, given to `peft` on transformers' model, computes what ours does."""
+    """The saved file, in its form and on transformers' model, computes what ours does."""
     peft = pytest.importorskip("peft", reason="peft is not installed")
     peer, base = pair
     settings = LoRASettings(rank=4, alpha=8.0)
@@ -119,7 +120,9 @@ def test_peft_reads_our_adapter(pair: tuple[Any, Base], tmp_path: Path) -> None:
         card={},
         dtype=torch.float32,
     )
-    ours = load_adapter(tmp_path / "adapter", base).lora
+    adapter = load_adapter(tmp_path / "adapter", base)
+    (tmp_path / "peft").mkdir()
+    write_peft(tmp_path / "peft", base, adapter, torch.float32, None)
     plain = logits(base.model, TOKENS)
     config = peft.LoraConfig(
         r=4,
@@ -131,7 +134,7 @@ def test_peft_reads_our_adapter(pair: tuple[Any, Base], tmp_path: Path) -> None:
     )
     wrapped = peft.get_peft_model(peer, config).eval()
     try:
-        weights = load_file(tmp_path / "adapter" / "adapter.safetensors")
+        weights = load_file(tmp_path / "peft" / "adapter_model.safetensors")
         wanted = {name for name, _ in wrapped.named_parameters() if "lora_" in name}
         assert {name.replace(".weight", ".default.weight") for name in weights} == wanted
         result = peft.set_peft_model_state_dict(wrapped, weights)
@@ -140,5 +143,5 @@ def test_peft_reads_our_adapter(pair: tuple[Any, Base], tmp_path: Path) -> None:
             theirs = wrapped(torch.tensor([TOKENS])).logits[0]
     finally:
         wrapped.unload()
-    assert_close(logits(base.model, TOKENS, ours), theirs)
+    assert_close(logits(base.model, TOKENS, adapter.lora), theirs)
     assert_apart(theirs, plain)

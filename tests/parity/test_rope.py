@@ -9,9 +9,8 @@ import torch
 import transformers
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from model.architecture import DivisorScaling, LinearScaling, Llama3Scaling, Rope, Scaling
 from model.convert import read_hugging_face
-from model.positions import frequencies
+from model.rope import DivisorScaling, LinearScaling, Llama3Scaling, Rope, Scaling, frequencies
 from model.transformer import Transformer
 from tests.parity.families import (
     CASES,

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from model.architecture import Architecture, Rope
+from model.architecture import Architecture
 from model.checkpoint import Base, load_base, save_base
 from model.prompts import instruction_prompt
+from model.rope import Rope
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from training.cli import main

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.architecture import Architecture, Rope
+from model.architecture import Architecture
+from model.rope import Rope
 from model.transformer import Block, Transformer
 from training.activations import checkpoint_activations
 

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.architecture import Architecture, Rope
+from model.architecture import Architecture
 from model.checkpoint import Base
 from model.errors import UsageError
 from model.lora import LoRA, LoRASettings
+from model.rope import Rope
 from model.transformer import Transformer
 from training.cli import main
 from training.compute import count

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from model.architecture import Architecture, Rope
+from model.architecture import Architecture
 from model.classifier import ClassifierHead, Labels
 from model.errors import UsageError
 from model.lora import LoRA, LoRASettings
+from model.rope import Rope
 from model.transformer import Transformer
 from training.optim import Optimizer
 

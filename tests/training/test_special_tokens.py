@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from model import prompts
-from model.architecture import Architecture, Rope
+from model.architecture import Architecture
 from model.checkpoint import Adapter, Base, load_base, save_base
 from model.engine.request import Generate, Request
 from model.prompts import Alpaca, ChatML, Message, Template
+from model.rope import Rope
 from model.tokenizer import Tokenizer
 from model.tokenizer.special import SpecialTokens
 from model.transformer import Transformer

@@ -19,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.architecture import Architecture, Rope
+from model.architecture import Architecture
 from model.errors import DataError, PenwrightError
+from model.rope import Rope
 from model.transformer import Transformer
 from training import distributed
 from training.loop import Batch, Run
