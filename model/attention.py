@@ -108,7 +108,8 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float =
 
 
 class _BlockwiseAttention(torch.autograd.Function):
-    """Keeps the attention's weights for the backward pass: batch × head × time² / 2 of them."""
+    """Keeps the attention's weights for the backward pass, if there is to be one: batch × head ×
+    time² / 2 of them."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -126,10 +127,11 @@ class _BlockwiseAttention(torch.autograd.Function):
             scores = torch.bmm(rows, key[:, :end].transpose(1, 2))
             diagonal = scores.view(len(key), group, end - start, end)[..., start:]
             diagonal += above[: end - start, : end - start]
-            weights.append(torch.softmax(scores, dim=-1))
-            out[:, :, start:end] = torch.bmm(weights[-1], value[:, :end]).view_as(
-                out[:, :, start:end]
-            )
+            weight = torch.softmax(scores, dim=-1)
+            of_block = out[:, :, start:end]
+            of_block.copy_(torch.bmm(weight, value[:, :end]).view_as(of_block))
+            if any(ctx.needs_input_grad):
+                weights.append(weight)
         ctx.save_for_backward(query, key, value, *weights)
         return _by_token(out.view(-1, time, dim), heads)
 

@@ -5,7 +5,7 @@ costs a token two operations forward, two to hand its gradient back, and two for
 attention over T positions costs 4·d·T forward in each layer, and twice that backward. For a
 network that learns as a whole this is
 
-    6 N + 12 L d T       N weights, L layers of width d, sequences of T tokens
+    6 N + 12 L d T       N weights, L layers with query heads of d in all, sequences of T tokens
 
 where N has the output layer but not the embeddings, which are looked up. Frozen weights have no
 gradient of their own, layers below the first that learns hand none back, and the output layer

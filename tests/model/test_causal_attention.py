@@ -1,5 +1,7 @@
 """Attention of whole sequences: the plain one of the CPU equals PyTorch's, gradients too."""
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -62,3 +64,24 @@ def test_dropout_drops(kv_heads: int) -> None:
     torch.manual_seed(1)
     dropped = causal_attention(*parts(qkv), dropout=0.5)
     assert not torch.allclose(dropped, causal_attention(*parts(qkv)))
+
+
+def test_weights_are_let_go_where_no_gradient_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All together they are batch × head × time² / 2 numbers: gigabytes where a text is long."""
+    made: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+    softmax = torch.softmax
+
+    def counting(scores: Tensor, dim: int) -> Tensor:
+        alive.append(sum(weight() is not None for weight in made))
+        weight = softmax(scores, dim=dim)
+        made.append(weakref.ref(weight))
+        return weight
+
+    monkeypatch.setattr(torch, "softmax", counting)
+    qkv = random_qkv(600, torch.float32, 2)
+    causal_attention(*parts(qkv))
+    assert max(alive) == 4
+    alive.clear()
+    causal_attention(*parts(qkv.detach()))
+    assert max(alive) == 1

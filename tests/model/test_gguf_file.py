@@ -155,6 +155,25 @@ class TestReading:
         assert half.dtype is torch.bfloat16
         assert torch.equal(half.nan_to_num(), found.to(torch.bfloat16).nan_to_num())
 
+    def test_the_same_bytes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Compared to the last one, in slices and whole; shapes do not count."""
+
+        def fill(writer: gguf.GGUFWriter) -> None:
+            numbers = np.arange(12, dtype=np.float32)
+            writer.add_tensor("one", numbers)
+            writer.add_tensor("other", numbers.reshape(3, 4))
+            writer.add_tensor("last", np.append(numbers[:-1], np.float32(-1)))
+            writer.add_tensor("shorter", numbers[:-1].copy())
+
+        mine = read_header(write(tmp_path / "file.gguf", fill))
+        for size in (1, 5, 48, 2**20):
+            monkeypatch.setattr(gguf_file, "_SLICE", size)
+            assert mine.same("one", "other")
+            assert not mine.same("one", "last")
+            assert not mine.same("one", "shorter")
+        with pytest.raises(CheckpointError, match="has no tensor 'none'"):
+            mine.same("one", "none")
+
     def test_what_is_read_is_memory_of_its_own(self, small: Path) -> None:
         mine = read_header(small)
         before = small.read_bytes()

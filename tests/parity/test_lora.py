@@ -13,6 +13,7 @@ from model.convert.peft_files import write_peft
 from model.kv_cache import CacheStep, KVCache, Segment
 from model.lora import AdapterRows, LoRA, LoRASettings
 from model.transformer import Transformer
+from tests.parity.families import CASES, new_peer, write_peer
 from training.cli import main
 
 TOKENS = [5, 17, 250, 299, 0, 44]
@@ -66,6 +67,35 @@ def test_merged_equals_applied(
     applied = logits(base.model, TOKENS, lora)
     assert_close(logits(merged, TOKENS), applied)
     assert_apart(applied, logits(base.model, TOKENS))
+
+
+@pytest.mark.parametrize("name", ["llama-groups", "qwen2-groups", "qwen3-groups"])
+@pytest.mark.parametrize(
+    "targets", [(), ("q", "v", "gate"), ("k", "up", "down"), ("qkv", "out"), ("gate",)], ids=str
+)
+def test_merged_equals_applied_in_other_families(
+    name: str, targets: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Where keys are narrower than queries, and the MLP has a gate; also in a mixed flat batch."""
+    path = write_peer(new_peer(CASES[name]), tmp_path)
+    model, merged = load_base(path).model, load_base(path).model
+    lora = new_lora(model, 1, LoRASettings(rank=4, alpha=8.0, targets=targets))
+    lora.merge_into(merged)
+    applied, plain = logits(model, TOKENS, lora), logits(model, TOKENS)
+    assert_close(logits(merged, TOKENS), applied)
+    assert_apart(applied, plain)
+    with torch.no_grad():
+        hidden = model(
+            torch.tensor(TOKENS * 2),
+            positions=torch.arange(len(TOKENS)).repeat(2),
+            cache=CacheStep(
+                KVCache(model.config, 2), [Segment([i], 0, len(TOKENS)) for i in range(2)]
+            ),
+            adapters=AdapterRows([(lora, slice(len(TOKENS), None))]),
+        )
+        first, second = model.logits(hidden).split(len(TOKENS))
+    assert_close(first, plain)
+    assert_close(second, applied)
 
 
 def test_a_fresh_adapter_changes_nothing(pair: tuple[Any, Base]) -> None:

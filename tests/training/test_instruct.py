@@ -132,13 +132,21 @@ def test_exact_leaves_case_and_spacing_aside(base: Base) -> None:
 
 
 @families
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("method", "flags"),
+    [("lora", ()), ("lora", ("--lora-targets", "q", "v", "down")), ("full", ())],
+)
 def test_the_card_has_what_evaluate_prints_again(
-    method: str, base_path: Path, instruction_file: Path, tmp_path: Path, cli: Cli
+    method: str,
+    flags: tuple[object, ...],
+    base_path: Path,
+    instruction_file: Path,
+    tmp_path: Path,
+    cli: Cli,
 ) -> None:
     out = tmp_path / "out"
     command = ("instruct", "--base", base_path, "--data", instruction_file, "--out", out)
-    code, err = cli(*command, "--method", method, *SHORT)
+    code, err = cli(*command, "--method", method, *flags, *SHORT)
     assert code == 0, err
     assert is_adapter(out) == (method == "lora")
     card: dict[str, Any] = json.loads((out / "card.json").read_text())

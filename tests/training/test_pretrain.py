@@ -186,3 +186,28 @@ def test_training_goes_on_from_a_published_base(
         torch.testing.assert_close(weights[name], tensor, atol=2e-3, rtol=1e-2)
     code, err = cli(*args, "--preset", "tiny")
     assert (code, "--preset is tiny; --base brings its own" in err) == (2, True), err
+
+
+@pytest.mark.parametrize("base_path", ["gpt2", "modern"], indirect=True)
+def test_windows_may_be_shorter_than_the_bases_context(
+    tmp_path: Path, base_path: Path, text_file: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is made for long texts goes on learning on a machine that has no memory for them."""
+    shapes = []
+    original = Pretraining.loss
+
+    def loss(self: Pretraining, batch: Batch) -> torch.Tensor:
+        shapes.append(batch.inputs.shape)
+        return original(self, batch)
+
+    monkeypatch.setattr(Pretraining, "loss", loss)
+    args = ("pretrain", "--data", text_file, "--base", base_path, "--out", tmp_path / "out")
+    few = ("--steps", 2, "--warmup", 0, "--batch-size", 2, "--schedule", "constant")
+    code, err = cli(*args, *few, "--context", 20)
+    assert code == 0, err
+    assert set(shapes) == {(2, 20)}
+    assert load_base(tmp_path / "out").config == load_base(base_path).config
+    code, err = cli(*args, *few, "--context", 30, "--resume")
+    assert (code, "--context is 30, but the saved run has 20" in err) == (2, True), err
+    code, err = cli(*args, *few, "--context", 129)
+    assert (code, "--context is 129; the base was made for 128" in err) == (2, True), err

@@ -195,6 +195,7 @@ def _export_peft(
                 back.head,
                 back.lora,
                 bound=_bound(args.dtype),
+                template=adapter.template,
             )
     count = sum(matrix.numel() for matrix in adapter.lora.parameters())
     print(f"{args.out}: {count:,} parameters in LoRA matrices, {args.dtype}")
@@ -222,6 +223,7 @@ def _proof(args: argparse.Namespace, whole: Base, back: Imported) -> str:
             back.tokenizer,
             back.head,
             bound=_bound(args.dtype),
+            template=whole.template,
         )
     return _sentence(worst, args.dtype)
 

@@ -47,6 +47,7 @@ class Pretraining:
     """Next-token prediction on windows of text. A `training.loop.Task`.
 
     Args:
+        length: tokens of a window.
         weights: of each file in the mixture, above 0; without, every window comes once an epoch.
     """
 
@@ -60,6 +61,7 @@ class Pretraining:
         tokenizer: Tokenizer,
         files: TokenFiles,
         settings: LoopSettings,
+        length: int,
         stride: int,
         weights: Sequence[float] | None = None,
     ) -> None:
@@ -68,7 +70,6 @@ class Pretraining:
         self.files = files
         self.settings = settings
         self.device = settings.torch_device
-        length = model.config.context_length
         self.train = Windows(files.train, length, stride, files.bounds if weights else None)
         self.order = MixedOrder(self.train.counts, weights, settings.seed) if weights else None
         if not len(self.train):
@@ -129,7 +130,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="checkpoint directory to publish")
     parser.add_argument("--run", type=Path, help="directory of the run (default: OUT.run)")
     parser.add_argument("--preset", help="shape of the network (default small)")
-    parser.add_argument("--context", type=int, help="context length, if not the preset's")
+    parser.add_argument(
+        "--context",
+        type=int,
+        help="context length, if not the preset's; with --base, of the windows alone",
+    )
     parser.add_argument(
         "--base", type=Path, help="go on from these weights; they bring their shape and tokenizer"
     )
@@ -164,9 +169,13 @@ def run(args: argparse.Namespace) -> None:
     extra = yardstick.yardstick(args.eval_text, args.eval_blimp)  # a bad file costs no training
     tokenizer = base.tokenizer if base else load_tokenizer(args.tokenizer or "gpt2")
     config = base.config if base else _shape(args, tokenizer)
-    stride = args.stride or config.context_length
+    length = args.context or config.context_length
+    if length > config.context_length:
+        raise UsageError(f"--context is {length}; the base was made for {config.context_length}")
+    stride = args.stride or length
     directory = run_directory(args)
     identity = {
+        "context": length,
         "architecture": config.to_dict(),
         "stride": stride,
         "tokenizer": tokenizer.sha256,
@@ -181,7 +190,7 @@ def run(args: argparse.Namespace) -> None:
     model = new_model(config, settings)
     if base:
         model.load_state_dict(base.model.state_dict())
-    task = Pretraining(model, tokenizer, files, settings, stride, args.weights)
+    task = Pretraining(model, tokenizer, files, settings, length, stride, args.weights)
     loop = Run(task, settings, directory, task.order)
     if args.dry_run:
         dry_run(loop, model)
@@ -217,7 +226,7 @@ def _start(args: argparse.Namespace) -> Base | None:
     """The checkpoint of `--base`."""
     if args.base is None:
         return None
-    for name in ("preset", "context", "tokenizer"):
+    for name in ("preset", "tokenizer"):
         value = getattr(args, name)
         if value is not None:
             raise UsageError(f"--{name} is {value}; --base brings its own, so leave it out")
