@@ -1,8 +1,9 @@
 """The linear layers of the network, which adapters name, and the token embedding."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -29,6 +30,18 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, tile: int | None) -> 
     for given, out in zip(tiles, y, strict=True):
         out[:] = F.linear(given, weight, bias)
     return y.view(-1, len(weight))[: len(rows)].view(*x.shape[:-1], len(weight))
+
+
+def by_row(function: Callable[[Tensor], Tensor], x: Tensor, tile: int | None) -> Tensor:
+    """`function` of `x`, (…, width), where each element depends on itself alone.
+
+    The last few elements of what a thread gets are computed by another formula than those before,
+    with other last bits. With a `tile`, each row is therefore a call of its own, in which they are
+    always the same ones.
+    """
+    if tile is None:
+        return function(x)
+    return torch.stack([function(row) for row in x.flatten(0, -2)]).view(x.shape)
 
 
 class Projection(nn.Linear):

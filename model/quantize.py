@@ -135,6 +135,8 @@ def int_mm_is_exact() -> bool:
 class QuantizedProjection(nn.Module):
     """A `Projection` with 8-bit weights."""
 
+    tile: int | None = None  # its rows are independent as they are
+
     def __init__(self, path: str, layer: Layer) -> None:
         super().__init__()
         self.path = path

@@ -31,7 +31,7 @@ from model.architecture import Architecture
 from model.attention import Attends, Attention
 from model.errors import ContextLengthError
 from model.positions import Angles, LearnedPositions, make_positions
-from model.projection import Adapts, OutputHead, Projection, TokenEmbedding
+from model.projection import Adapts, OutputHead, Projection, TokenEmbedding, by_row
 
 Role = Literal["embedding", "matrix", "bias", "norm"]
 """What a parameter is to an optimizer."""
@@ -48,7 +48,7 @@ class GELUMLP(nn.Module):
         self.down = Projection(f"{path}.down", config.mlp_width, {"down": config.n_embd}, bias=bias)
 
     def forward(self, x: Tensor, adapters: Adapts | None) -> Tensor:
-        hidden = self.activation(self.up(x, adapters))
+        hidden = by_row(self.activation, self.up(x, adapters), self.up.tile)
         out: Tensor = self.down(hidden, adapters)
         return out
 
@@ -65,7 +65,7 @@ class SwiGLUMLP(nn.Module):
 
     def forward(self, x: Tensor, adapters: Adapts | None) -> Tensor:
         gate, up = self.gate_up(x, adapters).chunk(2, dim=-1)
-        out: Tensor = self.down(F.silu(gate) * up, adapters)
+        out: Tensor = self.down(by_row(F.silu, gate, self.gate_up.tile) * up, adapters)
         return out
 
 

@@ -5,18 +5,20 @@ Log-probabilities are compared as well: they differ where a single bit of the lo
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from model.architecture import Architecture
+from model.architecture import Architecture, MLPKind
 from model.checkpoint import Adapter, Base
 from model.classifier import ClassifierHead, Labels
 from model.engine.engine import Engine
 from model.engine.request import Classified, Classify, Finished, Generate, Request, Text
 from model.engine.settings import EngineSettings
 from model.kernels import int8
+from model.kv_cache import CacheStep, KVCache, Segment
 from model.lora import LoRA, LoRASettings
 from model.quantize import quantize
 from model.rope import Llama3Scaling, Rope
@@ -169,6 +171,33 @@ def test_with_one_thread_or_two(
     for count in (1, 2):
         threads(count)
         assert answers(base, adapters, requests(), EngineSettings())[0] == alone
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mlp", ["gelu", "swiglu"])
+def test_widths_that_no_vector_divides(
+    mlp: MLPKind, dtype: torch.dtype, threads: Callable[[int], None]
+) -> None:
+    """However many threads share the rows of a step, and wherever in a row they begin."""
+    model = Transformer(replace(LLAMA, mlp=mlp, mlp_width=1004))
+    model.init_weights(torch.Generator().manual_seed(0))
+    for parameter in model.parameters():
+        parameter *= 4 if parameter.ndim == 2 else 1
+    model.to(dtype).multiply_in_tiles()
+    tokens = torch.arange(205) % 256
+    found = []
+    for count, cuts in ((1, [1] * 205), (1, [205]), (2, [205]), (3, [201, 4]), (5, [203, 2])):
+        threads(count)
+        cache, parts, start = KVCache(LLAMA, 13, dtype=dtype), [], 0
+        for length in cuts:
+            places = torch.arange(start, start + length)
+            step = CacheStep(cache, [Segment(range(13), start, length)])
+            parts.append(model(tokens[places], positions=places, cache=step))
+            start += length
+        found.append(torch.cat(parts))
+    for other in found[1:]:
+        assert torch.equal(other, found[0])
 
 
 @pytest.fixture
