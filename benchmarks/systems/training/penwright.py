@@ -45,7 +45,8 @@ class Penwright(base.TrainingSystem):
         files = TokenFiles(
             base.tokens_of(work), np.memmap(work / "val.bin", np.uint16, mode="r"), sources=()
         )
-        task = _Gated(model, _tokenizer(), files, settings, self.shape.context)
+        context = self.shape.context
+        task = _Gated(model, _tokenizer(), files, settings, context, context)
         batch = task.batch(range(self.shape.batch))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.autocast):
             loss = task.loss(batch) / batch.count
