@@ -110,8 +110,6 @@ class Tokenizer:
         """
         return [*self.prefix, *self.encode(text)]
 
-    encode_document = encode_prompt
-
     @property
     def prefix(self) -> tuple[int, ...]:
         """What the model reads before every text: the beginning token, or nothing."""
