@@ -18,7 +18,7 @@ help: ## Show the targets.
 
 setup: $(INSTALLED) ## Install everything into .venv.
 
-$(INSTALLED): pyproject.toml constraints.txt hatch_build.py $(wildcard model/kernels/*.[ch])
+$(INSTALLED): pyproject.toml constraints.txt hatch_build.py $(wildcard model/cpu/kernels/*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt $(TORCH_PIP_ARGS) torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev]'

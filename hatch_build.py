@@ -1,6 +1,6 @@
 """Compiles the C kernels when the package is installed, where there is a compiler.
 
-The extension is optional: without it `model.quantize` computes the same in torch, slower.
+The extension is optional: without it `model.cpu.quantize` computes the same in torch, slower.
 Compile by hand: `python hatch_build.py`.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-DIRECTORY = Path("model/kernels")
+DIRECTORY = Path("model/cpu/kernels")
 LIBRARY = DIRECTORY / "libkernels.so"
 # Without -ffp-contract=off, paths with a fused multiply-add would round differently.
 FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-Wall", "-Wno-psabi", "-fPIC", "-shared"]

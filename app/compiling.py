@@ -11,7 +11,7 @@ from dataclasses import replace
 from app.errors import invalid, late, queue_full
 from app.fields import ResponseFormat
 from app.options import Options
-from model.constraints import ConstraintError
+from model.engine.constraints import ConstraintError
 from model.engine.engine import Engine
 from model.engine.request import Constraint
 

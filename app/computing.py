@@ -3,8 +3,8 @@
 import torch
 
 from app.settings import Settings
+from model.cpu import int8
 from model.errors import UsageError
-from model.kernels import int8
 
 
 def device(settings: Settings) -> torch.device:

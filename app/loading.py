@@ -18,24 +18,24 @@ from app import computing
 from app.cpu_quota import default_threads
 from app.dispatch import Dispatcher
 from app.settings import Settings
-from model import golden
 from model.checkpoint import (
     Adapter,
     Base,
     TaskName,
     adapter_base_path,
     checkpoint_name,
+    golden,
     is_adapter,
     load_adapter,
     load_base,
 )
-from model.checkpoint_files import dtype_name
+from model.checkpoint.files import dtype_name
+from model.checkpoint.model_set import ModelSet, load_model_set
 from model.classifier import UNSURE, ClassifierHead
+from model.cpu.quantize import quantizable, quantize
 from model.errors import CheckpointError, PenwrightError, UsageError
 from model.kv_cache import BLOCK_TOKENS
-from model.model_set import ModelSet, load_model_set
 from model.prompts import Template
-from model.quantize import quantizable, quantize
 
 logger = logging.getLogger(__name__)
 

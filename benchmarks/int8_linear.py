@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.kernels import int8
-from model.quantize import TorchLinear, quantize_weight
+from model.cpu import int8
+from model.cpu.quantize import TorchLinear, quantize_weight
 
 LAYERS = {(768, 2304): 12, (768, 768): 12, (768, 3072): 12, (3072, 768): 12, (768, 50257): 1}
 """(in, out) of GPT-2 124M's linear layers, and how many of each a step computes."""

@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from model.architecture import PRESETS
-from model.kernels.attention import TOKENS, PagedCache, Plan
+from model.cpu.attention import TOKENS, PagedCache, Plan
+from model.cpu.quantize import QuantizedEmbedding, quantize
+from model.cpu.quantized_blocks import QuantizedBlocks
 from model.lora import AdapterRows, LoRA, LoRASettings
-from model.quantize import QuantizedEmbedding, quantize
-from model.quantized_blocks import QuantizedBlocks
 from model.transformer import Transformer
 
 CELLS = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.architecture import Architecture
-from model.kernels import int8
-from model.kernels.attention import TOKENS, PagedCache, Plan
+from model.cpu import int8
+from model.cpu.attention import TOKENS, PagedCache, Plan
 
 BLOCK_TOKENS = TOKENS
 

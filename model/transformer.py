@@ -104,7 +104,7 @@ class Transformer(nn.Module):
     def __init__(self, config: Architecture, dropout: float = 0.0) -> None:
         super().__init__()
         self.config = config
-        self.quantized = False  # whether `model.quantize` has given it 8-bit weights
+        self.quantized = False  # whether `model.cpu.quantize` has given it 8-bit weights
         self.embedding = TokenEmbedding(config.vocab_size, config.n_embd)
         self.positions = make_positions(config)
         self.dropout = nn.Dropout(dropout)

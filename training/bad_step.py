@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.atomic import write_file
+from model.checkpoint.atomic import write_file
 from training import state as saved_state
 from training.distributed import AllStop, first
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from model.atomic import write_file
+from model.checkpoint.atomic import write_file
 from model.classifier import Labels
 from training import state as saved_state
 from training.classification import all_logits, head_of

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoint import Adapter, Base, is_adapter, load_base, save_adapter, save_base
-from model.checkpoint_files import check_target
+from model.checkpoint.files import check_target
 from model.classifier import ClassifierHead, Labels
 from model.errors import DataError, UsageError
 from model.lora import TARGETS, LoRA, LoRASettings

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from model.atomic import writing
+from model.checkpoint.atomic import writing
 from model.classifier import last_token
 from training.classification import Rows
 from training.finetune import Network, pad_rows

@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from model.atomic import write_file, writing
+from model.checkpoint.atomic import write_file, writing
 from model.errors import DataError, PenwrightError, UsageError
 from training.judge import Judge, Refused, Unavailable, parse_score, question
 from training.report import read_metrics

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from model.atomic import writing
+from model.checkpoint.atomic import writing
 from training import distributed
 from training import state as saved_state
 from training.bad_step import WINDOW, BadStep, complaint, stop_at

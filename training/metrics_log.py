@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.atomic import write_file, writing
+from model.checkpoint.atomic import write_file, writing
 from training.report import plot_loss, read_metrics
 from training.tensorboard import EventFiles
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from model.atomic import write_file
+from model.checkpoint.atomic import write_file
 from model.errors import DataError
 
 

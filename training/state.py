@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from model.architecture import Architecture
+from model.checkpoint.names import current_name
 from model.errors import PenwrightError, UsageError
-from model.names import current_name
 
 FORMAT = 2
 """Of `last.pt`; the first one had no number, and other names for the network's parts."""

@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from model.atomic import writing
+from model.checkpoint.atomic import writing
 from model.errors import PenwrightError, UsageError
 from training.search import flags_of
 from training.trial import Plan, TrialFailed, run_trial

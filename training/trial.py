@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from model.atomic import writing
+from model.checkpoint.atomic import writing
 from model.errors import PenwrightError, UsageError
 from training.report import read_metrics
 from training.search import Space, flags_of

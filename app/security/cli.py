@@ -18,7 +18,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from app.security.key_file import KeyEntry, digest, dump_entries, new_key, read_entries
-from model.atomic import write_file
+from model.checkpoint.atomic import write_file
 from model.errors import PenwrightError, UsageError
 
 SECRET_MODE = 0o600

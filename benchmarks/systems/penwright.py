@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.gpt2 import Files
 from benchmarks.systems.base import GREEDY, Sampling, System, Tokens
-from model import quantize as eight_bit
 from model.checkpoint import load_adapter, load_base
+from model.cpu import quantize as eight_bit
 from model.engine.engine import Engine
 from model.engine.request import (
     Classified,

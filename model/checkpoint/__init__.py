@@ -5,7 +5,7 @@
 
 `card.json` holds the SHA-256 of every other file, and its own hash is the checkpoint's id. Loading
 checks all of them: an altered file is refused by its name. There is no pickle, and nothing is
-downloaded. Publishing replaces the directory whole (`model.atomic`).
+downloaded. Publishing replaces the directory whole (`model.checkpoint.atomic`).
 
 A directory of the first kind may also hold a classification head (`score.*`): that is a fully
 fine-tuned classifier.

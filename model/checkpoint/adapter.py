@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from model import golden
-from model.atomic import new_directory
+from model.checkpoint import golden
+from model.checkpoint.atomic import new_directory
 from model.checkpoint.base import Base, labels_from
-from model.checkpoint.settings import read_adapter_settings
-from model.checkpoint_files import (
+from model.checkpoint.files import (
     CARD,
     FORMAT_VERSION,
     assign,
@@ -26,11 +25,12 @@ from model.checkpoint_files import (
     write_json,
     write_weights,
 )
+from model.checkpoint.names import current_name
+from model.checkpoint.settings import read_adapter_settings
 from model.classifier import ClassifierHead
 from model.errors import CheckpointError, UsageError
 from model.json_files import read_json
 from model.lora import LoRA, LoRASettings
-from model.names import current_name
 from model.prompts import Alpaca, Template, from_settings
 from model.tasks import TaskName
 

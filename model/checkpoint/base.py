@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from model import golden
 from model.architecture import Architecture
-from model.atomic import new_directory
-from model.checkpoint.settings import GGUF, SAFETENSORS, read_config
-from model.checkpoint_files import (
+from model.checkpoint import golden
+from model.checkpoint.atomic import new_directory
+from model.checkpoint.files import (
     CARD,
     FORMAT_VERSION,
     assign,
@@ -28,13 +27,14 @@ from model.checkpoint_files import (
     write_json,
     write_weights,
 )
+from model.checkpoint.names import current_name
+from model.checkpoint.settings import GGUF, SAFETENSORS, read_config
 from model.classifier import ClassifierHead, Labels
 from model.convert.gguf_read import is_gguf, read_gguf, read_gguf_network
 from model.convert.hf_read import read_hugging_face
 from model.convert.tensors import Imported, check_size
 from model.errors import CheckpointError, UsageError
 from model.json_files import read_json
-from model.names import current_name
 from model.prompts import Alpaca, Template, from_settings
 from model.tasks import TaskName
 from model.tokenizer import Tokenizer

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint_files import read_versioned
+from model.checkpoint.files import read_versioned
 from model.errors import CheckpointError
 from model.json_files import shown
 from model.prompts import Alpaca

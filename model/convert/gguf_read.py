@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.architecture import Architecture
-from model.checkpoint_files import sha256
+from model.checkpoint.files import sha256
 from model.convert.families import GGUF_FAMILIES
 from model.convert.gguf_config import family_of, read_architecture
 from model.convert.gguf_file import GGUFFile, read_header

@@ -17,7 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.checkpoint_files import sha256
+from model.checkpoint.files import sha256
 from model.convert.families import HUGGING_FACE
 from model.convert.hf_config import read_architecture, says_tied
 from model.convert.hf_head import read_head

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from model.architecture import Architecture
 from model.checkpoint import Base
-from model.checkpoint_files import dtype_name, write_json, write_weights
+from model.checkpoint.files import dtype_name, write_json, write_weights
 from model.convert.bpe_files import write_tokenizer
 from model.convert.families import HF_GPT2, require_gpt2, their_names
 from model.convert.hf_head import fold

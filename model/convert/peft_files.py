@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Adapter, Base
-from model.checkpoint_files import assign, read_json, read_weights, write_json, write_weights
+from model.checkpoint.files import assign, read_json, read_weights, write_json, write_weights
+from model.checkpoint.names import current_name
 from model.classifier import ClassifierHead
 from model.convert.families import HF_GPT2, require_gpt2, their_names
 from model.convert.hf_head import fold, labels_of, unfold
 from model.convert.hf_read import OWN
 from model.errors import CheckpointError, UsageError
 from model.lora import LoRA, LoRASettings
-from model.names import current_name
 from model.tasks import TASKS, TaskName
 
 CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from model.checkpoint import Adapter, Base
-from model.constraints import Constraints
 from model.engine.blocks import BlockPool
+from model.engine.constraints import Constraints
 from model.engine.request import EngineStats, Event, Failed, FailureReason, Request, Text
 from model.engine.results import results
 from model.engine.runner import Runner

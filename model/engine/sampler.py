@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Base
-from model.constraints import ConstraintError, Constraints, Matcher
 from model.draws import Floats, log_normaliser, ranked
+from model.engine.constraints import ConstraintError, Constraints, Matcher
 from model.engine.request import (
     Event,
     Failed,

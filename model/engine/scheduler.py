@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from model.constraints import Matcher
 from model.engine.blocks import BlockPool, Content, contents, root
+from model.engine.constraints import Matcher
 from model.engine.request import Embed, Request, Timings, TokenLogprob
 from model.engine.text_stream import TextStream
 from model.kv_cache import BLOCK_TOKENS, blocks_for

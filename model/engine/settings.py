@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 
 from model.architecture import Architecture
+from model.cpu.quantized_blocks import CACHE_DTYPE
 from model.errors import UsageError
 from model.kv_cache import BLOCK_TOKENS, KVCache, blocks_for
-from model.quantized_blocks import CACHE_DTYPE
 from model.transformer import Transformer
 
 _CONTEXTS = 16

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from app import examples
-from model import golden
-from model.checkpoint import load_adapter, load_base
-from model.quantize import quantize
+from model.checkpoint import golden, load_adapter, load_base
+from model.cpu.quantize import quantize
 from tests.e2e.server import serve
 from training import classification
 from training.cli import main

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from model import atomic
-from model.atomic import new_directory, new_file, write_file
+from model.checkpoint import atomic
+from model.checkpoint.atomic import new_directory, new_file, write_file
 from model.errors import PenwrightError
 
 

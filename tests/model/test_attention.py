@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.kernels import int8
-from model.kernels.attention import TOKENS, PagedCache, Plan
+from model.cpu import int8
+from model.cpu.attention import TOKENS, PagedCache, Plan
 
 SHAPES = [(12, 64), (4, 16), (2, 96)]
 """(heads, head_dim)"""

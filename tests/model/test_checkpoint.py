@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from model import golden
 from model.architecture import Architecture
 from model.checkpoint import (
     Adapter,
     Base,
     adapter_base_path,
+    golden,
     is_adapter,
     load_adapter,
     load_base,

@@ -16,12 +16,12 @@ from llguidance import LLParserLimits
 
 from model.architecture import Architecture
 from model.checkpoint import Adapter, Base
-from model.constraints import ConstraintError
+from model.engine.constraints import ConstraintError
 from model.engine.engine import Engine
+from model.engine.grammar_check import compile_here
 from model.engine.request import Constraint, Event, Failed, Finished, Generate, Request, Text
 from model.engine.settings import EngineSettings
 from model.errors import UsageError
-from model.grammar_check import compile_here
 from model.lora import LoRA, LoRASettings
 from model.sampling import SamplingSettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
@@ -241,7 +241,7 @@ def test_what_cannot_be_used_is_refused_with_the_reason(
     base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # None of these does harm, and thirty processes take a while.
-    monkeypatch.setattr("model.constraints.problem_of", compile_here)
+    monkeypatch.setattr("model.engine.constraints.problem_of", compile_here)
     own = engine(base)
     for constraint, said in REFUSED:
         for _ in range(2):  # the second time it is known
@@ -294,7 +294,7 @@ def test_states_of_one_text_do_not_count_against_the_next(
     base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library's copies of a matcher share their states, and so the bound on them."""
-    monkeypatch.setattr("model.constraints.LIMITS", LLParserLimits(max_lexer_states=200))
+    monkeypatch.setattr("model.engine.constraints.LIMITS", LLParserLimits(max_lexer_states=200))
     many = Constraint("regex", r"[ab]*a[ab]{40}")
     own = engine(base)
     for seed in range(10):

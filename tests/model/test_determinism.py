@@ -14,13 +14,13 @@ import torch
 from model.architecture import Architecture, MLPKind
 from model.checkpoint import Adapter, Base
 from model.classifier import ClassifierHead, Labels
+from model.cpu import int8
+from model.cpu.quantize import quantize
 from model.engine.engine import Engine
 from model.engine.request import Classified, Classify, Finished, Generate, Request, Text
 from model.engine.settings import EngineSettings
-from model.kernels import int8
 from model.kv_cache import CacheStep, KVCache, Segment
 from model.lora import LoRA, LoRASettings
-from model.quantize import quantize
 from model.rope import Llama3Scaling, Rope
 from model.sampling import SamplingSettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from model.checkpoint_files import read_json as of_checkpoints
-from model.checkpoint_files import read_versioned, write_json
+from model.checkpoint.files import read_json as of_checkpoints
+from model.checkpoint.files import read_versioned, write_json
+from model.checkpoint.model_set import load_model_set
 from model.errors import CheckpointError
 from model.json_files import MOST_LEVELS, field, list_field, parse_json, read_json, shown
-from model.model_set import load_model_set
 
 
 def nested(levels: int) -> bytes:

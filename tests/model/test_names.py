@@ -5,7 +5,7 @@ from safetensors import safe_open
 
 from app.loading import bundled_models
 from model.checkpoint import load_adapter, load_base
-from model.names import current_name
+from model.checkpoint.names import current_name
 
 
 @pytest.mark.parametrize(

@@ -13,14 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Module
 
-from model import golden, quantize
 from model.architecture import Architecture
-from model.checkpoint import load_base, save_base
+from model.checkpoint import golden, load_base, save_base
+from model.cpu import int8, quantize
+from model.cpu.quantize import Layer, QuantizedProjection, TorchLinear
+from model.cpu.quantized_blocks import QuantizedBlocks
 from model.errors import CheckpointError, UsageError
-from model.kernels import int8
 from model.lora import LoRA, LoRASettings
-from model.quantize import Layer, QuantizedProjection, TorchLinear
-from model.quantized_blocks import QuantizedBlocks
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 
@@ -203,7 +202,7 @@ def test_rows_of_weights_are_looked_up(pack: Pack) -> None:
 def test_the_fallback_is_exact_where_int_mm_is_not() -> None:
     """oneDNN held to AVX2, as on a processor without VNNI: `_int_mm` is then wrong, in silence."""
     script = (
-        "import torch; from model.quantize import exact_product, int_mm_is_exact\n"
+        "import torch; from model.cpu.quantize import exact_product, int_mm_is_exact\n"
         "x = torch.full((16, 768), 255, dtype=torch.uint8)\n"
         "w = torch.full((64, 768), 127, dtype=torch.int8)\n"
         "assert (exact_product(x, w) == 768 * 255 * 127).all()\n"

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from model.architecture import Architecture
 from model.attention import Attends
-from model.kernels import int8
-from model.kernels.attention import TOKENS, PagedCache, Plan
+from model.cpu import int8
+from model.cpu.attention import TOKENS, PagedCache, Plan
+from model.cpu.quantize import TorchLinear, quantize, quantize_weight
+from model.cpu.quantized_blocks import CACHE_DTYPE, QuantizedBlocks
 from model.lora import AdapterRows, LoRA, LoRASettings
-from model.quantize import TorchLinear, quantize, quantize_weight
-from model.quantized_blocks import CACHE_DTYPE, QuantizedBlocks
 from model.transformer import Transformer
 
 CONFIG = Architecture(101, 64, n_layer=2, n_head=3, n_embd=48)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from model.constraints import Constraints
+from model.engine.constraints import Constraints
 from model.engine.request import Constraint
 from model.errors import CheckpointError
 from model.tokenizer import (

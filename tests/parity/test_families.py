@@ -12,10 +12,10 @@ from model.checkpoint import Base, load_base
 from model.convert import read_hugging_face
 from model.convert.families import HUGGING_FACE, their_names
 from model.convert.hf_read import CONV1D
+from model.cpu import int8
 from model.engine.engine import Engine
 from model.engine.request import Generate, Request, Text
 from model.engine.settings import EngineSettings
-from model.kernels import int8
 from model.kv_cache import KVCache
 from model.sampling import SamplingSettings
 from tests.parity.families import (

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from app.loading import bundled_models
-from model import golden
 from model.architecture import Architecture
 from model.checkpoint import (
     Base,
     adapter_base_path,
+    golden,
     load_adapter,
     load_base,
     save_adapter,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import httpx
 
-from model.atomic import write_file
+from model.checkpoint.atomic import write_file
 from model.errors import DataError, PenwrightError
 
 _LARGEST = 64 * 2**20  # bytes; every set here is far smaller

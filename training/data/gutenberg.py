@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.atomic import write_file
+from model.checkpoint.atomic import write_file
 from model.errors import DataError
 from model.tokenizer import END_OF_TEXT
 from training.data.download import fetch, read_local

@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from model.atomic import write_file
+from model.checkpoint.atomic import write_file
 from model.errors import DataError
 from model.tokenizer import END_OF_TEXT
 from training.data.labelled_files import Reading, numbered_rows

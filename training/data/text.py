@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.atomic import write_file, writing
+from model.checkpoint.atomic import write_file, writing
 from model.errors import DataError
 from model.tokenizer import END_OF_TEXT, Tokenizer
 from training.data.encodable import encodable

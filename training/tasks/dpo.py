@@ -21,8 +21,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from model.atomic import write_file
 from model.checkpoint import Adapter, Base, is_adapter, load_adapter
+from model.checkpoint.atomic import write_file
 from model.errors import UsageError
 from model.lora import LoRASettings
 from model.prompts import TEMPLATE, TEMPLATE_VERSION

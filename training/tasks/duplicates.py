@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model.atomic import write_file
+from model.checkpoint.atomic import write_file
 from model.errors import UsageError
 from training.data.labelled_files import Reading
 from training.data.near_duplicates import Cluster, Shingles, near_duplicates

@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
-from model.atomic import write_file
+from model.checkpoint.atomic import write_file
+from model.checkpoint.model_set import load_model_set
 from model.errors import DataError, UsageError
-from model.model_set import load_model_set
 from training.card import machine_fields, portable_command
 from training.data.labelled_files import Reading
 from training.data.rows import read_rows

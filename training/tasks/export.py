@@ -24,10 +24,17 @@ from pathlib import Path
 
 import torch
 
-from model import golden
-from model.atomic import new_directory, new_file
-from model.checkpoint import Adapter, Base, adapter_base_path, is_adapter, load_adapter, load_base
-from model.checkpoint_files import CARD
+from model.checkpoint import (
+    Adapter,
+    Base,
+    adapter_base_path,
+    golden,
+    is_adapter,
+    load_adapter,
+    load_base,
+)
+from model.checkpoint.atomic import new_directory, new_file
+from model.checkpoint.files import CARD
 from model.convert import Imported, read_hugging_face
 from model.convert.gguf_read import read_gguf
 from model.convert.gguf_write import write_gguf

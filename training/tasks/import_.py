@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from model.checkpoint import TaskName, load_base, save_adapter, save_base
-from model.checkpoint_files import sha256
+from model.checkpoint.files import sha256
 from model.convert import HUB_NAMES, Imported, download, read_hugging_face
 from model.convert.gguf_read import is_gguf, read_gguf
 from model.convert.peft_files import is_peft, read_peft

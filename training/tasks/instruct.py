@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 
 from model import prompts
-from model.atomic import write_file
 from model.checkpoint import Base
+from model.checkpoint.atomic import write_file
 from model.errors import UsageError
 from model.prompts import TEMPLATE, TEMPLATE_VERSION, Alpaca, Message, Template
 from model.tokenizer import Tokenizer

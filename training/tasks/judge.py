@@ -24,7 +24,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from model.atomic import write_file
+from model.checkpoint.atomic import write_file
 from model.errors import UsageError
 from model.prompts import Alpaca
 from training.card import portable_command

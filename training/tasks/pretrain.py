@@ -17,7 +17,7 @@ from torch import Tensor
 
 from model.architecture import Architecture, preset
 from model.checkpoint import Base, save_base
-from model.checkpoint_files import check_target
+from model.checkpoint.files import check_target
 from model.errors import UsageError
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer

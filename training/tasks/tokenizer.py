@@ -11,8 +11,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from model.atomic import write_file
-from model.checkpoint_files import read_json
+from model.checkpoint.atomic import write_file
+from model.checkpoint.files import read_json
 from model.errors import DataError, UsageError
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer, byte_of_character
 from training.data.text import documents, read_text

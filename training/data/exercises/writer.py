@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.atomic import write_file
+from model.checkpoint.atomic import write_file
 from model.prompts import instruction_prompt
 from model.tokenizer import END_OF_TEXT
 from training.data.exercises.exercise import Exercise

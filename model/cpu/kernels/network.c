@@ -16,7 +16,7 @@
 #include "team.h"
 #include "kernels.h"
 
-#define VERSION 3       /* of this interface; model/kernels/int8.py expects it */
+#define VERSION 3       /* of this interface; model/cpu/int8.py expects it */
 #define PART 128        /* rows of a piece of a product */
 #define PARTS 9         /* of a block of the network */
 #define SHORT 2000000   /* nanoseconds; less than a slice of the scheduler's */

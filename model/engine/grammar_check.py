@@ -1,6 +1,6 @@
 """Compile one grammar where it can do no harm: in a process of its own.
 
-    python -m model.grammar_check < grammar
+    python -m model.engine.grammar_check < grammar
 
 There are schemas of a few hundred characters whose compilation takes hours or overflows the stack,
 and neither can be ended within a process that is to live on. What passes here, under a limit of
@@ -44,7 +44,7 @@ def problem_of(grammar: str) -> str | None:
             timeout=_WALL_SECONDS,
             check=False,
             # Wherever the service was started, `model` is found.
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         )
     except subprocess.TimeoutExpired:
         return "it takes too long to compile"

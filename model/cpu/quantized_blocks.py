@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from model.architecture import Architecture
 from model.attention import Attends
-from model.kernels import int8, network
-from model.kernels.attention import TOKENS, PagedCache, Plan
+from model.cpu import int8, network
+from model.cpu.attention import TOKENS, PagedCache, Plan
 from model.lora import AdapterRows, LoRA
 from model.positions import Angles
 from model.projection import Adapts

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.kernels.int8 import Kernel
+from model.cpu.int8 import Kernel
 
 TOKENS = 16
 """Tokens of a block."""

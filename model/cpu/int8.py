@@ -4,7 +4,7 @@
     layer = kernel.pack(values, scale, bias)
     y = layer(x)
 
-`model.quantize` says what the numbers mean.
+`model.cpu.quantize` says what the numbers mean.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from torch import Tensor
 
 PATHS = ("portable", "avx2", "avx512-vnni")
 """The instruction sets, slowest first; all give the same bits."""
-_LIBRARY = Path(__file__).with_name("libkernels.so")
+_LIBRARY = Path(__file__).with_name("kernels") / "libkernels.so"
 _VERSION = 3
 CHANNELS = 64
 """Output channels of a block of weights."""

@@ -11,7 +11,7 @@ The token embedding is quantized, too, and looked up in the 8-bit output head wh
 tied. A copy of it in bf16 would be the largest tensor of the process (77 MB beside the 124 MB of
 GPT-2's weights in 8 bits), and what it would improve is small: see tests/model/test_quantize.py.
 
-With the C kernel (`model.kernels`) all blocks are one call of it, at the speed of memory; attention
+With the C kernel (`model.cpu`) all blocks are one call of it, at the speed of memory; attention
 and adapters are then computed there, too, and a row gets the same bits in every batch. Without it
 torch computes the same linear layers bit for bit, several times slower.
 """
@@ -26,10 +26,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.architecture import Architecture
+from model.cpu import int8
+from model.cpu.quantized_blocks import QuantizedBlocks, fits
 from model.errors import UsageError
-from model.kernels import int8
 from model.projection import Adapts, Projection
-from model.quantized_blocks import QuantizedBlocks, fits
 from model.transformer import Transformer
 
 _ROWS_AT_ONCE = 4096

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.kernels.attention import Plan
-from model.kernels.int8 import CHANNELS, Kernel, PackedLinear
+from model.cpu.attention import Plan
+from model.cpu.int8 import CHANNELS, Kernel, PackedLinear
 
 _RANKS = 16  # the rank of an adapter is padded to a multiple
 

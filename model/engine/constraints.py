@@ -5,7 +5,7 @@ logit -inf before one is drawn; the end token can come exactly where the text is
 constrained rows of a step, the masks are filled and applied together.
 
 Users write schemas and expressions, some to see what breaks: each is compiled in a process of its
-own first (`model.grammar_check`), and every step has a bound.
+own first (`model.engine.grammar_check`), and every step has a bound.
 """
 
 import json
@@ -21,9 +21,9 @@ import torch
 from llguidance import LLExecutor, LLMatcher, LLTokenizer, TokenizerWrapper
 from torch import Tensor
 
+from model.engine.grammar_check import LIMITS, problem_of
 from model.engine.request import Constraint
 from model.errors import UsageError
-from model.grammar_check import LIMITS, problem_of
 from model.tokenizer import Tokenizer
 
 MOST_CHARACTERS = {"json_schema": 32_768, "regex": 2_048, "choice": 32_768}
