@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Base
-from model.draws import Floats, log_normaliser, ranked
 from model.engine.constraints import ConstraintError, Constraints, Matcher
 from model.engine.request import (
     Event,
@@ -24,6 +23,7 @@ from model.engine.request import (
 from model.engine.scheduler import Chunk, Sequence
 from model.engine.text_stream import TextStream
 from model.sampling import LogitBias, Penalties, sample
+from model.sampling.cpu import Floats, log_normaliser, ranked
 
 _UNUSABLE = Failed("internal", "the network gave no usable logits")
 
@@ -165,7 +165,7 @@ class Sampler:
 
 
 def _row(logits: Tensor) -> Floats:
-    """A copy, (vocab,), where `model.draws` works; processors may write into the original."""
+    """A copy, (vocab,), on the CPU; processors may write into the original."""
     row: Floats = logits.cpu().numpy().copy()
     return row
 

@@ -10,17 +10,17 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.draws import log_normaliser, ranked
 from model.errors import UsageError
 from model.sampling import (
     LogitBias,
     Penalties,
     SamplingSettings,
-    _sample_anywhere,
+    device,
     penalise,
-    probabilities,
     sample,
 )
+from model.sampling.cpu import log_normaliser, ranked
+from model.sampling.device import probabilities
 
 ROWS = st.lists(
     # Quarters: equal logits are common, so ties are met.
@@ -308,10 +308,10 @@ def test_what_other_devices_do_is_the_same(rows: list[list[float]], data: st.Dat
     points = torch.tensor(uniforms, dtype=torch.float64)[:, None]
     if bool(((chances - points).abs() < 1e-5).any()):
         reject()
-    assert _sample_anywhere(logits, wanted, uniforms) == sample(logits, wanted, uniforms)
+    assert device.sample(logits, wanted, uniforms) == sample(logits, wanted, uniforms)
 
 
-@pytest.mark.parametrize("way", [sample, _sample_anywhere])
+@pytest.mark.parametrize("way", [sample, device.sample])
 def test_rows_without_a_distribution_give_nothing_and_spoil_no_other(way) -> None:  # type: ignore[no-untyped-def]
     logits = torch.zeros(5, 6)
     logits[:, 0] = -math.inf
