@@ -3,7 +3,7 @@
 import torch
 
 from app.settings import Settings
-from model.cpu import int8
+from model.cpu import library
 from model.errors import UsageError
 
 
@@ -24,7 +24,7 @@ def quantizes(settings: Settings) -> bool:
     if settings.quantize != "auto":
         return settings.quantize == "int8"
     on_cpu = device(settings).type == "cpu" and settings.dtype == "auto"
-    return on_cpu and int8.load() is not None
+    return on_cpu and library.load() is not None
 
 
 def dtype(settings: Settings) -> torch.dtype:

@@ -32,7 +32,7 @@ from model.checkpoint import (
 from model.checkpoint.files import dtype_name
 from model.checkpoint.model_set import ModelSet, load_model_set
 from model.classifier import UNSURE, ClassifierHead
-from model.cpu.quantize import quantizable, quantize
+from model.cpu.quantize import quantize
 from model.errors import CheckpointError, PenwrightError, UsageError
 from model.kv_cache import BLOCK_TOKENS
 from model.prompts import Template
@@ -208,11 +208,6 @@ def _load_base(path: Path, settings: Settings, device: torch.device) -> Base:
         # From weights as they are stored, which are smaller than in fp32: the peak of memory.
         quantized, dtype = computing.quantizes(settings), computing.dtype(settings)
         base = load_base(path, dtype=None if quantized else dtype, device=device)
-        if quantized and settings.quantize == "auto" and not quantizable(base.config):
-            quantized = False
-            base.model.to(dtype)
-            if base.head is not None:
-                base.head.to(dtype)
         if quantized:
             quantize(base.model)
             if base.head is not None:

@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.cpu import int8
+from model.cpu import library
+from model.cpu.linear import PackedLinear
 from model.cpu.quantize import TorchLinear, quantize_weight
 
 LAYERS = {(768, 2304): 12, (768, 768): 12, (768, 3072): 12, (3072, 768): 12, (768, 50257): 1}
@@ -52,10 +53,10 @@ def forms(inputs: int, outputs: int, paths: Sequence[str]) -> dict[str, list[Lin
         "int8 torch": [TorchLinear(values.clone(), scale, bias) for _ in range(copies(size))],
     }
     for path in paths:
-        kernel = int8.load(path)
+        kernel = library.load(path)
         if kernel is None:
             raise SystemExit("the kernel is not compiled: run `python hatch_build.py`")
-        made[path] = [kernel.pack(values, scale, bias) for _ in range(copies(size))]
+        made[path] = [PackedLinear(kernel, values, scale, bias) for _ in range(copies(size))]
     return made
 
 
@@ -84,8 +85,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    fastest = int8.load()
-    paths = int8.PATHS[1 : fastest.path + 1] if fastest else ()
+    fastest = library.load()
+    paths = library.PATHS[1 : fastest.path + 1] if fastest else ()
     step: dict[int, dict[str, float]] = {rows: {} for rows in arguments.rows}
     results = []
 

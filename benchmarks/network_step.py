@@ -56,7 +56,7 @@ class Step:
         x = self.model.positions.add(self.model.embedding(tokens), tokens)
         rows = AdapterRows([(self.lora, slice(None))]) if adapter else None
         packed = self.blocks._adapter_rows(rows) if rows else []
-        hidden = self.model.norm(self.blocks.network(x, plan, packed))
+        hidden = self.model.norm(self.blocks.network(x, plan, adapters=packed))
         return self.model.logits(hidden[new - 1 :: new])
 
     def linear_layers(self, rows: int, logits: int) -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.architecture import Architecture
-from model.cpu import int8
+from model.cpu import library
 from model.cpu.attention import TOKENS, PagedCache, Plan
 
 BLOCK_TOKENS = TOKENS
@@ -47,7 +47,7 @@ class KVCache:
         self.keys = torch.empty(shape, dtype=dtype, device=device)
         self.values = torch.empty(shape, dtype=dtype, device=device)
         self.blocks = blocks
-        kernel = int8.load() if PagedCache.fits(self.keys) else None
+        kernel = library.load() if PagedCache.fits(self.keys) else None
         group = config.n_head // config.n_kv_head
         self.paged = PagedCache(kernel, self.keys, self.values, group) if kernel else None
 

@@ -20,7 +20,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, tile: int | None) -> 
 
     Args:
         tile: rows of every product. A row's last bits depend on how many rows are multiplied at
-            once; with a fixed number it gets the same bits in every batch. None takes all at once.
+            once; with a fixed number it gets the same bits in every batch. (With another number of
+            threads they may differ: MKL divides the sums of some shapes among them.) None takes all
+            at once.
     """
     if tile is None:
         return F.linear(x, weight, bias)

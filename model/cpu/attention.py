@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.cpu.int8 import Kernel
+from model.cpu.library import Kernel, require
 
 TOKENS = 16
 """Tokens of a block."""
@@ -28,7 +28,7 @@ class _Cache(ctypes.Structure):
         ("heads", ctypes.c_int64),
         ("dim", ctypes.c_int64),
         ("group", ctypes.c_int64),
-        ("half", ctypes.c_int64),
+        ("bf16", ctypes.c_int64),
     ]
 
 
@@ -42,9 +42,11 @@ class PagedCache:
     """
 
     def __init__(self, kernel: Kernel, keys: Tensor, values: Tensor, group: int = 1) -> None:
-        assert self.fits(keys)
-        assert keys[0].is_contiguous()
-        assert (keys.shape, keys.stride()) == (values.shape, values.stride())
+        require(self.fits(keys), "the kernel cannot work with such a cache")
+        require(keys[0].is_contiguous(), "each layer of a cache must be contiguous")
+        same = (keys.shape, keys.stride()) == (values.shape, values.stride())
+        require(same and keys.dtype == values.dtype, "keys and values must be alike")
+        require(group > 0, f"group is {group}; it must be at least 1")
         self.kernel = kernel
         self.group = group
         self.layers, self.blocks, self.heads, _, self.head_dim = keys.shape
@@ -76,6 +78,9 @@ class Plan:
         segments: of each sequence, in the order of its rows in the flat batch: the blocks that its
             tokens are in, from the first on and with room for the new ones; how many tokens are
             cached; how many are new.
+
+    Raises:
+        ValueError: a segment overruns its blocks, or there is no such block.
     """
 
     def __init__(
@@ -85,9 +90,13 @@ class Plan:
         blocks, table = array("i"), array("q")
         for ids, start, length in segments:
             needed = -(-(start + length) // TOKENS)
-            assert len(ids) >= needed, "a segment overruns its blocks"
+            if start < 0 or length < 0 or len(ids) < needed:
+                raise ValueError(
+                    f"a segment of {length} tokens after {start} overruns its {len(ids)} blocks"
+                )
             blocks.extend(ids[:needed])
-        assert not blocks or 0 <= min(blocks) <= max(blocks) < cache.blocks, "no such block"
+        if blocks and not 0 <= min(blocks) <= max(blocks) < cache.blocks:
+            raise ValueError(f"blocks are from 0 to {cache.blocks - 1}; a segment has another one")
         address, self.tokens = blocks.buffer_info()[0], 0
         for _, start, length in segments:
             table.extend((address, start, length, self.tokens))
@@ -111,8 +120,10 @@ class Plan:
         cache = self.cache
         shape = (self.tokens, cache.heads, cache.head_dim)
         queries = (self.tokens, cache.heads * cache.group, cache.head_dim)
-        assert query.shape == queries
-        assert key.shape == value.shape == shape
+        require(0 <= layer < cache.layers, f"layer is {layer}; the cache has {cache.layers}")
+        require(query.shape == queries, f"queries are {tuple(query.shape)}; expected {queries}")
+        require(key.shape == value.shape == shape, f"keys and values are not {shape}")
+        require(query.is_cpu and key.is_cpu and value.is_cpu, "the kernels are for the CPU")
         dtype = query.dtype
         query, key, value = query.float(), key.float(), value.float()
         stride = query.stride()

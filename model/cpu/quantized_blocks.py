@@ -1,12 +1,12 @@
 """The blocks of a network with 8-bit weights as one module, computed in one call of the kernel.
 
-One call gives up Python's lock once in a step, and starts its threads once. Attention, layer norms
+One call releases the GIL once in a step, and starts its threads once. Attention, norms, rotations
 and adapters are computed there as well, all in such a way that a row gets the same bits in every
 batch, in prefill as in decoding. Evaluation without a cache goes the same way, over a cache of its
 own: what is verified at start-up is what serves.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import cast
 from weakref import WeakKeyDictionary
 
@@ -14,16 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from model.architecture import Architecture
-from model.attention import Attends
-from model.cpu import int8, network
+from model.attention import Attends, HeadNorm
+from model.cpu import network
 from model.cpu.attention import TOKENS, PagedCache, Plan
+from model.cpu.library import Kernel, require
+from model.cpu.linear import PackedLinear
 from model.lora import AdapterRows, LoRA
 from model.positions import Angles
 from model.projection import Adapts
 from model.transformer import Block
 
-_LAYERS = ("attention.qkv", "attention.out", "mlp.up", "mlp.down")
-"""The linear layers of a block, in the kernel's order."""
 CACHE_DTYPE = torch.bfloat16
 """Of the keys and values of quantized networks: beside 8-bit weights it loses nothing that counts,
 and there is half as much to read."""
@@ -31,7 +31,7 @@ and there is half as much to read."""
 
 def fits(config: Architecture) -> bool:
     """Whether the kernel can compute blocks of this shape."""
-    return config.head_dim % 16 == 0
+    return all(size % 16 == 0 for size in (config.head_dim, config.n_embd, config.mlp_width))
 
 
 class QuantizedBlocks(nn.Module):
@@ -42,11 +42,20 @@ class QuantizedBlocks(nn.Module):
             one, and compute the same but for rounding.
     """
 
-    def __init__(self, kernel: int8.Kernel, blocks: Iterable[nn.Module]) -> None:
+    def __init__(self, kernel: Kernel, blocks: Iterable[nn.Module], config: Architecture) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(blocks)
-        self.heads = self._blocks()[0].attention.heads
-        self.network = network.Network(kernel, [_parts(block) for block in self._blocks()])
+        up = "mlp.up" if config.mlp == "gelu" else "mlp.gate_up"
+        layers = ("attention.qkv", "attention.out", up, "mlp.down")
+        self._paths = [f"blocks.{i}.{path}" for i in range(config.n_layer) for path in layers]
+        self._group = config.n_head // config.n_kv_head
+        self.network = network.Network(
+            kernel,
+            [_parts(block, layers) for block in self._blocks()],
+            config.n_head,
+            config.n_kv_head,
+            config.head_dim,
+        )
         self._packed: WeakKeyDictionary[LoRA, network.PackedAdapter] = WeakKeyDictionary()
 
     def forward(
@@ -57,10 +66,18 @@ class QuantizedBlocks(nn.Module):
         adapters: Adapts | None = None,
     ) -> Tensor:
         """(batch, time, n_embd), or (tokens, n_embd) with a cache, which must have a plan."""
-        plan = self._own_plan(*x.shape[:2]) if cache is None else getattr(cache, "plan", None)
-        assert isinstance(plan, Plan), "a quantized network needs a cache step with a plan"
+        if cache is None:
+            plan = self._own_plan(*x.shape[:2])
+            if angles is not None:  # the same for every sequence
+                cosines, sines = (part.repeat(len(x), 1) for part in angles)
+                angles = cosines, sines
+        else:
+            of_step = getattr(cache, "plan", None)
+            if not isinstance(of_step, Plan):
+                raise TypeError("a quantized network needs a cache step with a plan")
+            plan = of_step
         rows = self._adapter_rows(adapters) if adapters is not None else []
-        return self.network(x.flatten(0, -2), plan, rows).view(x.shape)
+        return self.network(x.flatten(0, -2), plan, angles, rows).view(x.shape)
 
     def _blocks(self) -> list[Block]:
         return cast(list[Block], list(self.blocks))
@@ -68,11 +85,12 @@ class QuantizedBlocks(nn.Module):
     def _own_plan(self, batch: int, time: int) -> Plan:
         """A cache for one call: a layer needs it no more when the next one begins."""
         each = -(-time // TOKENS)
-        width = self.network.width // self.heads
-        cells = (2, batch * each, self.heads, TOKENS, width)
+        cells = (2, batch * each, self.network.kv_heads, TOKENS, self.network.head_dim)
         keys, values = torch.empty(cells, dtype=CACHE_DTYPE).unbind()
         layers = (len(self.blocks), -1, -1, -1, -1)
-        cache = PagedCache(self.network.kernel, keys.expand(layers), values.expand(layers))
+        cache = PagedCache(
+            self.network.kernel, keys.expand(layers), values.expand(layers), self._group
+        )
         return Plan(cache, [(range(i * each, (i + 1) * each), 0, time) for i in range(batch)])
 
     def _adapter_rows(self, adapters: Adapts) -> list[tuple[network.PackedAdapter, slice]]:
@@ -85,18 +103,24 @@ class QuantizedBlocks(nn.Module):
         """The packed form of an adapter, which is made once: it must not change after."""
         packed = self._packed.get(lora)
         if packed is None:
-            assert not (lora.training and lora.settings.dropout), "quantized is for inference only"
-            paths = [f"blocks.{i}.{path}" for i in range(len(self.blocks)) for path in _LAYERS]
-            packed = network.PackedAdapter([lora.change(path) for path in paths])
+            require(
+                not (lora.training and lora.settings.dropout), "quantized is for inference only"
+            )
+            changes = [lora.change(path) for path in self._paths]
+            packed = network.PackedAdapter(self.network.layers, changes)
             self._packed[lora] = packed
         return packed
 
 
-def _parts(block: Block) -> network.Block:
+def _parts(block: Block, paths: Sequence[str]) -> network.Block:
     layers = []
-    for path in _LAYERS:
+    for path in paths:
         layer = block.get_submodule(path).layer
-        assert isinstance(layer, int8.PackedLinear)
+        assert isinstance(layer, PackedLinear)
         layers.append(layer)
     qkv, out, up, down = layers
-    return network.Block(block.attention_norm, qkv, out, block.mlp_norm, up, down)
+    q_norm, k_norm = (
+        norm if isinstance(norm, HeadNorm) else None
+        for norm in (block.attention.q_norm, block.attention.k_norm)
+    )
+    return network.Block(block.attention_norm, qkv, q_norm, k_norm, out, block.mlp_norm, up, down)

@@ -14,7 +14,7 @@ import torch
 from model.architecture import Architecture, MLPKind
 from model.checkpoint import Adapter, Base
 from model.classifier import ClassifierHead, Labels
-from model.cpu import int8
+from model.cpu import library
 from model.cpu.quantize import quantize
 from model.engine.engine import Engine
 from model.engine.request import Classified, Classify, Finished, Generate, Request, Text
@@ -27,7 +27,7 @@ from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
 from model.transformer import Transformer
 
 pytestmark = pytest.mark.skipif(
-    int8.load() is None, reason="the C kernels are not compiled; torch alone promises less"
+    library.load() is None, reason="the C kernels are not compiled; torch alone promises less"
 )
 
 GPT2 = Architecture(257, 256, n_layer=3, n_head=4, n_embd=64)
@@ -186,18 +186,18 @@ def test_widths_that_no_vector_divides(
         parameter *= 4 if parameter.ndim == 2 else 1
     model.to(dtype).multiply_in_tiles()
     tokens = torch.arange(205) % 256
-    found = []
-    for count, cuts in ((1, [1] * 205), (1, [205]), (2, [205]), (3, [201, 4]), (5, [203, 2])):
+    for count, *ways in ((1, [1] * 205), (2, [1] * 205), (3, [201, 4]), (5, [203, 2])):
         threads(count)
-        cache, parts, start = KVCache(LLAMA, 13, dtype=dtype), [], 0
-        for length in cuts:
-            places = torch.arange(start, start + length)
-            step = CacheStep(cache, [Segment(range(13), start, length)])
-            parts.append(model(tokens[places], positions=places, cache=step))
-            start += length
-        found.append(torch.cat(parts))
-    for other in found[1:]:
-        assert torch.equal(other, found[0])
+        found = []
+        for cuts in ([205], *ways):
+            cache, parts, start = KVCache(LLAMA, 13, dtype=dtype), [], 0
+            for length in cuts:
+                places = torch.arange(start, start + length)
+                step = CacheStep(cache, [Segment(range(13), start, length)])
+                parts.append(model(tokens[places], positions=places, cache=step))
+                start += length
+            found.append(torch.cat(parts))
+        assert torch.equal(*found), count
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from torch.nn import Module
 
 from model.architecture import Architecture
 from model.checkpoint import golden, load_base, save_base
-from model.cpu import int8, quantize
+from model.cpu import library, quantize
+from model.cpu.linear import PackedLinear
 from model.cpu.quantize import Layer, QuantizedProjection, TorchLinear
 from model.cpu.quantized_blocks import QuantizedBlocks
 from model.errors import CheckpointError, UsageError
@@ -25,7 +27,7 @@ from model.transformer import Transformer
 
 SHAPES = [(1, 1), (4, 1), (7, 5), (32, 96), (50, 257), (384, 384), (768, 130), (3072, 64)]
 """(in, out); few are multiples of the tile's 4 inputs and 64 channels."""
-FORMS = [*int8.PATHS, "torch", "torch without _int_mm"]
+FORMS = [*library.PATHS, "torch", "torch without _int_mm"]
 
 Pack = Callable[[Tensor, Tensor, Tensor | None], Layer]
 
@@ -34,17 +36,17 @@ Pack = Callable[[Tensor, Tensor, Tensor | None], Layer]
 def pack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pack:
     """Makes a layer of values, scale and bias, in each form that runs here."""
     form: str = request.param
-    if form in int8.PATHS:
+    if form in library.PATHS:
         kernel = kernel_or_skip(form)
-        return kernel.pack
+        return partial(PackedLinear, kernel)
     if form == "torch without _int_mm":
         monkeypatch.setattr(quantize, "int_mm_is_exact", lambda: False)
     return TorchLinear
 
 
-def kernel_or_skip(path: str | None = None) -> int8.Kernel:
+def kernel_or_skip(path: str | None = None) -> library.Kernel:
     try:
-        kernel = int8.load(path)
+        kernel = library.load(path)
     except ValueError:
         pytest.skip(f"this processor has no {path}")
     if kernel is None:
@@ -94,7 +96,7 @@ def test_every_form_gives_the_same_bits(pack: Pack, inputs: int, outputs: int) -
     assert torch.equal(ours, new_layer(TorchLinear, inputs, outputs)[0](x))
 
 
-@pytest.mark.parametrize("path", int8.PATHS)
+@pytest.mark.parametrize("path", library.PATHS)
 def test_gelu(path: str) -> None:
     """Within 1e-6 of the exact value, and the same bits on every path and at every place."""
     kernel, portable = kernel_or_skip(path), kernel_or_skip("portable")
@@ -260,7 +262,7 @@ def test_the_loss_stays(
     if compiled:
         kernel_or_skip()
     else:
-        monkeypatch.setattr(int8, "load", lambda: None)
+        monkeypatch.setattr(library, "load", lambda: None)
     if not tied:
         trained = Transformer(replace(trained.config, tied=False)).eval()
         trained.init_weights(torch.Generator().manual_seed(1))
@@ -314,7 +316,7 @@ def test_golden_outputs_hold_and_a_wrong_scale_shows(
     expected = base.card["golden"]
     assert golden.verify("base", expected, base.model, tokenizer) <= golden.INT8_BOUND
     layer = block_of(base.model, 0).get_submodule("mlp.down").layer
-    assert isinstance(layer, int8.PackedLinear | TorchLinear)
+    assert isinstance(layer, PackedLinear | TorchLinear)
     layer.scale *= 3
     with pytest.raises(CheckpointError, match="differs from its card"):
         golden.verify("base", expected, base.model, tokenizer)

@@ -2,24 +2,57 @@
 
 from collections.abc import Iterator
 from itertools import accumulate
+from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model.architecture import Architecture
 from model.attention import Attends
-from model.cpu import int8
+from model.cpu import library
 from model.cpu.attention import TOKENS, PagedCache, Plan
-from model.cpu.quantize import TorchLinear, quantize, quantize_weight
+from model.cpu.quantize import TorchLinear, quantize
 from model.cpu.quantized_blocks import CACHE_DTYPE, QuantizedBlocks
 from model.lora import AdapterRows, LoRA, LoRASettings
+from model.rope import Llama3Scaling, Rope
 from model.transformer import Transformer
 
-CONFIG = Architecture(101, 64, n_layer=2, n_head=3, n_embd=48)
-"""Few of its channels fill whole blocks of 64."""
-PER_SEQUENCE = CONFIG.context_length // TOKENS
+VOCAB, CONTEXT = 101, 64
+_MODERN: dict[str, Any] = {"norm": "rms", "mlp": "swiglu", "bias": "none", "rope": Rope()}
+FAMILIES: dict[str, Architecture] = {
+    # Few of its channels fill whole blocks of 64.
+    "gpt2": Architecture(VOCAB, CONTEXT, n_layer=2, n_head=3, n_embd=48),
+    "gpt2, another MLP": Architecture(VOCAB, CONTEXT, 2, 3, 48, mlp_width=80),
+    "llama": Architecture(
+        *(VOCAB, CONTEXT, 2, 6, 96),
+        **{**_MODERN, "rope": Rope(1e5, Llama3Scaling(8.0, 1.0, 4.0, 16))},
+        n_kv_head=2,
+        head_dim=64,
+        mlp_width=112,
+    ),
+    "qwen2": Architecture(
+        *(VOCAB, CONTEXT, 2, 7, 112),
+        **{**_MODERN, "bias": "qkv"},
+        tied=False,
+        n_kv_head=1,
+        head_dim=80,
+        mlp_width=272,
+    ),
+    "qwen3": Architecture(
+        *(VOCAB, CONTEXT, 2, 4, 64),
+        **_MODERN,
+        qk_norm=True,
+        n_kv_head=2,
+        head_dim=128,
+        mlp_width=96,
+    ),
+    "heads of 96": Architecture(
+        *(VOCAB, CONTEXT, 2, 4, 48), **_MODERN, n_kv_head=4, head_dim=96, mlp_width=48
+    ),
+}
+GPT2 = FAMILIES["gpt2"]
+PER_SEQUENCE = CONTEXT // TOKENS
 CELLS = [torch.float32, torch.bfloat16]
 
 
@@ -39,9 +72,9 @@ class Step(Attends):
         return self.plan.attend(layer, query, key, value)
 
 
-def kernel_or_skip(path: str | None = None) -> int8.Kernel:
+def kernel_or_skip(path: str | None = None) -> library.Kernel:
     try:
-        kernel = int8.load(path)
+        kernel = library.load(path)
     except ValueError:
         pytest.skip(f"this processor has no {path}")
     if kernel is None:
@@ -49,18 +82,23 @@ def kernel_or_skip(path: str | None = None) -> int8.Kernel:
     return kernel
 
 
-def new_model(config: Architecture = CONFIG) -> Transformer:
+@pytest.fixture(params=FAMILIES)
+def config(request: pytest.FixtureRequest) -> Architecture:
+    return FAMILIES[request.param]
+
+
+def new_model(config: Architecture) -> Transformer:
     """With weights as large as a trained network has them."""
     model = Transformer(config).eval()
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            mean = 1.0 if "ln_" in name and name.endswith("weight") else 0.0
+            mean = 1.0 if "norm" in name and name.endswith("weight") else 0.0
             parameter.normal_(mean, 0.15, generator=generator)
     return model
 
 
-def quantized(path: str | None = None, config: Architecture = CONFIG) -> Transformer:
+def quantized(config: Architecture, path: str | None = None) -> Transformer:
     model = new_model(config)
     quantize(model, kernel_or_skip(path))
     assert isinstance(model.blocks[0], QuantizedBlocks)
@@ -73,13 +111,14 @@ def new_cache(
     """Full of NaN: what was not stored must not be read."""
     config, blocks = model.config, model.blocks[0]
     assert isinstance(blocks, QuantizedBlocks)
-    shape = (config.n_layer, sequences * PER_SEQUENCE, config.n_head, TOKENS, config.head_dim)
+    shape = (config.n_layer, sequences * PER_SEQUENCE, config.n_kv_head, TOKENS, config.head_dim)
     keys = torch.full(shape, torch.nan, dtype=dtype)
-    return PagedCache(blocks.network.kernel, keys, keys.clone())
+    group = config.n_head // config.n_kv_head
+    return PagedCache(blocks.network.kernel, keys, keys.clone(), group)
 
 
-def new_lora(rank: int, targets: tuple[str, ...] = (), seed: int = 0) -> LoRA:
-    lora = LoRA(CONFIG, LoRASettings(rank=rank, targets=targets)).eval()
+def new_lora(config: Architecture, rank: int, targets: tuple[str, ...] = (), seed: int = 0) -> LoRA:
+    lora = LoRA(config, LoRASettings(rank=rank, targets=targets)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in lora.parameters():
@@ -89,7 +128,7 @@ def new_lora(rank: int, targets: tuple[str, ...] = (), seed: int = 0) -> LoRA:
 
 def tokens_of(sequence: int) -> Tensor:
     generator = torch.Generator().manual_seed(100 + sequence)
-    return torch.randint(0, CONFIG.vocab_size, (CONFIG.context_length,), generator=generator)
+    return torch.randint(0, VOCAB, (CONTEXT,), generator=generator)
 
 
 @torch.inference_mode()
@@ -115,8 +154,15 @@ def run(
     return list(hidden.split([length for *_, length in segments]))
 
 
-MIXED = {0: new_lora(4), 2: new_lora(16, seed=1), 3: new_lora(20, ("out", "up"), seed=2)}
-"""Adapters of different ranks and targets; sequences 1 and 4 have none."""
+def mixed(config: Architecture) -> dict[int, LoRA]:
+    """Adapters of different ranks and targets; sequences 1 and 4 have none."""
+    return {
+        0: new_lora(config, 4),
+        2: new_lora(config, 16, ("q", "v", "down"), seed=1),
+        3: new_lora(config, 20, ("out", "up"), seed=2),
+    }
+
+
 STEPS = [
     [(0, 0, 7), (1, 0, 33), (4, 0, 1)],
     [(0, 7, 1), (2, 0, 21), (1, 33, 9), (3, 0, 5)],
@@ -124,33 +170,14 @@ STEPS = [
 ]
 
 
-def by_torch(
-    model: Transformer, tokens: Tensor, adapters: LoRA | None, dtype: torch.dtype = torch.float32
-) -> Tensor:
-    """8-bit layers, layer norms, attention, GELU and adapters one by one, each by torch."""
-    blocks = model.blocks[0]
-    assert isinstance(blocks, QuantizedBlocks)
-    full = new_model(model.config)
-    x = model.embedding(tokens) + model.positions.weight[: len(tokens)]
-
-    def linear(path: str, x: Tensor) -> Tensor:
-        layer = full.get_submodule(path)
-        assert isinstance(layer, torch.nn.Linear)
-        y = TorchLinear(*quantize_weight(layer.weight), layer.bias)(x)
-        return y if adapters is None else adapters.adapt(path, x, y)
-
-    for number, block in enumerate(blocks._blocks()):
-        path = f"blocks.{number}."
-        qkv = linear(
-            path + "attention.qkv", F.layer_norm(x, x.shape[1:], *block.attention_norm.parameters())
-        )
-        q, k, v = qkv.unflatten(-1, (3, model.config.n_head, -1)).transpose(0, 2).unbind(1)
-        k, v = k.to(dtype).float(), v.to(dtype).float()
-        y = F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True)[0]
-        x = x + linear(path + "attention.out", y.transpose(0, 1).flatten(1))
-        hidden = linear(path + "mlp.up", F.layer_norm(x, x.shape[1:], *block.mlp_norm.parameters()))
-        x = x + linear(path + "mlp.down", F.gelu(hidden, approximate="tanh"))
-    return model.norm(x)
+def by_torch(config: Architecture, tokens: Tensor, lora: LoRA | None) -> Tensor:
+    """The network's own modules one by one, its linear layers with 8-bit weights by torch."""
+    model = new_model(config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "load", lambda: None)
+        quantize(model)
+    assert isinstance(model.blocks[0].get_submodule("mlp.down").layer, TorchLinear)
+    return model(tokens[None], adapters=lora)[0]
 
 
 @pytest.fixture
@@ -160,53 +187,61 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("path", int8.PATHS)
-@pytest.mark.parametrize("lora", [None, *MIXED.values(), new_lora(0)])
+@pytest.mark.parametrize("path", library.PATHS)
 @torch.inference_mode()
-def test_it_agrees_with_torch(path: str, lora: LoRA | None) -> None:
-    """Rounding may turn a byte of an activation: that, and no more, is the difference."""
-    model, tokens = quantized(path), tokens_of(0)[:50]
-    goal = by_torch(model, tokens, lora)
-    adapters = {} if lora is None else {0: lora}
-    [hidden] = run(model, new_cache(model), [(0, 0, 50)], adapters)
-    assert (hidden - goal).norm() < 2e-3 * goal.norm()
-    # A cache in bf16, as in serving and in evaluation, rounds keys and values.
-    rounded = model(tokens[None], adapters=lora)[0]
-    assert 0 < (rounded - hidden).norm() < 2e-2 * goal.norm()
-    if lora is not None and lora.settings.rank:
-        assert (model(tokens[None])[0] - goal).norm() > 0.05 * goal.norm()
+def test_it_agrees_with_torch(path: str, config: Architecture) -> None:
+    """Rounding may turn a byte of an activation: that, and no more, is the difference. It adds up
+    from token to token, while 8-bit weights themselves cost 2 to 5% here."""
+    model, tokens = quantized(config, path), tokens_of(0)[:50]
+    for lora in (None, *mixed(config).values(), new_lora(config, 0)):
+        goal = by_torch(config, tokens, lora)
+        adapters = {} if lora is None else {0: lora}
+        [hidden] = run(model, new_cache(model), [(0, 0, 50)], adapters)
+        assert (hidden - goal).norm() < 1e-2 * goal.norm()
+        assert (hidden[0] - goal[0]).norm() < 1e-4 * goal[0].norm()
+        # A cache in bf16, as in serving and in evaluation, rounds keys and values.
+        rounded = model(tokens[None], adapters=lora)[0]
+        assert 0 < (rounded - hidden).norm() < (0.04 if lora is None else 0.15) * goal.norm()
+        if lora is not None and lora.settings.rank:
+            assert (model(tokens[None])[0] - goal).norm() > 0.05 * goal.norm()
 
 
 @pytest.mark.parametrize("dtype", CELLS)
-@pytest.mark.parametrize("path", int8.PATHS)
-def test_every_path_gives_the_same_bits(path: str, dtype: torch.dtype) -> None:
-    models = quantized(path), quantized("portable")
+@pytest.mark.parametrize("path", library.PATHS)
+def test_every_path_gives_the_same_bits(
+    path: str, dtype: torch.dtype, config: Architecture
+) -> None:
+    models, adapters = (quantized(config, path), quantized(config, "portable")), mixed(config)
     caches = [new_cache(model, dtype) for model in models]
     for segments in STEPS:
         ours, portable = (
-            run(model, cache, segments, MIXED) for model, cache in zip(models, caches, strict=True)
+            run(model, cache, segments, adapters)
+            for model, cache in zip(models, caches, strict=True)
         )
         assert torch.equal(torch.cat(ours), torch.cat(portable))
 
 
 @pytest.mark.parametrize("dtype", CELLS)
-@pytest.mark.parametrize("path", int8.PATHS)
-def test_batch_and_chunks_change_no_bit(path: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("path", library.PATHS)
+def test_batch_and_chunks_change_no_bit(
+    path: str, dtype: torch.dtype, config: Architecture
+) -> None:
     """Each sequence of the mixed steps against the whole of it alone, in one piece."""
-    model = quantized(path)
+    model, adapters = quantized(config, path), mixed(config)
     cache, parts = new_cache(model, dtype), dict[int, list[Tensor]]()
     for segments in STEPS:
-        for (sequence, *_), part in zip(segments, run(model, cache, segments, MIXED), strict=True):
+        found = run(model, cache, segments, adapters)
+        for (sequence, *_), part in zip(segments, found, strict=True):
             parts.setdefault(sequence, []).append(part)
     for sequence, pieces in parts.items():
         together = torch.cat(pieces)
-        whole = run(model, new_cache(model, dtype), [(sequence, 0, len(together))], MIXED)[0]
+        whole = run(model, new_cache(model, dtype), [(sequence, 0, len(together))], adapters)[0]
         assert torch.equal(together, whole), sequence
 
 
 @torch.inference_mode()
-def test_without_a_cache_it_is_the_same() -> None:
-    model, lora = quantized(), MIXED[2]
+def test_without_a_cache_it_is_the_same(config: Architecture) -> None:
+    model, lora = quantized(config), new_lora(config, 16, ("q", "v", "down"), seed=1)
     batch = torch.stack([tokens_of(2)[:40], tokens_of(5)[:40]])
     hidden = model(batch, adapters=lora)
     adapters = {2: lora, 5: lora}
@@ -218,10 +253,11 @@ def test_without_a_cache_it_is_the_same() -> None:
 
 @pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize("number", [2, 3])
-def test_threads_change_no_bit(number: int) -> None:
+@pytest.mark.parametrize("choices", [{}, {**_MODERN, "n_kv_head": 1, "qk_norm": True}])
+def test_threads_change_no_bit(number: int, choices: dict[str, Any]) -> None:
     """Also with more threads than cores, which then have to sleep at the gates."""
-    config = Architecture(101, 64, n_layer=2, n_head=7, n_embd=224)  # enough work
-    model = quantized(config=config)
+    config = Architecture(VOCAB, CONTEXT, n_layer=2, n_head=7, n_embd=224, **choices)  # enough work
+    model = quantized(config)
     lora = LoRA(config, LoRASettings(rank=8)).eval()
     with torch.no_grad():
         for parameter in lora.parameters():
@@ -236,19 +272,22 @@ def test_threads_change_no_bit(number: int) -> None:
         assert torch.equal(one, several)
 
 
-@pytest.mark.parametrize("path", int8.PATHS)
+@pytest.mark.parametrize("path", library.PATHS)
 @torch.inference_mode()
-def test_a_row_that_is_no_number_stays_alone(path: str) -> None:
+def test_a_row_that_is_no_number_stays_alone(path: str, config: Architecture) -> None:
     """Neither neighbours nor earlier tokens of its own sequence see it."""
-    model = quantized(path)
-    blocks, x = model.blocks[0], torch.randn(21, 48, generator=torch.Generator().manual_seed(0))
-    segments, lora = [(0, 0, 10), (1, 0, 11)], MIXED[2]
+    model = quantized(config, path)
+    generator = torch.Generator().manual_seed(0)
+    blocks, x = model.blocks[0], torch.randn(21, config.n_embd, generator=generator)
+    segments, lora = [(0, 0, 10), (1, 0, 11)], new_lora(config, 16, ("qkv", "down"), seed=1)
     adapters = AdapterRows([(lora, slice(2, 21))])
-    goal = blocks(x, None, Step(new_cache(model), segments), adapters)
+    places = torch.cat([torch.arange(10), torch.arange(11)])
+    angles = model.positions.angles(places, x.device)
+    goal = blocks(x, angles, Step(new_cache(model), segments), adapters)
     for at in (0, 7, 12):
         broken = x.clone()
         broken[at, 5] = torch.nan
-        got = blocks(broken, None, Step(new_cache(model), segments), adapters)
+        got = blocks(broken, angles, Step(new_cache(model), segments), adapters)
         later = slice(at, 10 if at < 10 else 21)
         assert got[later].isnan().all()
         got[later] = goal[later]
@@ -257,14 +296,14 @@ def test_a_row_that_is_no_number_stays_alone(path: str) -> None:
 
 @torch.inference_mode()
 def test_what_it_is_given_stays() -> None:
-    model, x = quantized(), torch.randn(1, 5, 48)
+    model, x = quantized(GPT2), torch.randn(1, 5, 48)
     before = x.clone()
     assert not torch.equal(model.blocks[0](x), x)
     assert torch.equal(x, before)
 
 
 def test_an_adapter_is_packed_once_and_goes_with_it() -> None:
-    model, lora = quantized(), new_lora(4)
+    model, lora = quantized(GPT2), new_lora(GPT2, 4)
     blocks = model.blocks[0]
     assert isinstance(blocks, QuantizedBlocks)
     model(tokens_of(0)[None], adapters=lora)
@@ -276,10 +315,10 @@ def test_an_adapter_is_packed_once_and_goes_with_it() -> None:
 
 
 def test_the_model_remains_what_it_was() -> None:
-    model = quantized()
+    model = quantized(GPT2)
     assert model.quantized
     assert (model.device.type, model.dtype) == ("cpu", torch.float32)
-    assert model.parameter_count() == new_model().parameter_count()
+    assert model.parameter_count() == new_model(GPT2).parameter_count()
 
 
 @pytest.mark.parametrize("compiled", [True, False])
@@ -287,8 +326,8 @@ def test_other_shapes_are_left_to_torch(compiled: bool, monkeypatch: pytest.Monk
     if compiled:
         kernel_or_skip()
     else:
-        monkeypatch.setattr(int8, "load", lambda: None)
-    config = Architecture(101, 64, n_layer=2, n_head=6, n_embd=48) if compiled else CONFIG
+        monkeypatch.setattr(library, "load", lambda: None)
+    config = Architecture(101, 64, n_layer=2, n_head=6, n_embd=48) if compiled else GPT2
     model = new_model(config)
     quantize(model)
     assert not any(isinstance(module, QuantizedBlocks) for module in model.modules())

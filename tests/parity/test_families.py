@@ -12,7 +12,7 @@ from model.checkpoint import Base, load_base
 from model.convert import read_hugging_face
 from model.convert.families import HUGGING_FACE, their_names
 from model.convert.hf_read import CONV1D
-from model.cpu import int8
+from model.cpu import library
 from model.engine.engine import Engine
 from model.engine.request import Generate, Request, Text
 from model.engine.settings import EngineSettings
@@ -135,7 +135,7 @@ CUTS = {
 def test_cached_equals_uncached(pair: tuple[Peer, Base], cuts: list[int]) -> None:
     """With the attention kernel, where it is there and takes heads of this width, and without."""
     peer, base = pair
-    fits = int8.load() is not None and base.config.head_dim % 16 == 0
+    fits = library.load() is not None and base.config.head_dim % 16 == 0
     assert (KVCache(base.config, 1).paged is not None) == fits
     tokens = random_tokens(70)
     for kernel in {fits, False}:

@@ -1,46 +1,53 @@
 /* Attention of one head, for the instruction set that paths.c describes. */
 
-typedef uint32_t whole __attribute__((vector_size(4 * LANES)));
-typedef uint16_t shorts __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+
+/* Up to ROWS queries that share the keys of a head: neighbours among its tokens and their groups. */
+typedef struct {
+    const float *q[ROWS];
+    float *out[ROWS];
+    int64_t seen[ROWS]; /* how many keys each may see; none fewer than the one before */
+} Rows;
 
 /* LANES cells from number `at` on. */
-INLINE vec load(const void *cells, int64_t at, const int half)
+INLINE vec load(const void *cells, int64_t at, const int bf16)
 {
-    if (!half)
+    if (!bf16)
         return *(const vec *)((const float *)cells + at);
-    const shorts bits = *(const shorts *)((const uint16_t *)cells + at);
-    return (vec)(__builtin_convertvector(bits, whole) << 16);
+    const halves bits = *(const halves *)((const uint16_t *)cells + at);
+    return (vec)(__builtin_convertvector(bits, words) << 16);
 }
 
 /* Asks memory for a line of cells; processors do not guess which block comes next. */
-INLINE void fetch(const void *cells, int64_t at, const int half)
+INLINE void fetch(const void *cells, int64_t at, const int bf16)
 {
-    __builtin_prefetch((const char *)cells + at * (half ? 2 : 4), 0, 2);
+    __builtin_prefetch((const char *)cells + at * (bf16 ? 2 : 4), 0, 2);
 }
 
-/* Scores of `rows` rows with `count` blocks of keys, into scores (rows, width). A single row, whose
-   time is that of memory, fetches the blocks `ahead` meanwhile. */
-INLINE void dots(const float *q, int64_t stride, const Head *h, const int32_t *blocks,
-                 const int32_t *ahead, const int rows, const int count, const int half,
-                 float *scores, int64_t width)
+/* Scores of `rows` rows with `count` blocks of keys, into scores (rows, width). A tile that is not
+   full is mostly that of a token which decodes, whose time is that of memory: it fetches the blocks
+   `ahead` meanwhile. */
+INLINE void dots(const Rows *r, const Head *h, const int32_t *blocks, const int32_t *ahead,
+                 const int rows, const int count, const int bf16, float *scores, int64_t width)
 {
     vec sum[ROWS][4 * EACH];
-    for (int r = 0; r < rows; r++)
+    for (int i = 0; i < rows; i++)
         for (int b = 0; b < count * EACH; b++)
-            sum[r][b] = (vec){0};
+            sum[i][b] = (vec){0};
     for (int64_t d = 0; d < h->dim; d++) {
-        for (int b = 0; rows == 1 && b < count; b++)
-            fetch(h->keys, ahead[b] * h->block + d * TOKENS, half);
+        for (int b = 0; rows < ROWS && b < count; b++)
+            fetch(h->keys, ahead[b] * h->block + d * TOKENS, bf16);
         for (int b = 0; b < count * EACH; b++) {
             const int64_t block = blocks[b / EACH] * h->block + b % EACH * LANES;
-            const vec key = load(h->keys, block + d * TOKENS, half);
-            for (int r = 0; r < rows; r++)
-                sum[r][b] += q[r * stride + d] * key;
+            const vec key = load(h->keys, block + d * TOKENS, bf16);
+            for (int i = 0; i < rows; i++)
+                sum[i][b] += r->q[i][d] * key;
         }
     }
-    for (int r = 0; r < rows; r++)
+    for (int i = 0; i < rows; i++)
         for (int b = 0; b < count * EACH; b++)
-            *(vec *)(scores + r * width + b * LANES) = sum[r][b];
+            *(vec *)(scores + i * width + b * LANES) = sum[i][b];
 }
 
 /* Scores to weights, in place; those from `count` to `width` become 0. Returns 1 / their sum. */
@@ -65,94 +72,125 @@ INLINE float softmax(float *restrict scores, int64_t count, int64_t width, float
     return 1 / total(sums);
 }
 
-/* 16 * `parts` dimensions, from `d` on, of the weighted sums of values. Row r sees `seen` + r. */
-INLINE void mix(const float *scores, int64_t width, const Head *h, int64_t d, int64_t seen,
-                const int rows, const int parts, const int half, const float *factors, float *out,
-                int64_t stride)
+/* 16 * `parts` dimensions, from `d` on, of the weighted sums of values. */
+INLINE void mix(const Rows *r, const float *scores, int64_t width, const Head *h, int64_t d,
+                const int rows, const int parts, const int bf16, const float *factors)
 {
     vec sum[ROWS][4 * EACH];
-    for (int r = 0; r < rows; r++)
+    for (int i = 0; i < rows; i++)
         for (int p = 0; p < parts * EACH; p++)
-            sum[r][p] = (vec){0};
+            sum[i][p] = (vec){0};
+    const int64_t seen = r->seen[0]; /* by all rows */
     int64_t t = 0;
     while (t < seen) {
         const int64_t block = h->blocks[t / TOKENS] * h->block + d;
         const int64_t end = seen - t < TOKENS ? seen - t : TOKENS;
         const int64_t ahead = t + 2 * TOKENS <= seen ? h->blocks[t / TOKENS + 1] * h->block + d : block;
-        for (int64_t i = 0; i < end; i++, t++) {
-            for (int p = 0; rows == 1 && p < parts; p++)
-                fetch(h->values, ahead + i * h->dim + p * 16, half);
+        for (int64_t k = 0; k < end; k++, t++) {
+            for (int p = 0; rows < ROWS && p < parts; p++)
+                fetch(h->values, ahead + k * h->dim + p * 16, bf16);
             for (int p = 0; p < parts * EACH; p++) {
-                const vec value = load(h->values, block + i * h->dim + p * LANES, half);
-                for (int r = 0; r < rows; r++)
-                    sum[r][p] += scores[r * width + t] * value;
+                const vec value = load(h->values, block + k * h->dim + p * LANES, bf16);
+                for (int i = 0; i < rows; i++)
+                    sum[i][p] += scores[i * width + t] * value;
             }
         }
     }
     /* A weight of 0 would not do for the others: 0 times NaN is NaN. */
-    for (; t < seen + rows - 1; t++) {
+    for (; t < r->seen[rows - 1]; t++) {
         const int64_t at = h->blocks[t / TOKENS] * h->block + t % TOKENS * h->dim + d;
-        for (int r = 1; r < rows; r++)
-            if (t < seen + r)
+        for (int i = 1; i < rows; i++)
+            if (t < r->seen[i])
                 for (int p = 0; p < parts * EACH; p++)
-                    sum[r][p] += scores[r * width + t] * load(h->values, at + p * LANES, half);
+                    sum[i][p] += scores[i * width + t] * load(h->values, at + p * LANES, bf16);
     }
-    for (int r = 0; r < rows; r++)
+    for (int i = 0; i < rows; i++)
         for (int p = 0; p < parts * EACH; p++)
-            *(vec *)(out + r * stride + d + p * LANES) = sum[r][p] * factors[r];
+            *(vec *)(r->out[i] + d + p * LANES) = sum[i][p] * factors[i];
 }
 
-/* `rows` neighbouring tokens, of which the first sees `seen` keys. */
-INLINE void queries(const Head *h, const float *q, int64_t seen, const int rows, const int half,
-                 float *scores, float *out, int64_t out_stride)
+/* A tile of rows. */
+INLINE void attend_rows(const Rows *r, const Head *h, const int rows, const int bf16, float *scores)
 {
-    const int64_t blocks = (seen + rows - 1 + TOKENS - 1) / TOKENS, width = blocks * TOKENS;
-    const int parts = rows == 1 ? 4 : PARTS; /* at once, so that sums do not wait for each other */
+    const int64_t blocks = (r->seen[rows - 1] + TOKENS - 1) / TOKENS, width = blocks * TOKENS;
+    const int parts = rows == 1 ? 4 : TILE; /* at once, so that sums do not wait for each other */
     int64_t b = 0, d = 0;
     for (; b + parts <= blocks; b += parts) {
         const int64_t ahead = b + 2 * parts <= blocks ? b + parts : b;
-        dots(q, h->stride, h, h->blocks + b, h->blocks + ahead, rows, parts, half,
-             scores + b * TOKENS, width);
+        dots(r, h, h->blocks + b, h->blocks + ahead, rows, parts, bf16, scores + b * TOKENS, width);
     }
     for (; b < blocks; b++)
-        dots(q, h->stride, h, h->blocks + b, h->blocks + b, rows, 1, half, scores + b * TOKENS,
-             width);
+        dots(r, h, h->blocks + b, h->blocks + b, rows, 1, bf16, scores + b * TOKENS, width);
     float factors[ROWS];
-    for (int r = 0; r < rows; r++)
-        factors[r] = softmax(scores + r * width, seen + r, width, 1.44269504f / sqrtf(h->dim));
+    for (int i = 0; i < rows; i++)
+        factors[i] = softmax(scores + i * width, r->seen[i], width, 1.44269504f / sqrtf(h->dim));
     for (; d + 16 * parts <= h->dim; d += 16 * parts)
-        mix(scores, width, h, d, seen, rows, parts, half, factors, out, out_stride);
+        mix(r, scores, width, h, d, rows, parts, bf16, factors);
     for (; d < h->dim; d += 16)
-        mix(scores, width, h, d, seen, rows, 1, half, factors, out, out_stride);
+        mix(r, scores, width, h, d, rows, 1, bf16, factors);
 }
 
-/* Stores the keys and values of `length` new tokens after `start` cached ones, and attends. */
-INLINE void head_of(const Head *h, const float *q, const float *k, const float *v, int64_t start,
-                    int64_t length, const int half, float *scores, float *out, int64_t out_stride)
+/* Turns one query or key, as `Turn` says. */
+INLINE void turn_head(float *x, int64_t dim, const Norm *by, const Turn *turn, int64_t token)
 {
-    for (int64_t i = 0; i < length; i++) {
-        const int64_t block = h->blocks[(start + i) / TOKENS] * h->block;
-        const int64_t t = (start + i) % TOKENS;
+    if (by)
+        norm(by, x, dim, x);
+    if (!turn->cosines)
+        return;
+    const int64_t half = dim / 2;
+    const float *cosines = turn->cosines + token * half, *sines = turn->sines + token * half;
+    for (int64_t i = 0; i < half; i++) {
+        const float first = x[i], second = x[half + i];
+        x[i] = first * cosines[i] - second * sines[i];
+        x[half + i] = second * cosines[i] + first * sines[i];
+    }
+}
+
+INLINE void store(void *cells, int64_t at, float x, const int bf16)
+{
+    if (bf16)
+        ((uint16_t *)cells)[at] = to_bf16(x);
+    else
+        ((float *)cells)[at] = x;
+}
+
+INLINE void head_of(const Head *h, const int bf16, float *scores)
+{
+    for (int64_t i = 0; i < h->length; i++) {
+        float *q = h->q + i * h->stride, *k = h->k + i * h->stride, *v = h->v + i * h->stride;
+        for (int64_t g = 0; g < h->group; g++)
+            turn_head(q + g * h->dim, h->dim, h->turn.q_norm, &h->turn, i);
+        turn_head(k, h->dim, h->turn.k_norm, &h->turn, i);
+        const int64_t block = h->blocks[(h->start + i) / TOKENS] * h->block;
+        const int64_t t = (h->start + i) % TOKENS;
         for (int64_t d = 0; d < h->dim; d++) {
-            store(h->keys, block + d * TOKENS + t, k[i * h->stride + d], half);
-            store(h->values, block + t * h->dim + d, v[i * h->stride + d], half);
+            store(h->keys, block + d * TOKENS + t, k[d], bf16);
+            store(h->values, block + t * h->dim + d, v[d], bf16);
         }
     }
-    int64_t i = 0;
-    for (; i + ROWS <= length; i += ROWS)
-        queries(h, q + i * h->stride, start + i + 1, ROWS, half, scores, out + i * out_stride,
-             out_stride);
-    for (; i < length; i++)
-        queries(h, q + i * h->stride, start + i + 1, 1, half, scores, out + i * out_stride,
-             out_stride);
+    const int64_t all = h->length * h->group;
+    for (int64_t first = 0; first < all; first += ROWS) {
+        const int rows = all - first < ROWS ? all - first : ROWS;
+        Rows r;
+        for (int i = 0; i < rows; i++) {
+            const int64_t token = (first + i) / h->group, query = (first + i) % h->group;
+            r.q[i] = h->q + token * h->stride + query * h->dim;
+            r.out[i] = h->out + token * h->out_stride + query * h->dim;
+            r.seen[i] = h->start + token + 1;
+        }
+        switch (rows) {
+        case 1: attend_rows(&r, h, 1, bf16, scores); break;
+        case 2: attend_rows(&r, h, 2, bf16, scores); break;
+        case 3: attend_rows(&r, h, 3, bf16, scores); break;
+        default: attend_rows(&r, h, ROWS, bf16, scores);
+        }
+    }
 }
 
-ATTRIBUTES static void head(const Head *h, const float *q, const float *k, const float *v,
-                            int64_t start, int64_t length, float *scores, float *out,
-                            int64_t out_stride)
+ATTRIBUTES static void head(const Head *h, int bf16, float *scores)
 {
-    if (h->half)
-        head_of(h, q, k, v, start, length, 1, scores, out, out_stride);
+    if (bf16)
+        head_of(h, 1, scores);
     else
-        head_of(h, q, k, v, start, length, 0, scores, out, out_stride);
+        head_of(h, 0, scores);
 }

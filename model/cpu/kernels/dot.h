@@ -1,11 +1,11 @@
-/* Bytes times weights, the three ways; each exact. See `dot` in kernels.h. */
+/* Bytes times weights, the three ways; each exact. See `dot` and `dot_groups` in kernels.h. */
 
-static void dot_portable(const uint8_t *x, int64_t stride, const int8_t *w, int64_t groups,
+static void dot_portable(const uint8_t *x, int64_t stride, const int8_t *w, int64_t fours,
                          int rows, int32_t *sums, const int8_t *ahead, int64_t step)
 {
     memset(sums, 0, sizeof(int32_t) * CHANNELS * rows);
     for (int r = 0; r < rows; r++, sums += CHANNELS)
-        for (int64_t g = 0; g < groups; g++) {
+        for (int64_t g = 0; g < fours; g++) {
             const uint8_t *in = x + r * stride + 4 * g;
             const int8_t *four = w + g * 4 * CHANNELS;
             for (int c = 0; c < CHANNELS; c++, four += 4)
@@ -13,10 +13,31 @@ static void dot_portable(const uint8_t *x, int64_t stride, const int8_t *w, int6
         }
 }
 
+static void dot_groups_portable(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
+                                int rows, const float *steps, const int32_t *offsets, float *sums,
+                                const int8_t *ahead, int64_t step)
+{
+    memset(sums, 0, sizeof(float) * CHANNELS * rows);
+    for (int r = 0; r < rows; r++, sums += CHANNELS)
+        for (int64_t g = 0; g < groups; g++) {
+            int32_t whole[CHANNELS];
+            for (int c = 0; c < CHANNELS; c++)
+                whole[c] = offsets[r * groups + g];
+            for (int f = 0; f < GROUP / 4; f++) {
+                const int8_t *in = x + r * stride + g * GROUP + 4 * f;
+                const uint8_t *four = w + (g * (GROUP / 4) + f) * 4 * CHANNELS;
+                for (int c = 0; c < CHANNELS; c++, four += 4)
+                    whole[c] += in[0] * four[0] + in[1] * four[1] + in[2] * four[2] + in[3] * four[3];
+            }
+            for (int c = 0; c < CHANNELS; c++)
+                sums[c] += (float)whole[c] * steps[r * groups + g];
+        }
+}
+
 #ifdef __x86_64__
 #include <immintrin.h>
 
-static inline int32_t four_bytes(const uint8_t *x)
+static inline int32_t four_bytes(const void *x)
 {
     int32_t four;
     memcpy(&four, x, 4);
@@ -26,14 +47,14 @@ static inline int32_t four_bytes(const uint8_t *x)
 /* 16 channels of a block for one or two rows. Bytes are widened to 16 bits first: the shorter
    `vpmaddubsw` clips its sums at 32,767, in silence. */
 AVX2 static inline __attribute__((always_inline)) void tile_avx2(const uint8_t *x, int64_t stride,
-                                                                 const int8_t *w, int64_t groups,
+                                                                 const int8_t *w, int64_t fours,
                                                                  const int rows, int32_t *sums)
 {
     __m256i sum[2][4]; /* each: 4 channels, 2 sums of each */
     for (int r = 0; r < rows; r++)
         for (int q = 0; q < 4; q++)
             sum[r][q] = _mm256_setzero_si256();
-    for (int64_t g = 0; g < groups; g++, w += 4 * CHANNELS) {
+    for (int64_t g = 0; g < fours; g++, w += 4 * CHANNELS) {
         __m256i in[2];
         for (int r = 0; r < rows; r++) {
             const __m128i bytes = _mm_cvtsi32_si128(four_bytes(x + r * stride + 4 * g));
@@ -55,28 +76,86 @@ AVX2 static inline __attribute__((always_inline)) void tile_avx2(const uint8_t *
         }
 }
 
-AVX2 static void dot_avx2(const uint8_t *x, int64_t stride, const int8_t *w, int64_t groups,
+AVX2 static void dot_avx2(const uint8_t *x, int64_t stride, const int8_t *w, int64_t fours,
                           int rows, int32_t *sums, const int8_t *ahead, int64_t step)
 {
     for (int c = 0; c < CHANNELS; c += 16) {
         int r = 0;
         for (; r + 2 <= rows; r += 2)
-            tile_avx2(x + r * stride, stride, w + 4 * c, groups, 2, sums + r * CHANNELS + c);
+            tile_avx2(x + r * stride, stride, w + 4 * c, fours, 2, sums + r * CHANNELS + c);
         if (r < rows)
-            tile_avx2(x + r * stride, stride, w + 4 * c, groups, 1, sums + r * CHANNELS + c);
+            tile_avx2(x + r * stride, stride, w + 4 * c, fours, 1, sums + r * CHANNELS + c);
+    }
+}
+
+/* 16 channels of a block for one or two rows. */
+AVX2 static inline __attribute__((always_inline)) void
+tile_groups_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, const int rows,
+                 const float *steps, const int32_t *offsets, float *sums)
+{
+    __m256 all[2][2]; /* each: 8 channels */
+    for (int r = 0; r < rows; r++)
+        all[r][0] = all[r][1] = _mm256_setzero_ps();
+    for (int64_t g = 0; g < groups; g++) {
+        __m256i sum[2][4]; /* each: 4 channels, 2 sums of each */
+        for (int r = 0; r < rows; r++)
+            for (int q = 0; q < 4; q++)
+                sum[r][q] = _mm256_setzero_si256();
+        for (int f = 0; f < GROUP / 4; f++, w += 4 * CHANNELS) {
+            __m256i in[2];
+            for (int r = 0; r < rows; r++) {
+                const int8_t *four = x + r * stride + g * GROUP + 4 * f;
+                const __m128i bytes = _mm_cvtsi32_si128(four_bytes(four));
+                in[r] = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(bytes));
+            }
+            for (int q = 0; q < 4; q++) {
+                const __m128i bytes = _mm_loadu_si128((const __m128i *)(w + 16 * q));
+                const __m256i weights = _mm256_cvtepu8_epi16(bytes);
+                for (int r = 0; r < rows; r++)
+                    sum[r][q] = _mm256_add_epi32(sum[r][q], _mm256_madd_epi16(in[r], weights));
+            }
+        }
+        for (int r = 0; r < rows; r++)
+            for (int q = 0; q < 2; q++) {
+                const __m256i both = _mm256_hadd_epi32(sum[r][2 * q], sum[r][2 * q + 1]);
+                const __m256i whole =
+                    _mm256_add_epi32(_mm256_permute4x64_epi64(both, 0xD8),
+                                     _mm256_set1_epi32(offsets[r * groups + g]));
+                all[r][q] = _mm256_add_ps(all[r][q],
+                                          _mm256_mul_ps(_mm256_cvtepi32_ps(whole),
+                                                        _mm256_set1_ps(steps[r * groups + g])));
+            }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int q = 0; q < 2; q++)
+            _mm256_storeu_ps(sums + r * CHANNELS + 8 * q, all[r][q]);
+}
+
+AVX2 static void dot_groups_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
+                                 int rows, const float *steps, const int32_t *offsets, float *sums,
+                                 const int8_t *ahead, int64_t step)
+{
+    for (int c = 0; c < CHANNELS; c += 16) {
+        int r = 0;
+        for (; r + 2 <= rows; r += 2)
+            tile_groups_avx2(x + r * stride, stride, w + 4 * c, groups, 2, steps + r * groups,
+                             offsets + r * groups, sums + r * CHANNELS + c);
+        if (r < rows)
+            tile_groups_avx2(x + r * stride, stride, w + 4 * c, groups, 1, steps + r * groups,
+                             offsets + r * groups, sums + r * CHANNELS + c);
     }
 }
 
 /* A block for a constant number of rows, so that the sums stay in registers. */
 VNNI static inline __attribute__((always_inline)) void
-tile_vnni(const uint8_t *x, int64_t stride, const int8_t *w, int64_t groups, const int rows,
+tile_vnni(const uint8_t *x, int64_t stride, const int8_t *w, int64_t fours, const int rows,
           int32_t *sums, const int8_t *ahead, int64_t step)
 {
     __m512i sum[ROWS][4];
     for (int r = 0; r < rows; r++)
         for (int q = 0; q < 4; q++)
             sum[r][q] = _mm512_setzero_si512();
-    for (int64_t g = 0; g < groups; g++, w += 4 * CHANNELS) {
+    for (int64_t g = 0; g < fours; g++, w += 4 * CHANNELS) {
         __builtin_prefetch(ahead + g * step, 0, 2);
         __m512i weights[4];
         for (int q = 0; q < 4; q++)
@@ -92,14 +171,74 @@ tile_vnni(const uint8_t *x, int64_t stride, const int8_t *w, int64_t groups, con
             _mm512_storeu_si512(sums + r * CHANNELS + 16 * q, sum[r][q]);
 }
 
-VNNI static void dot_vnni(const uint8_t *x, int64_t stride, const int8_t *w, int64_t groups,
+VNNI static void dot_vnni(const uint8_t *x, int64_t stride, const int8_t *w, int64_t fours,
                           int rows, int32_t *sums, const int8_t *ahead, int64_t step)
 {
     switch (rows) {
-    case 1: tile_vnni(x, stride, w, groups, 1, sums, ahead, step); break;
-    case 2: tile_vnni(x, stride, w, groups, 2, sums, ahead, step); break;
-    case 3: tile_vnni(x, stride, w, groups, 3, sums, ahead, step); break;
-    default: tile_vnni(x, stride, w, groups, ROWS, sums, ahead, step);
+    case 1: tile_vnni(x, stride, w, fours, 1, sums, ahead, step); break;
+    case 2: tile_vnni(x, stride, w, fours, 2, sums, ahead, step); break;
+    case 3: tile_vnni(x, stride, w, fours, 3, sums, ahead, step); break;
+    default: tile_vnni(x, stride, w, fours, ROWS, sums, ahead, step);
+    }
+}
+
+/* 16 `vectors` channels of a block: whole and floating sums of all rows must fit the registers. */
+VNNI static inline __attribute__((always_inline)) void
+tile_groups_vnni(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, const int rows,
+                 const int vectors, const float *steps, const int32_t *offsets, float *sums,
+                 const int8_t *ahead, int64_t step)
+{
+    __m512 all[ROWS][4];
+    for (int r = 0; r < rows; r++)
+        for (int q = 0; q < vectors; q++)
+            all[r][q] = _mm512_setzero_ps();
+    for (int64_t g = 0; g < groups; g++) {
+        __m512i sum[ROWS][4];
+        for (int r = 0; r < rows; r++)
+            for (int q = 0; q < vectors; q++)
+                sum[r][q] = _mm512_set1_epi32(offsets[r * groups + g]);
+        for (int f = 0; f < GROUP / 4; f++, w += 4 * CHANNELS) {
+            if (ahead)
+                __builtin_prefetch(ahead + (g * (GROUP / 4) + f) * step, 0, 2);
+            __m512i weights[4];
+            for (int q = 0; q < vectors; q++)
+                weights[q] = _mm512_loadu_si512(w + 64 * q);
+            for (int r = 0; r < rows; r++) {
+                const int8_t *four = x + r * stride + g * GROUP + 4 * f;
+                const __m512i in = _mm512_set1_epi32(four_bytes(four));
+                for (int q = 0; q < vectors; q++)
+                    sum[r][q] = _mm512_dpbusd_epi32(sum[r][q], weights[q], in);
+            }
+        }
+        for (int r = 0; r < rows; r++)
+            for (int q = 0; q < vectors; q++)
+                all[r][q] = _mm512_add_ps(all[r][q],
+                                          _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][q]),
+                                                        _mm512_set1_ps(steps[r * groups + g])));
+    }
+    for (int r = 0; r < rows; r++)
+        for (int q = 0; q < vectors; q++)
+            _mm512_storeu_ps(sums + r * CHANNELS + 16 * q, all[r][q]);
+}
+
+VNNI static void dot_groups_vnni(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
+                                 int rows, const float *steps, const int32_t *offsets, float *sums,
+                                 const int8_t *ahead, int64_t step)
+{
+    switch (rows) {
+    case 1:
+        tile_groups_vnni(x, stride, w, groups, 1, 4, steps, offsets, sums, ahead, step);
+        break;
+    case 2:
+        tile_groups_vnni(x, stride, w, groups, 2, 4, steps, offsets, sums, ahead, step);
+        break;
+    case 3:
+        tile_groups_vnni(x, stride, w, groups, 3, 2, steps, offsets, sums, ahead, step);
+        tile_groups_vnni(x, stride, w + 128, groups, 3, 2, steps, offsets, sums + 32, NULL, 0);
+        break;
+    default:
+        tile_groups_vnni(x, stride, w, groups, ROWS, 2, steps, offsets, sums, ahead, step);
+        tile_groups_vnni(x, stride, w + 128, groups, ROWS, 2, steps, offsets, sums + 32, NULL, 0);
     }
 }
 #endif

@@ -14,20 +14,28 @@
 #define CHANNELS 64 /* of a block of weights */
 #define ROWS 4      /* of a tile: its 4 x 64 sums fill 16 of AVX-512's 32 registers */
 #define TOKENS 16   /* of a block of the cache */
+#define GROUP 32    /* inputs with a scale of their own, in layers that are grouped */
 
 /* A linear layer y = x W^T + b with 8-bit weights, which have one scale per output channel. They
    are in blocks of 64 channels, read from front to back,
 
-       block (groups, 64, 4): for each group of 4 inputs, those 4 weights of channel 0, of 1, ...
+       block (fours, 64, 4): for each four inputs, those 4 weights of channel 0, of 1, ...
 
    because `vpdpbusd` multiplies 16 channels x 4 inputs of weights by 4 inputs of x, repeated, and
-   adds them up in 16 sums. Channels are padded to whole blocks, inputs to whole groups (zeros). */
+   adds them up in 16 sums. Channels are padded to whole blocks, inputs to whole fours, or to whole
+   groups (zeros).
+
+   `vpdpbusd` takes one factor with a sign and one without. A row of activations with one scale is
+   without: bytes from 0 to 255 and a zero point use its range, whichever side of zero it is on. In
+   a grouped layer, each 32 inputs of a row have a scale of their own, so that one large number does
+   not make the others coarse. There the weights are without a sign, 128 higher than they are, for
+   to take 128 times the sum of a group's activations out needs no sum of each channel. */
 typedef struct {
-    const int8_t *weight;
+    const void *weight;     /* int8_t; uint8_t where grouped */
     const float *scale;     /* of each channel; this, sums and bias are padded as channels are */
-    const int32_t *sums;    /* of each channel's weights, to take the zero point out */
+    const int32_t *sums;    /* of each channel's weights, to take the zero point out; not grouped */
     const float *bias;
-    int64_t in_features, out_features;
+    int64_t in_features, out_features, grouped;
 } Weights;
 
 /* An adapter's change of one linear layer, y += B (A x). */
@@ -44,40 +52,67 @@ typedef struct {
     void *keys, *values;       /* (layer, block, head, TOKENS * dim) */
     int64_t layer, heads, dim; /* `layer`: cells from layer to layer */
     int64_t group;             /* query heads that share the keys of a head */
-    int64_t half;              /* whether cells are bf16 */
+    int64_t bf16;              /* whether cells are bf16 */
 } Cache;
 
-/* One head of one sequence. */
+typedef struct {
+    const float *weight, *bias; /* without a bias it is an RMS norm */
+    float eps;
+} Norm;
+
+/* What happens to queries and keys before they meet: an RMS norm of each head, and the rotation of
+   the pairs (x[i], x[i + dim / 2]) by their token's angles. Either may be missing (NULL). */
+typedef struct {
+    const Norm *q_norm, *k_norm;
+    const float *cosines, *sines; /* (tokens, dim / 2) */
+} Turn;
+
+/* The new tokens of one sequence, and one head that has keys and values. */
 typedef struct {
     void *keys, *values; /* of this head in block 0 */
     int64_t block;       /* cells from block to block */
     const int32_t *blocks;
-    int64_t dim, stride; /* `stride`: floats from token to token of q, k and v */
-    int64_t half;
+    int64_t start, length; /* tokens in the cache, and new ones */
+    int64_t dim, group;
+    float *q, *k, *v; /* of the first new token; the queries of the group stand side by side */
+    int64_t stride;   /* floats from token to token */
+    Turn turn;        /* from the first new token on */
+    float *out;       /* of the first new token and the first query */
+    int64_t out_stride;
 } Head;
 
 typedef struct {
-    /* Layer norm of one row; n is a multiple of 16. */
-    void (*norm)(const float *x, const float *weight, const float *bias, float eps, int64_t n,
-                 float *y);
+    /* A norm of one row; n is a multiple of 16. y may be x. */
+    void (*norm)(const Norm *norm, const float *x, int64_t n, float *y);
     /* Bytes u and (step, zero) with x ~ step * (u - zero); 0 is kept exactly. A row with an infinity
        or a NaN gets the step NaN, which makes every output of it NaN, as in floating point. */
     void (*quantize)(const float *x, int64_t n, uint8_t *u, float *step, int32_t *zero);
+    /* The same of each group: x ~ step * s, s from -127 to 127, padded with zeros to whole groups;
+       and `offset`, -128 times the sum of the group's s. */
+    void (*quantize_groups)(const float *x, int64_t n, int8_t *s, float *steps, int32_t *offsets);
     /* `rows` (up to ROWS) rows of x, `stride` bytes apart, times one block of weights, into sums
-       (rows, CHANNELS). Meanwhile it may fetch `ahead` from memory, `step` bytes for each group. */
-    void (*dot)(const uint8_t *x, int64_t stride, const int8_t *w, int64_t groups, int rows,
+       (rows, CHANNELS). Meanwhile it may fetch `ahead` from memory, `step` bytes for each four. */
+    void (*dot)(const uint8_t *x, int64_t stride, const int8_t *w, int64_t fours, int rows,
                 int32_t *sums, const int8_t *ahead, int64_t step);
+    /* The same in groups: each group's sum times its step, added up from the first group on.
+       `steps` and `offsets` have as many numbers for each row as there are groups. */
+    void (*dot_groups)(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,
+                       const float *steps, const int32_t *offsets, float *sums,
+                       const int8_t *ahead, int64_t step);
     /* CHANNELS outputs of a row, from channel `first` on. */
     void (*finish)(const Weights *w, int64_t first, const int32_t *sums, float step, int32_t zero,
                    float *y);
+    void (*finish_groups)(const Weights *w, int64_t first, const float *sums, float *y);
     void (*gelu)(float *x, int64_t n);
-    /* low (rows, `rank`) = x A^T for rows of n inputs; n is a multiple of 16. */
+    /* y[i] = silu(gate[i]) * up[i] for half a block; y may be gate. */
+    void (*swiglu)(const float *gate, const float *up, float *y);
+    /* low (rows, `rank`) = x A^T for rows of n inputs; n is a multiple of 4. */
     void (*down)(const Pair *pair, const float *x, int64_t n, int rows, float *low, int64_t rank);
     /* y (rows, CHANNELS) += low B^T, for block number `block`. */
     void (*up)(const Pair *pair, int64_t block, const float *low, int64_t rank, int rows, float *y);
-    /* Stores the keys and values of `length` new tokens after `start` cached ones, and attends. */
-    void (*head)(const Head *h, const float *q, const float *k, const float *v, int64_t start,
-                 int64_t length, float *scores, float *out, int64_t out_stride);
+    /* Stores the keys and values of the new tokens, and attends: each token sees those before it
+       and itself. q and k are changed in place. */
+    void (*head)(const Head *h, int bf16, float *scores);
 } Path;
 
 extern const Path *const kernel_paths[]; /* portable, AVX2, AVX-512 with VNNI */

@@ -12,22 +12,35 @@ INLINE float total(const vec *sums)
     return sum;
 }
 
-ATTRIBUTES static void norm(const float *x, const float *weight, const float *bias, float eps,
-                            int64_t n, float *y)
+/* Both layer norm and RMS norm, which takes no mean away and adds no bias. */
+INLINE void norm(const Norm *by, const float *x, int64_t n, float *y)
 {
-    vec sums[EACH] = {0}, squares[EACH] = {0};
-    for (int64_t i = 0; i < n; i += 16)
-        for (int e = 0; e < EACH; e++)
-            sums[e] += *(const vec *)(x + i + e * LANES);
-    const float mean = total(sums) / n;
+    float mean = 0;
+    if (by->bias) {
+        vec sums[EACH] = {0};
+        for (int64_t i = 0; i < n; i += 16)
+            for (int e = 0; e < EACH; e++)
+                sums[e] += *(const vec *)(x + i + e * LANES);
+        mean = total(sums) / n;
+    }
+    vec squares[EACH] = {0};
     for (int64_t i = 0; i < n; i += 16)
         for (int e = 0; e < EACH; e++) {
             const vec centred = *(const vec *)(x + i + e * LANES) - mean;
             squares[e] += centred * centred;
         }
-    const float factor = 1 / sqrtf(total(squares) / n + eps);
-    for (int64_t i = 0; i < n; i++)
-        y[i] = (x[i] - mean) * factor * weight[i] + bias[i];
+    const float factor = 1 / sqrtf(total(squares) / n + by->eps);
+    if (by->bias)
+        for (int64_t i = 0; i < n; i++)
+            y[i] = (x[i] - mean) * factor * by->weight[i] + by->bias[i];
+    else
+        for (int64_t i = 0; i < n; i++)
+            y[i] = x[i] * factor * by->weight[i];
+}
+
+ATTRIBUTES static void norm_row(const Norm *by, const float *x, int64_t n, float *y)
+{
+    norm(by, x, n, y);
 }
 
 ATTRIBUTES static void quantize(const float *restrict x, int64_t n, uint8_t *restrict u,
@@ -58,6 +71,34 @@ ATTRIBUTES static void quantize(const float *restrict x, int64_t n, uint8_t *res
     *zero = (int32_t)offset;
 }
 
+ATTRIBUTES static void quantize_groups(const float *restrict x, int64_t n, int8_t *restrict s,
+                                       float *restrict steps, int32_t *restrict offsets)
+{
+    for (int64_t g = 0; g * GROUP < n; g++, x += GROUP, s += GROUP) {
+        const int64_t left = n - g * GROUP;
+        float own[GROUP] = {0};
+        memcpy(own, x, sizeof(float) * (left < GROUP ? left : GROUP));
+        float largest = 0, not_finite = 0;
+#pragma omp simd reduction(max : largest) reduction(+ : not_finite)
+        for (int i = 0; i < GROUP; i++) {
+            const float size = fabsf(own[i]);
+            largest = size > largest ? size : largest;
+            not_finite += own[i] * 0.0f;
+        }
+        const float step = largest / 127;
+        const int usable = not_finite == 0 && step > 1e-30f; /* else 1 / step could overflow */
+        const float inverse = usable ? 1 / step : 0;
+        int32_t sum = 0;
+        for (int i = 0; i < GROUP; i++) {
+            const int32_t whole = usable ? (int32_t)rintf(own[i] * inverse) : 0;
+            s[i] = (int8_t)whole;
+            sum += whole;
+        }
+        steps[g] = usable ? step : not_finite == 0 ? 0 : NAN;
+        offsets[g] = -128 * sum;
+    }
+}
+
 ATTRIBUTES static void finish(const Weights *w, int64_t first, const int32_t *restrict sums,
                               float step, int32_t zero, float *restrict y)
 {
@@ -65,6 +106,14 @@ ATTRIBUTES static void finish(const Weights *w, int64_t first, const int32_t *re
     const float *scale = w->scale + first, *bias = w->bias + first;
     for (int64_t i = 0; i < CHANNELS; i++)
         y[i] = (float)(sums[i] - zero * correction[i]) * (step * scale[i]) + bias[i];
+}
+
+ATTRIBUTES static void finish_groups(const Weights *w, int64_t first, const float *restrict sums,
+                                     float *restrict y)
+{
+    const float *scale = w->scale + first, *bias = w->bias + first;
+    for (int64_t i = 0; i < CHANNELS; i++)
+        y[i] = sums[i] * scale[i] + bias[i];
 }
 
 /* x / (1 + exp(-2 t)) is GELU's tanh form x (1 + tanh t) / 2, with t = sqrt(2 / pi) (x + 0.044715
@@ -77,6 +126,16 @@ ATTRIBUTES static void gelu(float *x, int64_t n)
         z = z < -126 ? -126 : z;
         z = z > 126 ? 126 : z;
         x[i] = x[i] / (1 + exp2_within(z));
+    }
+}
+
+ATTRIBUTES static void swiglu(const float *gate, const float *up, float *y)
+{
+    for (int i = 0; i < CHANNELS / 2; i++) {
+        float z = gate[i] * -1.44269504f; /* exp(-gate) is 2^z */
+        z = z < -126 ? -126 : z;
+        z = z > 126 ? 126 : z;
+        y[i] = gate[i] / (1 + exp2_within(z)) * up[i];
     }
 }
 
@@ -105,19 +164,19 @@ INLINE void up_rows(const Pair *pair, int64_t block, const float *low, int64_t r
                     const int rows, float *y)
 {
     const float *matrix = pair->b + block * pair->rank * CHANNELS;
-    for (int64_t c = 0; c < CHANNELS; c += PARTS * 16) {
-        vec sum[ROWS][PARTS * EACH];
+    for (int64_t c = 0; c < CHANNELS; c += TILE * 16) {
+        vec sum[ROWS][TILE * EACH];
         for (int r = 0; r < rows; r++)
-            for (int p = 0; p < PARTS * EACH; p++)
+            for (int p = 0; p < TILE * EACH; p++)
                 sum[r][p] = (vec){0};
         for (int64_t k = 0; k < pair->rank; k++)
-            for (int p = 0; p < PARTS * EACH; p++) {
+            for (int p = 0; p < TILE * EACH; p++) {
                 const vec b = *(const vec *)(matrix + k * CHANNELS + c + p * LANES);
                 for (int r = 0; r < rows; r++)
                     sum[r][p] += low[r * rank + k] * b;
             }
         for (int r = 0; r < rows; r++)
-            for (int p = 0; p < PARTS * EACH; p++)
+            for (int p = 0; p < TILE * EACH; p++)
                 *(vec *)(y + r * CHANNELS + c + p * LANES) += sum[r][p];
     }
 }

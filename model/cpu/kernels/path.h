@@ -4,13 +4,18 @@
 #define JOINED(a, b) JOIN(a, b)
 #define NAMED(a) JOINED(a, PATH)
 #define vec NAMED(vec)
-#define whole NAMED(whole)
-#define shorts NAMED(shorts)
+#define words NAMED(words)
+#define halves NAMED(halves)
+#define Rows NAMED(Rows)
 #define total NAMED(total)
 #define norm NAMED(norm)
+#define norm_row NAMED(norm_row)
 #define quantize NAMED(quantize)
+#define quantize_groups NAMED(quantize_groups)
 #define finish NAMED(finish)
+#define finish_groups NAMED(finish_groups)
 #define gelu NAMED(gelu)
+#define swiglu NAMED(swiglu)
 #define down NAMED(down)
 #define down_rows NAMED(down_rows)
 #define up NAMED(up)
@@ -20,7 +25,9 @@
 #define dots NAMED(dots)
 #define softmax NAMED(softmax)
 #define mix NAMED(mix)
-#define queries NAMED(queries)
+#define attend_rows NAMED(attend_rows)
+#define turn_head NAMED(turn_head)
+#define store NAMED(store)
 #define head NAMED(head)
 #define head_of NAMED(head_of)
 #define INLINE ATTRIBUTES static inline __attribute__((always_inline))
@@ -29,19 +36,26 @@
 #include "loops.h"
 #include "attention.h"
 
-static const Path NAMED(path) = {norm, quantize, NAMED(dot), finish, gelu, down, up, head};
+static const Path NAMED(path) = {norm_row,    quantize, quantize_groups, NAMED(dot),
+                                 NAMED(dot_groups), finish,   finish_groups,   gelu,
+                                 swiglu,      down,     up,              head};
 
 #undef JOIN
 #undef JOINED
 #undef NAMED
 #undef vec
-#undef whole
-#undef shorts
+#undef words
+#undef halves
+#undef Rows
 #undef total
 #undef norm
+#undef norm_row
 #undef quantize
+#undef quantize_groups
 #undef finish
+#undef finish_groups
 #undef gelu
+#undef swiglu
 #undef down
 #undef down_rows
 #undef up
@@ -51,12 +65,14 @@ static const Path NAMED(path) = {norm, quantize, NAMED(dot), finish, gelu, down,
 #undef dots
 #undef softmax
 #undef mix
-#undef queries
+#undef attend_rows
+#undef turn_head
+#undef store
 #undef head
 #undef head_of
 #undef INLINE
 #undef EACH
 #undef LANES
-#undef PARTS
+#undef TILE
 #undef PATH
 #undef ATTRIBUTES

@@ -18,31 +18,22 @@ static inline __attribute__((always_inline)) uint16_t to_bf16(float x)
     return (uint16_t)(x == x ? rounded : 0x7FC0);
 }
 
-static inline __attribute__((always_inline)) void store(void *cells, int64_t at, float x,
-                                                        const int half)
-{
-    if (half)
-        ((uint16_t *)cells)[at] = to_bf16(x);
-    else
-        ((float *)cells)[at] = x;
-}
-
-/* Vectors are LANES floats, and registers hold the sums of ROWS rows x 16 PARTS numbers. */
+/* Vectors are LANES floats, and registers hold the sums of ROWS rows x 16 TILE numbers. */
 #define LANES 4
-#define PARTS 1
+#define TILE 1
 #define PATH portable
 #define ATTRIBUTES
 #include "path.h"
 
 #ifdef __x86_64__
 #define LANES 8
-#define PARTS 1
+#define TILE 1
 #define PATH avx2
 #define ATTRIBUTES AVX2
 #include "path.h"
 
 #define LANES 16
-#define PARTS 4
+#define TILE 4
 #define PATH vnni
 #define ATTRIBUTES VNNI
 #include "path.h"

@@ -1,10 +1,10 @@
-/* How the threads of a step share its parts.
+/* How the threads of a step share its stages.
 
-   A step has some hundred parts, one after another, each of many equal pieces. A thread takes the
+   A step has some hundred stages, one after another, each of many equal pieces. A thread takes the
    pieces of its own share first, so that the same core reads the same weights, and then what is left
    of the others' shares: a thread whose core something else has taken for a while holds up nobody
-   who finds work. Only a piece that such a thread has begun must be waited for. Who waits looks for
-   a while, because mostly that takes microseconds, and then sleeps, which frees a core for the
+   who finds work. Only a piece that such a thread has begun must be waited for. Whoever waits spins
+   for a while, because mostly that takes microseconds, and then sleeps, which frees a core for the
    thread that is waited for. (OpenMP's own barrier waits for threads, not for work.) */
 
 #include <stdatomic.h>
@@ -16,7 +16,7 @@
 #include <sched.h>
 #endif
 
-#define LOOKS 2000 /* some 50 us */
+#define SPINS 2000 /* some 50 us */
 
 typedef struct {
     _Alignas(64) atomic_uint taken; /* of this thread's share */
@@ -24,11 +24,11 @@ typedef struct {
 } Share;
 
 typedef struct {
-    Share *shares; /* of the part that this thread is in: one for each thread */
+    Share *shares; /* of the stage that this thread is in: one for each thread */
     int64_t number, threads;
 } Team;
 
-/* The pieces of one part that a thread goes through. */
+/* The pieces of one stage that a thread goes through. */
 typedef struct {
     Team *team;
     int64_t total, from, mine; /* `from`: whose share it is taking from, counted from its own */
@@ -62,8 +62,8 @@ static int64_t take(Pieces *pieces)
     return -1;
 }
 
-/* Waits until all pieces are done, and goes on to the next part. */
-static void finish(Pieces *pieces)
+/* Waits until all pieces are done, and goes on to the next stage. */
+static void finish_pieces(Pieces *pieces)
 {
     Team *team = pieces->team;
     Share *all = team->shares;
@@ -77,7 +77,7 @@ static void finish(Pieces *pieces)
 #endif
         return;
     }
-    for (int i = 0; i < LOOKS; i++) {
+    for (int i = 0; i < SPINS; i++) {
         if (atomic_load(&all->done) == pieces->total)
             return;
 #ifdef __x86_64__

@@ -1,0 +1,182 @@
+/* Linear layers as the threads of a step compute them together: rows become bytes, and blocks of
+   channels are multiplied. */
+
+#define PIECE_ROWS 128 /* of a piece of a product */
+
+/* Whose adapter each row gets. */
+typedef struct {
+    const int32_t *of_row;    /* index in `pairs`, or -1 */
+    const Pair *const *pairs; /* of each adapter: for the four layers of every block */
+    int64_t rank;             /* the largest, padded */
+} Adapters;
+
+/* The rows that a linear layer reads. Where it is grouped, the bytes have a sign, and there is a
+   step and an offset of each group; else a step and a zero point of each row. */
+typedef struct {
+    uint8_t *bytes;
+    float *steps;
+    int32_t *zeros;
+    float *low; /* A x of each row's adapter */
+} Encoded;
+
+/* A thread among those that compute a step. */
+typedef struct {
+    Team team;
+    const Path *path;
+    int64_t rows;
+    const Adapters *adapters; /* or NULL */
+    Encoded in;
+    float *own; /* memory of this thread */
+} Worker;
+
+/* What becomes of a product. */
+typedef enum { STORE, ADD, GELU, SWIGLU } Then;
+
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+/* What a layer reads of each row: bytes, and how many steps say what they mean. */
+static int64_t bytes_of(const Weights *w)
+{
+    return w->grouped ? (w->in_features + GROUP - 1) / GROUP * GROUP : (w->in_features + 3) / 4 * 4;
+}
+
+static int64_t steps_of(const Weights *w) { return w->grouped ? bytes_of(w) / GROUP : 1; }
+
+static int64_t blocks_of(const Weights *w) { return (w->out_features + CHANNELS - 1) / CHANNELS; }
+
+/* The number of rows from `row` on, before `end`, that have the same adapter, and what it does to
+   layer number `layer`: NULL for nothing. */
+static int64_t run_of(const Adapters *adapters, int64_t row, int64_t end, int64_t layer,
+                      const Pair **pair)
+{
+    const int32_t adapter = adapters->of_row[row];
+    *pair = adapter < 0 ? NULL : &adapters->pairs[adapter][layer];
+    if (*pair && !(*pair)->rank)
+        *pair = NULL;
+    int64_t next = row + 1;
+    while (next < end && adapters->of_row[next] == adapter)
+        next++;
+    return next - row;
+}
+
+/* Rows of x (rows, in_features), through a norm if there is one, as linear layer number `layer`
+   reads them. */
+static void encode_rows(const Worker *me, const Weights *w, const float *x, const Norm *norm,
+                        int64_t layer, int64_t first, int64_t rows)
+{
+    const int64_t n = w->in_features, bytes = bytes_of(w), steps = steps_of(w);
+    x += first * n;
+    if (norm) {
+        for (int64_t i = 0; i < rows; i++)
+            me->path->norm(norm, x + i * n, n, me->own + i * n);
+        x = me->own;
+    }
+    for (int64_t i = 0; i < rows; i++) {
+        uint8_t *to = me->in.bytes + (first + i) * bytes;
+        float *step = me->in.steps + (first + i) * steps;
+        int32_t *zero = me->in.zeros + (first + i) * steps;
+        if (w->grouped)
+            me->path->quantize_groups(x + i * n, n, (int8_t *)to, step, zero);
+        else /* padding meets weights of zero: any bytes will do */
+            me->path->quantize(x + i * n, n, to, step, zero);
+    }
+    const Pair *pair;
+    for (int64_t i = 0, run; me->adapters && i < rows; i += run) {
+        run = run_of(me->adapters, first + i, first + rows, layer, &pair);
+        if (pair)
+            me->path->down(pair, x + i * n, n, run, me->in.low + (first + i) * me->adapters->rank,
+                           me->adapters->rank);
+    }
+}
+
+/* All rows. A single one is encoded by every thread for itself: that takes less than to share. A
+   thread that is late may then read an x that is changing, but it finds no piece left to use it. */
+static void encode(Worker *me, const Weights *w, const float *x, const Norm *norm, int64_t layer)
+{
+    if (me->rows == 1) {
+        encode_rows(me, w, x, norm, layer, 0, 1);
+        return;
+    }
+    const int64_t each = me->rows < ROWS * me->team.threads ? 1 : ROWS;
+    Pieces pieces = pieces_of(&me->team, (me->rows + each - 1) / each);
+    for (int64_t i; (i = take(&pieces)) >= 0;)
+        encode_rows(me, w, x, norm, layer, i * each, least(each, me->rows - i * each));
+    finish_pieces(&pieces);
+}
+
+/* Block `b` of the product of up to ROWS rows, from row r on, without their adapters. While it is
+   multiplied, `step` bytes of what is `ahead` are fetched for each four inputs. */
+static void multiply_tile(const Worker *me, const Weights *w, int64_t b, int64_t r, int64_t rows,
+                          float *out, const int8_t *ahead, int64_t step)
+{
+    const int64_t bytes = bytes_of(w), steps = steps_of(w), size = CHANNELS * bytes;
+    const float *step_of = me->in.steps + r * steps;
+    const int32_t *zero_of = me->in.zeros + r * steps;
+    const uint8_t *x = me->in.bytes + r * bytes, *weights = (const uint8_t *)w->weight + b * size;
+    if (w->grouped) {
+        me->path->dot_groups((const int8_t *)x, bytes, weights, steps, rows, step_of, zero_of, out,
+                             ahead, step);
+        for (int64_t i = 0; i < rows; i++)
+            me->path->finish_groups(w, b * CHANNELS, out + i * CHANNELS, out + i * CHANNELS);
+        return;
+    }
+    int32_t sums[ROWS * CHANNELS];
+    me->path->dot(x, bytes, (const int8_t *)weights, bytes / 4, rows, sums, ahead, step);
+    for (int64_t i = 0; i < rows; i++)
+        me->path->finish(w, b * CHANNELS, sums + i * CHANNELS, step_of[i], zero_of[i],
+                         out + i * CHANNELS);
+}
+
+/* A block of channels of y (rows, out_features), from the encoded rows from `first` to `end`. With
+   SWIGLU, a block has 32 channels of gate and then the same of up, and y half the features. */
+static void multiply_block(const Worker *me, const Weights *w, Then then, float *y, int64_t width,
+                           int64_t layer, int64_t b, int64_t first, int64_t end, const int8_t *ahead)
+{
+    const int64_t tiles = (me->rows + ROWS - 1) / ROWS; /* each fetches a part of a block */
+    const int64_t channels = then == SWIGLU ? CHANNELS / 2 : CHANNELS, channel = b * channels;
+    const int64_t count = least(channels, width - channel);
+    for (int64_t r = first; r < end; r += ROWS) {
+        const int64_t rows = least(ROWS, end - r);
+        float out[ROWS * CHANNELS];
+        multiply_tile(me, w, b, r, rows, out, ahead + r / ROWS * CHANNELS * bytes_of(w) / tiles,
+                      4 * CHANNELS / tiles);
+        const Pair *pair;
+        for (int64_t i = 0, run; me->adapters && i < rows; i += run) {
+            run = run_of(me->adapters, r + i, r + rows, layer, &pair);
+            if (pair)
+                me->path->up(pair, b, me->in.low + (r + i) * me->adapters->rank,
+                             me->adapters->rank, run, out + i * CHANNELS);
+        }
+        if (then == GELU)
+            me->path->gelu(out, rows * CHANNELS);
+        for (int64_t i = 0; i < rows; i++) {
+            float *from = out + i * CHANNELS, *to = y + (r + i) * width + channel;
+            if (then == SWIGLU)
+                me->path->swiglu(from, from + CHANNELS / 2, from);
+            for (int64_t c = 0; c < count; c++)
+                to[c] = then == ADD ? to[c] + from[c] : from[c];
+        }
+    }
+}
+
+/* All of y (rows, width). The block that is fetched meanwhile is the next one; for the last of a
+   thread's share, the first of its share of `next`. */
+static void multiply(Worker *me, const Weights *w, Then then, float *y, int64_t width,
+                     int64_t layer, const Weights *next)
+{
+    const int64_t size = CHANNELS * bytes_of(w), blocks = blocks_of(w);
+    const int64_t parts = (me->rows + PIECE_ROWS - 1) / PIECE_ROWS;
+    const int64_t last = share_of(&me->team, blocks, me->team.number + 1) - 1;
+    Pieces pieces = pieces_of(&me->team, blocks * parts);
+    for (int64_t i; (i = take(&pieces)) >= 0;) {
+        const int64_t b = i / parts, first = i % parts * PIECE_ROWS;
+        const int8_t *ahead = (const int8_t *)w->weight + (b + 1) * size;
+        if (b == last && next)
+            ahead = (const int8_t *)next->weight +
+                    share_of(&me->team, blocks_of(next), me->team.number) * CHANNELS *
+                        bytes_of(next);
+        multiply_block(me, w, then, y, width, layer, b, first,
+                       least(me->rows, first + PIECE_ROWS), ahead);
+    }
+    finish_pieces(&pieces);
+}

@@ -1,0 +1,162 @@
+"""Linear layers with 8-bit weights in the compiled kernels.
+
+    layer = PackedLinear(kernel, values, scale, bias)
+    y = layer(x)
+
+`model.cpu.quantize` says what the numbers mean.
+"""
+
+import ctypes
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.cpu.library import Kernel, require
+
+CHANNELS = 64
+"""Output channels of a block of weights."""
+GROUP = 32
+"""Inputs that have a scale of their own in a grouped layer."""
+MOST_INPUTS = 65536
+"""The largest sum of products must fit 32 bits."""
+
+
+class _Weights(ctypes.Structure):
+    """`Weights` in kernels.h."""
+
+    _fields_ = [
+        ("weight", ctypes.c_void_p),
+        ("scale", ctypes.c_void_p),
+        ("sums", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("in_features", ctypes.c_int64),
+        ("out_features", ctypes.c_int64),
+        ("grouped", ctypes.c_int64),
+    ]
+
+
+class PackedLinear:
+    """y = x Wᵀ + b with W = values × scale, in the layout of kernels.h.
+
+    The C side holds pointers into its tensors.
+
+    Args:
+        values: (out_features, in_features) int8, at least -127.
+        scale: (out_features,) fp32.
+        bias: (out_features,) fp32.
+        grouped: whether each 32 inputs of a row have a scale of their own.
+        paired: whether the first half of the channels and the second, as gate and up of a SwiGLU,
+            are packed side by side, so that a block of channels has what becomes a product.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        values: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        *,
+        grouped: bool = False,
+        paired: bool = False,
+    ) -> None:
+        require(values.dtype == torch.int8 and values.ndim == 2, "values must be a matrix of int8")
+        require(0 < values.shape[1] <= MOST_INPUTS, f"in_features is at most {MOST_INPUTS}")
+        require(len(scale) == len(values), "each channel needs a scale")
+        require(bias is None or len(bias) == len(values), "each channel needs a bias")
+        self.kernel = kernel
+        self.out_features, self.in_features = values.shape
+        self.grouped, self.paired = grouped, paired
+        values = self._whole_blocks(
+            F.pad(values, (0, -self.in_features % (GROUP if grouped else 4)))
+        )
+        self.sums = None if grouped else _row_sums(values)
+        self.weight = _in_fours(values.view(torch.uint8) ^ 128 if grouped else values)
+        self.scale = self._whole_blocks(scale.float())
+        self.bias = self._whole_blocks(
+            scale.new_zeros(scale.shape) if bias is None else bias.float()
+        )
+        self._weights = _Weights(
+            self.weight.data_ptr(),
+            self.scale.data_ptr(),
+            None if self.sums is None else self.sums.data_ptr(),
+            self.bias.data_ptr(),
+            self.in_features,
+            len(values) if paired else self.out_features,
+            grouped,
+        )
+        self.pointer = ctypes.addressof(self._weights)
+
+    def _whole_blocks(self, channels: Tensor) -> Tensor:
+        return in_pairs(channels) if self.paired else whole_blocks(channels)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(…, in_features) -> (…, out_features), fp32"""
+        require(x.is_cpu, f"the kernels are for the CPU; x is on {x.device}")
+        require(
+            x.shape[-1] == self.in_features,
+            f"x has {x.shape[-1]} features; the layer needs {self.in_features}",
+        )
+        x = x.float().contiguous()
+        y = torch.empty(*x.shape[:-1], self._weights.out_features)
+        failed = self.kernel.library.int8_linear(
+            self.pointer,
+            x.data_ptr(),
+            x.numel() // self.in_features,
+            y.data_ptr(),
+            self.kernel.path,
+            torch.get_num_threads(),
+        )
+        if failed:
+            raise MemoryError("no memory for the quantized rows of a linear layer")
+        if self.paired:  # back to all of gate, then all of up
+            halves = y.view(*x.shape[:-1], -1, 2, CHANNELS // 2).transpose(-3, -2).flatten(-2)
+            y = halves[..., : self.out_features // 2].flatten(-2)
+        return y
+
+    def rows(self, channels: Tensor) -> Tensor:
+        """The weights of some output channels: (…,) int64 -> (…, in_features) fp32
+
+        Raises:
+            IndexError: there is no such channel.
+        """
+        require(channels.is_cpu, f"the kernels are for the CPU; channels are on {channels.device}")
+        require(channels.dtype == torch.int64, f"channels are int64, not {channels.dtype}")
+        require(not self.paired, "the channels of a paired layer are in another order")
+        channels = channels.contiguous()
+        out = torch.empty(*channels.shape, self.in_features)
+        if self.kernel.library.int8_rows(
+            self.pointer, channels.data_ptr(), channels.numel(), out.data_ptr()
+        ):
+            raise IndexError(f"channels are from 0 to {self.out_features - 1}")
+        return out
+
+
+def whole_blocks(channels: Tensor) -> Tensor:
+    """(channels, …) with zeros for what is missing to whole blocks of channels."""
+    missing = -len(channels) % CHANNELS
+    return F.pad(channels, (0, 0) * (channels.ndim - 1) + (0, missing)).contiguous()
+
+
+def in_pairs(channels: Tensor) -> Tensor:
+    """(2 n, …) as blocks that have half of their channels from the first n, half from the others.
+
+    Zeros are added to whole blocks.
+    """
+    n, half, inputs = len(channels) // 2, CHANNELS // 2, channels.shape[1:]
+    both = channels.reshape(2, n, *inputs)
+    both = F.pad(both, (0, 0) * len(inputs) + (0, -n % half))
+    return both.view(2, -1, half, *inputs).transpose(0, 1).reshape(-1, *inputs)
+
+
+def _in_fours(values: Tensor) -> Tensor:
+    """(channels, inputs) of bytes -> (blocks, fours, CHANNELS) of four bytes each"""
+    fours = values.contiguous().view(torch.int32)
+    return fours.view(-1, CHANNELS, fours.shape[1]).transpose(1, 2).contiguous()
+
+
+def _row_sums(values: Tensor) -> Tensor:
+    """(channels, inputs) int8 -> (channels,) int32"""
+    # In parts, for a sum makes an int32 copy of its input.
+    starts = range(0, len(values), 4096)
+    return torch.cat([values[i : i + 4096].sum(1, dtype=torch.int32) for i in starts])
