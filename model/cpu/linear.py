@@ -17,7 +17,9 @@ from model.cpu.library import Kernel, require
 CHANNELS = 64
 """Output channels of a block of weights."""
 GROUP = 32
-"""Inputs that have a scale of their own in a grouped layer."""
+"""Inputs whose weights have a scale of their own in a grouped layer."""
+SPAN = 16
+"""Inputs of a row that have a scale of their own there."""
 MOST_INPUTS = 65536
 """The largest sum of products must fit 32 bits."""
 
@@ -43,11 +45,14 @@ class PackedLinear:
 
     Args:
         values: (out_features, in_features) int8, at least -127.
-        scale: (out_features,) fp32.
+        scale: (out_features,) fp32: the layer is plain; or (out_features, groups of 32 inputs)
+            bf16: it is grouped, and each 16 inputs of a row have a scale of their own, too.
         bias: (out_features,) fp32.
-        grouped: whether each 32 inputs of a row have a scale of their own.
         paired: whether the first half of the channels and the second, as gate and up of a SwiGLU,
             are packed side by side, so that a block of channels has what becomes a product.
+
+    Raises:
+        ValueError: the shapes or types do not fit.
     """
 
     def __init__(
@@ -57,33 +62,37 @@ class PackedLinear:
         scale: Tensor,
         bias: Tensor | None,
         *,
-        grouped: bool = False,
         paired: bool = False,
     ) -> None:
         require(values.dtype == torch.int8 and values.ndim == 2, "values must be a matrix of int8")
-        require(0 < values.shape[1] <= MOST_INPUTS, f"in_features is at most {MOST_INPUTS}")
-        require(len(scale) == len(values), "each channel needs a scale")
-        require(bias is None or len(bias) == len(values), "each channel needs a bias")
         self.kernel = kernel
         self.out_features, self.in_features = values.shape
-        self.grouped, self.paired = grouped, paired
-        values = self._whole_blocks(
-            F.pad(values, (0, -self.in_features % (GROUP if grouped else 4)))
-        )
-        self.sums = None if grouped else _row_sums(values)
-        self.weight = _in_fours(values.view(torch.uint8) ^ 128 if grouped else values)
-        self.scale = self._whole_blocks(scale.float())
-        self.bias = self._whole_blocks(
-            scale.new_zeros(scale.shape) if bias is None else bias.float()
-        )
+        self.grouped, self.paired = scale.ndim == 2, paired
+        require(0 < self.in_features <= MOST_INPUTS, f"in_features is at most {MOST_INPUTS}")
+        groups = (-(-self.in_features // GROUP),) if self.grouped else ()
+        kind = torch.bfloat16 if self.grouped else torch.float32
+        require(scale.shape == (len(values), *groups), f"scale is {tuple(scale.shape)}")
+        require(scale.dtype == kind, f"scale is {scale.dtype}; it must be {kind}")
+        require(bias is None or bias.shape == (len(values),), "each channel needs a bias")
+        together = GROUP if self.grouped else 4
+        values = self._whole_blocks(F.pad(values, (0, -self.in_features % together)))
+        scale = self._whole_blocks(scale)
+        bias = torch.zeros(self.out_features) if bias is None else bias.float()
+        self.bias = self._whole_blocks(bias)
+        self.scale: Tensor | None = None
+        self.sums: Tensor | None = None
+        if self.grouped:
+            self.weight = _with_scales(_in_fours(values.view(torch.uint8) ^ 128), scale)
+        else:
+            self.weight, self.scale, self.sums = _in_fours(values), scale, _row_sums(values)
         self._weights = _Weights(
             self.weight.data_ptr(),
-            self.scale.data_ptr(),
+            None if self.scale is None else self.scale.data_ptr(),
             None if self.sums is None else self.sums.data_ptr(),
             self.bias.data_ptr(),
             self.in_features,
             len(values) if paired else self.out_features,
-            grouped,
+            self.grouped,
         )
         self.pointer = ctypes.addressof(self._weights)
 
@@ -153,6 +162,21 @@ def _in_fours(values: Tensor) -> Tensor:
     """(channels, inputs) of bytes -> (blocks, fours, CHANNELS) of four bytes each"""
     fours = values.contiguous().view(torch.int32)
     return fours.view(-1, CHANNELS, fours.shape[1]).transpose(1, 2).contiguous()
+
+
+def _with_scales(fours: Tensor, scale: Tensor) -> Tensor:
+    """Behind the fours of each group, its scales.
+
+    Args:
+        fours: (blocks, fours, CHANNELS) int32, each four bytes.
+        scale: (channels, groups) bf16.
+
+    Returns:
+        (blocks, groups, bytes) uint8
+    """
+    weights = fours.view(torch.uint8).view(len(fours), scale.shape[1], -1)
+    of_blocks = scale.view(-1, CHANNELS, scale.shape[1]).transpose(1, 2).contiguous()
+    return torch.cat([weights, of_blocks.view(torch.uint8)], dim=2).contiguous()
 
 
 def _row_sums(values: Tensor) -> Tensor:

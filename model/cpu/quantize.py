@@ -8,10 +8,9 @@ depends on no other row. The products are summed exactly, in integers. What is n
 attention, rotations, adapters, biases) stays in fp32.
 
 Networks with SwiGLU have a few very large activations, beside which one scale a row leaves little
-of the others: there, each 32 numbers have a scale. On SmolLM2-135M (its Q4_1 file, 32 × 511 tokens
-of WikiText-2's validation text) that costs 0.6% of perplexity, more than half of it for the
-weights; with one scale a row in all layers but the last of attention, the last of the MLP and the
-head, it costs 1.1%.
+of the others, and a margin between two tokens is soon lost: their layers are *grouped*. Each 32
+weights of a channel have a scale, and each 16 activations of a row. What each part costs SmolLM2 is
+in tests/README.md.
 
 The token embedding is quantized, too, and looked up in the 8-bit output head where the two are
 tied. A copy of it in bf16 would be the largest tensor of the process (77 MB beside the 124 MB of
@@ -33,7 +32,7 @@ from torch import Tensor, nn
 
 from model.cpu import library
 from model.cpu.library import Kernel
-from model.cpu.linear import GROUP, PackedLinear
+from model.cpu.linear import GROUP, SPAN, PackedLinear
 from model.cpu.quantized_blocks import QuantizedBlocks, fits
 from model.errors import UsageError
 from model.projection import Adapts, Projection
@@ -57,54 +56,72 @@ class TorchLinear:
     """What the kernel computes, bit for bit, in torch alone.
 
     Args:
-        values, scale, bias, grouped: as of `PackedLinear`.
+        values, scale, bias: as of `PackedLinear`.
     """
 
-    def __init__(
-        self, values: Tensor, scale: Tensor, bias: Tensor | None, *, grouped: bool = False
-    ) -> None:
+    def __init__(self, values: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         self.values = values
         self.scale = scale
-        self.grouped = grouped
+        self.grouped = scale.ndim == 2
         self.sums = values.sum(1, dtype=torch.int32)
         self.bias = torch.zeros(len(values)) if bias is None else bias.float()
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = x.float().reshape(-1, x.shape[-1])
         if self.grouped:
-            y = self._by_groups(rows) * self.scale + self.bias
+            y = self._by_groups(rows) + self.bias
         else:
             quantized, step, zero = quantize_rows(rows)
             sums = exact_product(quantized, self.values) - zero.int() * self.sums
             y = sums.float() * (step * self.scale) + self.bias
-        return y.view(*x.shape[:-1], len(self.scale))
+        return y.view(*x.shape[:-1], len(self.values))
 
     def _by_groups(self, rows: Tensor) -> Tensor:
         sums = torch.zeros(len(rows), len(self.values))
-        for start in range(0, rows.shape[1], GROUP):
-            group = slice(start, start + GROUP)
-            whole, step = quantize_groups(rows[:, group])
-            # 32 × 127 × 127 < 2^24: exact in fp32, whatever the order.
-            sums += F.linear(whole, self.values[:, group].float()) * step
+        for group, start in enumerate(range(0, rows.shape[1], GROUP)):
+            of_group = torch.zeros_like(sums)
+            for first in range(start, min(start + GROUP, rows.shape[1]), SPAN):
+                span = slice(first, first + SPAN)
+                whole, step = quantize_span(rows[:, span])
+                # 16 × 127 × 127 < 2^24: exact in fp32, whatever the order.
+                of_group += F.linear(whole, self.values[:, span].float()) * step
+            sums += of_group * self.scale[:, group].float()
         return sums
 
     def rows(self, channels: Tensor) -> Tensor:
-        out: Tensor = self.values[channels] * self.scale[channels, None]
+        scale = self.scale[channels].float()
+        if self.grouped:
+            scale = scale.repeat_interleave(GROUP, -1)[..., : self.values.shape[1]]
+        else:
+            scale = scale.unsqueeze(-1)
+        out: Tensor = self.values[channels] * scale
         return out
 
 
-def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """(out, in) of any float -> its values (out, in) int8, and the scale of each row (out,) fp32"""
+def quantize_weight(weight: Tensor, *, grouped: bool = False) -> tuple[Tensor, Tensor]:
+    """(out, in) of any float as whole numbers and their scales.
+
+    Args:
+        grouped: whether each 32 inputs have a scale of their own.
+
+    Returns:
+        values (out, in) int8; scale (out,) fp32, or grouped (out, groups) bf16
+    """
+    inputs = weight.shape[1]
+    size = GROUP if grouped else inputs
     values = torch.empty(weight.shape, dtype=torch.int8)
-    scale = torch.empty(len(weight))
+    scale = torch.empty(len(weight), -(-inputs // size))
     for start in range(0, len(weight), _ROWS_AT_ONCE):  # no fp32 copy of the whole
         rows = slice(start, start + _ROWS_AT_ONCE)
-        part = weight[rows].float()
-        scale[rows] = part.abs().amax(1) / 127
-        # A row of zeros, or of next to nothing, becomes zeros.
+        part = F.pad(weight[rows].float(), (0, -inputs % size))
+        part = part.view(len(part), -1, size)
+        found = part.abs().amax(2) / 127
+        scale[rows] = found.bfloat16() if grouped else found
+        # Zeros, or next to nothing, become zeros.
         inverse = torch.where(scale[rows] > 1e-30, 1 / scale[rows], 0.0)
-        values[rows] = (part * inverse[:, None]).round_().clamp_(-127, 127).to(torch.int8)
-    return values, scale
+        whole = (part * inverse[..., None]).round_().clamp_(-127, 127).to(torch.int8)
+        values[rows] = whole.flatten(1)[:, :inputs]
+    return values, scale.bfloat16() if grouped else scale[:, 0]
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -127,14 +144,14 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return numbers.to(torch.uint8), step, zero
 
 
-def quantize_groups(x: Tensor) -> tuple[Tensor, Tensor]:
-    """One group of each row as whole numbers in [-127, 127], with `x ≈ step × numbers`.
+def quantize_span(x: Tensor) -> tuple[Tensor, Tensor]:
+    """One span of each row as whole numbers in [-127, 127], with `x ≈ step × numbers`.
 
     Args:
-        x: (rows, up to 32) fp32. A group with an infinity or a NaN gets the step NaN.
+        x: (rows, up to 16) fp32. A span with an infinity or a NaN gets the step NaN.
 
     Returns:
-        numbers (rows, up to 32) fp32, step (rows, 1) fp32
+        numbers (rows, up to 16) fp32, step (rows, 1) fp32
     """
     finite = x.isfinite().all(1, keepdim=True)
     step = torch.where(finite, x.abs().amax(1, keepdim=True) / 127, 0.0)
@@ -235,10 +252,10 @@ def quantize(model: Transformer, kernel: Kernel | None = None) -> None:
     fused = kernel is not None and fits(model.config)
 
     def layer(weight: Tensor, bias: Tensor | None = None, *, paired: bool = False) -> Layer:
-        values, scale = quantize_weight(weight)
+        values, scale = quantize_weight(weight, grouped=grouped)
         if kernel is None:
-            return TorchLinear(values, scale, bias, grouped=grouped)
-        return PackedLinear(kernel, values, scale, bias, grouped=grouped, paired=paired)
+            return TorchLinear(values, scale, bias)
+        return PackedLinear(kernel, values, scale, bias, paired=paired)
 
     # Names first: no list may keep the replaced weights alive.
     for name in [n for n, module in model.named_modules() if isinstance(module, Projection)]:

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from app.settings import Settings
 from model.checkpoint import load_base
+from model.cpu import library
 from model.errors import UsageError
 from model.tokenizer import byte_of_character
 from tests.app.conftest import Live, events, serve
@@ -179,10 +180,16 @@ def test_the_longest_sequence_can_be_shorter_than_the_context(made: tuple[Path, 
         assert "max_context is 4096" in str(live.service.failure)
 
 
-def test_8_bits_are_refused_where_there_are_no_kernels(made: tuple[Path, Any, Any]) -> None:
-    with serve(base=made[0], quantize="int8", ready=False) as live:
-        live.wait(lambda: live.service.state == "failed")
-        assert "--quantize int8 is for networks with GPT-2's choices" in str(live.service.failure)
+def test_8_bits_are_the_default_and_close_to_fp32(made: tuple[Path, Any, Any]) -> None:
+    body = {"prompt": "hello", "max_new_tokens": 1, "temperature": 0, "logprobs": 5}
+    found = {}
+    for quantize in ("auto", "int8", "none"):
+        with serve(base=made[0], quantize=quantize) as live:
+            [choice] = live.client.post("/generate", json=body).json()["choices"]
+            found[quantize] = choice["logprobs"][0]["logprob"]
+    if library.load() is not None:
+        assert found["auto"] == found["int8"]
+    assert 0 < abs(found["int8"] - found["none"]) < 0.2
 
 
 def test_a_panic_while_loading_ends_in_failed(checkpoints: Path, tmp_path: Path) -> None:

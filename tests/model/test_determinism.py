@@ -41,8 +41,13 @@ LLAMA = Architecture(
     rope=Rope(10_000.0, Llama3Scaling(8.0, 1.0, 4.0, 64)),
 )
 """Rotary positions, and pairs of heads that share keys and values."""
+QWEN2 = replace(LLAMA, bias="qkv", tied=False, n_head=6, n_kv_head=1, head_dim=80, rope=Rope())
+QWEN3 = replace(LLAMA, qk_norm=True, head_dim=96, rope=Rope())
 NETWORKS = {
     "int8": (GPT2, None),
+    "llama, int8": (replace(LLAMA, head_dim=64), None),
+    "qwen2, int8": (QWEN2, None),
+    "qwen3, int8": (QWEN3, None),
     "fp32 in tiles": (GPT2, torch.float32),
     "bf16 in tiles": (GPT2, torch.bfloat16),
     "llama, fp32 in tiles": (LLAMA, torch.float32),

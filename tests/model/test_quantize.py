@@ -66,9 +66,11 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def new_layer(pack: Pack, inputs: int, outputs: int) -> tuple[Layer, Tensor, Tensor]:
+def new_layer(
+    pack: Pack, inputs: int, outputs: int, *, grouped: bool = False
+) -> tuple[Layer, Tensor, Tensor]:
     weight, bias = normal(outputs, inputs), normal(outputs, seed=1)
-    return pack(*quantize.quantize_weight(weight), bias), weight, bias
+    return pack(*quantize.quantize_weight(weight, grouped=grouped), bias), weight, bias
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
@@ -90,10 +92,13 @@ def test_sums_are_exact(pack: Pack, inputs: int, outputs: int, extreme: bool) ->
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
-def test_every_form_gives_the_same_bits(pack: Pack, inputs: int, outputs: int) -> None:
+@pytest.mark.parametrize("grouped", [False, True])
+def test_every_form_gives_the_same_bits(
+    pack: Pack, inputs: int, outputs: int, grouped: bool
+) -> None:
     x = normal(23, inputs, seed=2) * torch.logspace(-20, 20, 23)[:, None]
-    ours = new_layer(pack, inputs, outputs)[0](x)
-    assert torch.equal(ours, new_layer(TorchLinear, inputs, outputs)[0](x))
+    ours = new_layer(pack, inputs, outputs, grouped=grouped)[0](x)
+    assert torch.equal(ours, new_layer(TorchLinear, inputs, outputs, grouped=grouped)[0](x))
 
 
 @pytest.mark.parametrize("path", library.PATHS)
@@ -130,9 +135,39 @@ def test_the_error_is_that_of_rounding(pack: Pack, inputs: int, outputs: int) ->
         assert (layer(x) - exact).norm() < 0.015 * exact.norm()
 
 
+@pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
+def test_in_groups_an_outlier_costs_its_neighbours_nothing(
+    pack: Pack, inputs: int, outputs: int
+) -> None:
+    """Each number of a span is off by half a step of its own span, each weight of its group."""
+    layer, weight, bias = new_layer(pack, inputs, outputs, grouped=True)
+    x = normal(9, inputs, seed=3)
+    x[1:, 0] *= 1000
+    weight_off = whole_groups(weight, 32).abs().amax(-1, keepdim=True) * (0.5 + 2**-8) / 127
+    step = whole_groups(x, 16).abs().amax(-1, keepdim=True) / 127
+    weights = whole_groups(weight, 32).abs() + weight_off  # (out, groups, 32)
+    off = torch.einsum("rgi,ogi->ro", whole_groups(x, 32).abs(), weight_off.expand_as(weights))
+    halves = weights.view(outputs, -1, 16)
+    off += torch.einsum("rsi,osi->ro", (step / 2).expand(-1, -1, 16), halves)
+    exact = x.double() @ weight.double().T + bias
+    assert torch.all((layer(x) - exact).abs() <= 1.001 * off + 1e-4)
+    if inputs >= 32:
+        assert (layer(x) - exact).norm(dim=1).max() < 0.015 * exact.norm(dim=1).max()
+        plain = new_layer(pack, inputs, outputs)[0]
+        assert (layer(x) - exact)[1:].norm() < (plain(x) - exact)[1:].norm()
+
+
+def whole_groups(x: Tensor, size: int) -> Tensor:
+    """(rows, inputs) -> (rows, whole groups of 32, as spans of `size`, size)"""
+    return F.pad(x, (0, -x.shape[1] % 32)).view(len(x), -1, size)
+
+
+@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize(("inputs", "outputs"), [(32, 96), (50, 257), (768, 130)])
-def test_a_row_does_not_depend_on_its_neighbours(pack: Pack, inputs: int, outputs: int) -> None:
-    layer = new_layer(pack, inputs, outputs)[0]
+def test_a_row_does_not_depend_on_its_neighbours(
+    pack: Pack, inputs: int, outputs: int, grouped: bool
+) -> None:
+    layer = new_layer(pack, inputs, outputs, grouped=grouped)[0]
     x = normal(64, inputs, seed=4)
     x[::3] *= 1000  # a scale for the whole batch would drown the other rows
     together = layer(x)
@@ -144,16 +179,18 @@ def test_a_row_does_not_depend_on_its_neighbours(pack: Pack, inputs: int, output
 
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("rows", [1, 3, 64])
-def test_threads_change_nothing(pack: Pack, rows: int) -> None:
-    layer = new_layer(pack, 384, 1000)[0]  # enough work for two
+@pytest.mark.parametrize("grouped", [False, True])
+def test_threads_change_nothing(pack: Pack, rows: int, grouped: bool) -> None:
+    layer = new_layer(pack, 384, 1000, grouped=grouped)[0]  # enough work for two
     x = normal(rows, 384, seed=5)
     two = layer(x)
     torch.set_num_threads(1)
     assert torch.equal(layer(x), two)
 
 
-def test_extreme_rows(pack: Pack) -> None:
-    layer, weight, bias = new_layer(pack, 50, 70)
+@pytest.mark.parametrize("grouped", [False, True])
+def test_extreme_rows(pack: Pack, grouped: bool) -> None:
+    layer, weight, bias = new_layer(pack, 50, 70, grouped=grouped)
     x = normal(8, 50, seed=6)
     x[1], x[2], x[3], x[4] = 0, 3.0, -3.0, x[4] * 1e-38
     x[5, 7], x[6, 8], x[7, 9] = torch.inf, torch.nan, -torch.inf
@@ -189,12 +226,14 @@ def test_shapes_and_types_of_rows(pack: Pack) -> None:
     assert layer(x[:0]).shape == (0, 3, 70)
 
 
-def test_rows_of_weights_are_looked_up(pack: Pack) -> None:
+@pytest.mark.parametrize("grouped", [False, True])
+def test_rows_of_weights_are_looked_up(pack: Pack, grouped: bool) -> None:
     weight = normal(130, 50)
-    values, scale = quantize.quantize_weight(weight)
+    values, scale = quantize.quantize_weight(weight, grouped=grouped)
     tokens = torch.tensor([[0, 63, 64], [129, 128, 0]])
     rows = pack(values, scale, None).rows(tokens)
-    assert torch.equal(rows, (values * scale[:, None])[tokens])
+    of_inputs = scale.float().repeat_interleave(32, 1)[:, :50] if grouped else scale[:, None]
+    assert torch.equal(rows, (values * of_inputs)[tokens])
     with pytest.raises(IndexError):
         pack(values, scale, None).rows(torch.tensor([0, 130]))
     half = weight.abs().amax(1, keepdim=True) / 127 / 2

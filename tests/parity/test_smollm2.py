@@ -30,7 +30,6 @@ FILE = Path(os.environ.get("PENWRIGHT_WEIGHTS", "nowhere")) / "SmolLM2-135M-Inst
 NEW = 24
 LEAST = 300
 """Tokens that must be compared in all."""
-
 pytestmark = [
     pytest.mark.skipif(
         not FILE.is_file(),

@@ -18,19 +18,27 @@ static void dot_groups_portable(const int8_t *x, int64_t stride, const uint8_t *
                                 const int8_t *ahead, int64_t step)
 {
     memset(sums, 0, sizeof(float) * CHANNELS * rows);
-    for (int r = 0; r < rows; r++, sums += CHANNELS)
+    for (int r = 0; r < rows; r++, sums += CHANNELS, steps += 2 * groups, offsets += 2 * groups)
         for (int64_t g = 0; g < groups; g++) {
-            int32_t whole[CHANNELS];
-            for (int c = 0; c < CHANNELS; c++)
-                whole[c] = offsets[r * groups + g];
-            for (int f = 0; f < GROUP / 4; f++) {
-                const int8_t *in = x + r * stride + g * GROUP + 4 * f;
-                const uint8_t *four = w + (g * (GROUP / 4) + f) * 4 * CHANNELS;
-                for (int c = 0; c < CHANNELS; c++, four += 4)
-                    whole[c] += in[0] * four[0] + in[1] * four[1] + in[2] * four[2] + in[3] * four[3];
+            const uint8_t *of_group = w + g * GROUP_BYTES;
+            float both[2][CHANNELS];
+            for (int half = 0; half < 2; half++) {
+                int32_t whole[CHANNELS];
+                for (int c = 0; c < CHANNELS; c++)
+                    whole[c] = offsets[2 * g + half];
+                for (int f = 0; f < SPAN / 4; f++) {
+                    const int8_t *in = x + r * stride + g * GROUP + half * SPAN + 4 * f;
+                    const uint8_t *four = of_group + (half * (SPAN / 4) + f) * 4 * CHANNELS;
+                    for (int c = 0; c < CHANNELS; c++, four += 4)
+                        whole[c] +=
+                            in[0] * four[0] + in[1] * four[1] + in[2] * four[2] + in[3] * four[3];
+                }
+                for (int c = 0; c < CHANNELS; c++)
+                    both[half][c] = (float)whole[c] * steps[2 * g + half];
             }
             for (int c = 0; c < CHANNELS; c++)
-                sums[c] += (float)whole[c] * steps[r * groups + g];
+                sums[c] += (both[0][c] + both[1][c]) *
+                           bf16_at(of_group + GROUP * CHANNELS + 2 * c);
         }
 }
 
@@ -88,43 +96,63 @@ AVX2 static void dot_avx2(const uint8_t *x, int64_t stride, const int8_t *w, int
     }
 }
 
+/* The two spans of a group for 8 channels: `sum` has 4 channels in each, 2 sums of each. */
+AVX2 static inline __attribute__((always_inline)) __m256 span_avx2(__m256i first, __m256i second,
+                                                                   int32_t offset, float step)
+{
+    const __m256i both = _mm256_permute4x64_epi64(_mm256_hadd_epi32(first, second), 0xD8);
+    const __m256i whole = _mm256_add_epi32(both, _mm256_set1_epi32(offset));
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(whole), _mm256_set1_ps(step));
+}
+
 /* 16 channels of a block for one or two rows. */
 AVX2 static inline __attribute__((always_inline)) void
-tile_groups_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, const int rows,
-                 const float *steps, const int32_t *offsets, float *sums)
+tile_groups_avx2(const int8_t *x, int64_t stride, const uint8_t *w, const uint8_t *scales,
+                 int64_t groups, const int rows, const float *steps, const int32_t *offsets,
+                 float *sums)
 {
     __m256 all[2][2]; /* each: 8 channels */
     for (int r = 0; r < rows; r++)
         all[r][0] = all[r][1] = _mm256_setzero_ps();
-    for (int64_t g = 0; g < groups; g++) {
-        __m256i sum[2][4]; /* each: 4 channels, 2 sums of each */
-        for (int r = 0; r < rows; r++)
-            for (int q = 0; q < 4; q++)
-                sum[r][q] = _mm256_setzero_si256();
-        for (int f = 0; f < GROUP / 4; f++, w += 4 * CHANNELS) {
-            __m256i in[2];
-            for (int r = 0; r < rows; r++) {
-                const int8_t *four = x + r * stride + g * GROUP + 4 * f;
-                const __m128i bytes = _mm_cvtsi32_si128(four_bytes(four));
-                in[r] = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(bytes));
+    for (int64_t g = 0; g < groups; g++, w += GROUP_BYTES, scales += GROUP_BYTES) {
+        __m256 spans[2][2][2];
+        for (int half = 0; half < 2; half++) {
+            __m256i sum[2][4]; /* each: 4 channels, 2 sums of each */
+            for (int r = 0; r < rows; r++)
+                for (int q = 0; q < 4; q++)
+                    sum[r][q] = _mm256_setzero_si256();
+            for (int f = half * (SPAN / 4); f < (half + 1) * (SPAN / 4); f++) {
+                __m256i in[2];
+                for (int r = 0; r < rows; r++) {
+                    const int8_t *four = x + r * stride + g * GROUP + 4 * f;
+                    const __m128i bytes = _mm_cvtsi32_si128(four_bytes(four));
+                    in[r] = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(bytes));
+                }
+                for (int q = 0; q < 4; q++) {
+                    const uint8_t *from = w + f * 4 * CHANNELS + 16 * q;
+                    const __m256i weights =
+                        _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)from));
+                    for (int r = 0; r < rows; r++)
+                        sum[r][q] =
+                            _mm256_add_epi32(sum[r][q], _mm256_madd_epi16(in[r], weights));
+                }
             }
-            for (int q = 0; q < 4; q++) {
-                const __m128i bytes = _mm_loadu_si128((const __m128i *)(w + 16 * q));
-                const __m256i weights = _mm256_cvtepu8_epi16(bytes);
-                for (int r = 0; r < rows; r++)
-                    sum[r][q] = _mm256_add_epi32(sum[r][q], _mm256_madd_epi16(in[r], weights));
-            }
+            for (int r = 0; r < rows; r++)
+                for (int q = 0; q < 2; q++) {
+                    const int64_t at = 2 * (r * groups + g) + half;
+                    spans[half][r][q] =
+                        span_avx2(sum[r][2 * q], sum[r][2 * q + 1], offsets[at], steps[at]);
+                }
         }
-        for (int r = 0; r < rows; r++)
-            for (int q = 0; q < 2; q++) {
-                const __m256i both = _mm256_hadd_epi32(sum[r][2 * q], sum[r][2 * q + 1]);
-                const __m256i whole =
-                    _mm256_add_epi32(_mm256_permute4x64_epi64(both, 0xD8),
-                                     _mm256_set1_epi32(offsets[r * groups + g]));
-                all[r][q] = _mm256_add_ps(all[r][q],
-                                          _mm256_mul_ps(_mm256_cvtepi32_ps(whole),
-                                                        _mm256_set1_ps(steps[r * groups + g])));
-            }
+        for (int q = 0; q < 2; q++) {
+            const __m128i bits = _mm_loadu_si128((const __m128i *)(scales + 16 * q));
+            const __m256 scale =
+                _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+            for (int r = 0; r < rows; r++)
+                all[r][q] = _mm256_add_ps(
+                    all[r][q],
+                    _mm256_mul_ps(_mm256_add_ps(spans[0][r][q], spans[1][r][q]), scale));
+        }
     }
     for (int r = 0; r < rows; r++)
         for (int q = 0; q < 2; q++)
@@ -136,13 +164,16 @@ AVX2 static void dot_groups_avx2(const int8_t *x, int64_t stride, const uint8_t 
                                  const int8_t *ahead, int64_t step)
 {
     for (int c = 0; c < CHANNELS; c += 16) {
+        const uint8_t *weights = w + 4 * c, *scales = w + GROUP * CHANNELS + 2 * c;
         int r = 0;
         for (; r + 2 <= rows; r += 2)
-            tile_groups_avx2(x + r * stride, stride, w + 4 * c, groups, 2, steps + r * groups,
-                             offsets + r * groups, sums + r * CHANNELS + c);
+            tile_groups_avx2(x + r * stride, stride, weights, scales, groups, 2,
+                             steps + 2 * r * groups, offsets + 2 * r * groups,
+                             sums + r * CHANNELS + c);
         if (r < rows)
-            tile_groups_avx2(x + r * stride, stride, w + 4 * c, groups, 1, steps + r * groups,
-                             offsets + r * groups, sums + r * CHANNELS + c);
+            tile_groups_avx2(x + r * stride, stride, weights, scales, groups, 1,
+                             steps + 2 * r * groups, offsets + 2 * r * groups,
+                             sums + r * CHANNELS + c);
     }
 }
 
@@ -182,43 +213,59 @@ VNNI static void dot_vnni(const uint8_t *x, int64_t stride, const int8_t *w, int
     }
 }
 
-/* 16 `vectors` channels of a block: whole and floating sums of all rows must fit the registers. */
+/* 16 `vectors` channels of a block, from channel `first` on: whole and floating sums of all rows
+   must fit the registers. */
 VNNI static inline __attribute__((always_inline)) void
 tile_groups_vnni(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, const int rows,
-                 const int vectors, const float *steps, const int32_t *offsets, float *sums,
-                 const int8_t *ahead, int64_t step)
+                 const int vectors, const int first, const float *steps, const int32_t *offsets,
+                 float *sums, const int8_t *ahead, int64_t step)
 {
     __m512 all[ROWS][4];
     for (int r = 0; r < rows; r++)
         for (int q = 0; q < vectors; q++)
             all[r][q] = _mm512_setzero_ps();
-    for (int64_t g = 0; g < groups; g++) {
-        __m512i sum[ROWS][4];
+    for (int64_t g = 0; g < groups; g++, w += GROUP_BYTES) {
+        __m512 spans[ROWS][4];
         for (int r = 0; r < rows; r++)
             for (int q = 0; q < vectors; q++)
-                sum[r][q] = _mm512_set1_epi32(offsets[r * groups + g]);
-        for (int f = 0; f < GROUP / 4; f++, w += 4 * CHANNELS) {
-            if (ahead)
-                __builtin_prefetch(ahead + (g * (GROUP / 4) + f) * step, 0, 2);
-            __m512i weights[4];
-            for (int q = 0; q < vectors; q++)
-                weights[q] = _mm512_loadu_si512(w + 64 * q);
-            for (int r = 0; r < rows; r++) {
-                const int8_t *four = x + r * stride + g * GROUP + 4 * f;
-                const __m512i in = _mm512_set1_epi32(four_bytes(four));
+                spans[r][q] = _mm512_setzero_ps();
+        for (int half = 0; half < 2; half++) {
+            __m512i sum[ROWS][4];
+            for (int r = 0; r < rows; r++)
                 for (int q = 0; q < vectors; q++)
-                    sum[r][q] = _mm512_dpbusd_epi32(sum[r][q], weights[q], in);
+                    sum[r][q] = _mm512_set1_epi32(offsets[2 * (r * groups + g) + half]);
+            for (int f = half * (SPAN / 4); f < (half + 1) * (SPAN / 4); f++) {
+                if (ahead)
+                    __builtin_prefetch(ahead + (g * (GROUP / 4) + f) * step, 0, 2);
+                __m512i weights[4];
+                for (int q = 0; q < vectors; q++)
+                    weights[q] = _mm512_loadu_si512(w + (f * CHANNELS + first + 16 * q) * 4);
+                for (int r = 0; r < rows; r++) {
+                    const int8_t *four = x + r * stride + g * GROUP + 4 * f;
+                    const __m512i in = _mm512_set1_epi32(four_bytes(four));
+                    for (int q = 0; q < vectors; q++)
+                        sum[r][q] = _mm512_dpbusd_epi32(sum[r][q], weights[q], in);
+                }
             }
+            for (int r = 0; r < rows; r++)
+                for (int q = 0; q < vectors; q++) {
+                    const __m512 of_step = _mm512_set1_ps(steps[2 * (r * groups + g) + half]);
+                    const __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][q]), of_step);
+                    spans[r][q] = _mm512_add_ps(spans[r][q], part);
+                }
         }
-        for (int r = 0; r < rows; r++)
-            for (int q = 0; q < vectors; q++)
-                all[r][q] = _mm512_add_ps(all[r][q],
-                                          _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][q]),
-                                                        _mm512_set1_ps(steps[r * groups + g])));
+        for (int q = 0; q < vectors; q++) {
+            const uint8_t *scales = w + GROUP * CHANNELS + 2 * (first + 16 * q);
+            const __m256i bits = _mm256_loadu_si256((const __m256i *)scales);
+            const __m512 scale =
+                _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+            for (int r = 0; r < rows; r++)
+                all[r][q] = _mm512_add_ps(all[r][q], _mm512_mul_ps(spans[r][q], scale));
+        }
     }
     for (int r = 0; r < rows; r++)
         for (int q = 0; q < vectors; q++)
-            _mm512_storeu_ps(sums + r * CHANNELS + 16 * q, all[r][q]);
+            _mm512_storeu_ps(sums + r * CHANNELS + first + 16 * q, all[r][q]);
 }
 
 VNNI static void dot_groups_vnni(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
@@ -227,18 +274,19 @@ VNNI static void dot_groups_vnni(const int8_t *x, int64_t stride, const uint8_t 
 {
     switch (rows) {
     case 1:
-        tile_groups_vnni(x, stride, w, groups, 1, 4, steps, offsets, sums, ahead, step);
+        tile_groups_vnni(x, stride, w, groups, 1, 4, 0, steps, offsets, sums, ahead, step);
         break;
     case 2:
-        tile_groups_vnni(x, stride, w, groups, 2, 4, steps, offsets, sums, ahead, step);
+        tile_groups_vnni(x, stride, w, groups, 2, 2, 0, steps, offsets, sums, ahead, step);
+        tile_groups_vnni(x, stride, w, groups, 2, 2, 32, steps, offsets, sums, NULL, 0);
         break;
     case 3:
-        tile_groups_vnni(x, stride, w, groups, 3, 2, steps, offsets, sums, ahead, step);
-        tile_groups_vnni(x, stride, w + 128, groups, 3, 2, steps, offsets, sums + 32, NULL, 0);
+        tile_groups_vnni(x, stride, w, groups, 3, 2, 0, steps, offsets, sums, ahead, step);
+        tile_groups_vnni(x, stride, w, groups, 3, 2, 32, steps, offsets, sums, NULL, 0);
         break;
     default:
-        tile_groups_vnni(x, stride, w, groups, ROWS, 2, steps, offsets, sums, ahead, step);
-        tile_groups_vnni(x, stride, w + 128, groups, ROWS, 2, steps, offsets, sums + 32, NULL, 0);
+        tile_groups_vnni(x, stride, w, groups, ROWS, 2, 0, steps, offsets, sums, ahead, step);
+        tile_groups_vnni(x, stride, w, groups, ROWS, 2, 32, steps, offsets, sums, NULL, 0);
     }
 }
 #endif

@@ -14,29 +14,43 @@
 #define CHANNELS 64 /* of a block of weights */
 #define ROWS 4      /* of a tile: its 4 x 64 sums fill 16 of AVX-512's 32 registers */
 #define TOKENS 16   /* of a block of the cache */
-#define GROUP 32    /* inputs with a scale of their own, in layers that are grouped */
+#define GROUP 32    /* inputs whose weights have a scale, in a grouped layer */
+#define SPAN 16     /* inputs of a row that have a scale there */
+#define GROUP_BYTES (GROUP * CHANNELS + 2 * CHANNELS) /* of a block's group: weights, bf16 scales */
 
-/* A linear layer y = x W^T + b with 8-bit weights, which have one scale per output channel. They
-   are in blocks of 64 channels, read from front to back,
+/* A linear layer y = x W^T + b with 8-bit weights, in blocks of 64 channels, which are read from
+   front to back:
 
        block (fours, 64, 4): for each four inputs, those 4 weights of channel 0, of 1, ...
 
    because `vpdpbusd` multiplies 16 channels x 4 inputs of weights by 4 inputs of x, repeated, and
-   adds them up in 16 sums. Channels are padded to whole blocks, inputs to whole fours, or to whole
-   groups (zeros).
+   adds them up in 16 sums. Channels are padded to whole blocks, inputs to whole fours (zeros).
 
-   `vpdpbusd` takes one factor with a sign and one without. A row of activations with one scale is
-   without: bytes from 0 to 255 and a zero point use its range, whichever side of zero it is on. In
-   a grouped layer, each 32 inputs of a row have a scale of their own, so that one large number does
-   not make the others coarse. There the weights are without a sign, 128 higher than they are, for
-   to take 128 times the sum of a group's activations out needs no sum of each channel. */
+   There are two kinds. In the plain one each output channel has a scale, and so has each row of
+   activations: bytes from 0 to 255 and a zero point, which use their range whichever side of zero
+   they are on. In a *grouped* layer each 32 inputs of a channel have a scale, in bf16 behind their
+   weights, and each 16 of a row: there one large number does not make the others coarse. As
+   `vpdpbusd` takes one factor with a sign and one without, its weights are without: 128 higher than
+   they are. To take 128 times the sum of the activations out needs no sum of each channel. */
 typedef struct {
-    const void *weight;     /* int8_t; uint8_t where grouped */
-    const float *scale;     /* of each channel; this, sums and bias are padded as channels are */
-    const int32_t *sums;    /* of each channel's weights, to take the zero point out; not grouped */
+    const void *weight;   /* plain: int8_t; grouped: GROUP_BYTES for each group, uint8_t then bf16 */
+    const float *scale;   /* of each channel; this, sums and bias are padded as channels are */
+    const int32_t *sums;  /* of each channel's weights, to take the zero point out */
     const float *bias;
-    int64_t in_features, out_features, grouped;
+    int64_t in_features, out_features;
+    int64_t grouped;      /* there are no scales and sums of whole channels then */
 } Weights;
+
+/* A bf16 number in the bytes of a grouped layer. */
+static inline float bf16_at(const uint8_t *bytes)
+{
+    uint16_t half;
+    memcpy(&half, bytes, 2);
+    const uint32_t bits = (uint32_t)half << 16;
+    float number;
+    memcpy(&number, &bits, 4);
+    return number;
+}
 
 /* An adapter's change of one linear layer, y += B (A x). */
 typedef struct {
@@ -87,22 +101,22 @@ typedef struct {
     /* Bytes u and (step, zero) with x ~ step * (u - zero); 0 is kept exactly. A row with an infinity
        or a NaN gets the step NaN, which makes every output of it NaN, as in floating point. */
     void (*quantize)(const float *x, int64_t n, uint8_t *u, float *step, int32_t *zero);
-    /* The same of each group: x ~ step * s, s from -127 to 127, padded with zeros to whole groups;
-       and `offset`, -128 times the sum of the group's s. */
-    void (*quantize_groups)(const float *x, int64_t n, int8_t *s, float *steps, int32_t *offsets);
+    /* The same of each span: x ~ step * s, s from -127 to 127, padded with zeros to whole groups;
+       and `offset`, -128 times the sum of the span's s. */
+    void (*quantize_spans)(const float *x, int64_t n, int8_t *s, float *steps, int32_t *offsets);
     /* `rows` (up to ROWS) rows of x, `stride` bytes apart, times one block of weights, into sums
        (rows, CHANNELS). Meanwhile it may fetch `ahead` from memory, `step` bytes for each four. */
     void (*dot)(const uint8_t *x, int64_t stride, const int8_t *w, int64_t fours, int rows,
                 int32_t *sums, const int8_t *ahead, int64_t step);
-    /* The same in groups: each group's sum times its step, added up from the first group on.
-       `steps` and `offsets` have as many numbers for each row as there are groups. */
+    /* The same for a grouped layer, into sums in floating point: of each group the two spans' sums
+       times their steps, together times the weights' scale, added up from the first group on.
+       `steps` and `offsets` have two numbers for each row and group. */
     void (*dot_groups)(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,
                        const float *steps, const int32_t *offsets, float *sums,
                        const int8_t *ahead, int64_t step);
     /* CHANNELS outputs of a row, from channel `first` on. */
     void (*finish)(const Weights *w, int64_t first, const int32_t *sums, float step, int32_t zero,
                    float *y);
-    void (*finish_groups)(const Weights *w, int64_t first, const float *sums, float *y);
     void (*gelu)(float *x, int64_t n);
     /* y[i] = silu(gate[i]) * up[i] for half a block; y may be gate. */
     void (*swiglu)(const float *gate, const float *up, float *y);

@@ -11,7 +11,7 @@ typedef struct {
 } Adapters;
 
 /* The rows that a linear layer reads. Where it is grouped, the bytes have a sign, and there is a
-   step and an offset of each group; else a step and a zero point of each row. */
+   step and an offset of each span; else a step and a zero point of each row. */
 typedef struct {
     uint8_t *bytes;
     float *steps;
@@ -34,13 +34,24 @@ typedef enum { STORE, ADD, GELU, SWIGLU } Then;
 
 static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
+static int64_t groups_of(const Weights *w) { return (w->in_features + GROUP - 1) / GROUP; }
+
 /* What a layer reads of each row: bytes, and how many steps say what they mean. */
 static int64_t bytes_of(const Weights *w)
 {
-    return w->grouped ? (w->in_features + GROUP - 1) / GROUP * GROUP : (w->in_features + 3) / 4 * 4;
+    return w->grouped ? groups_of(w) * GROUP : (w->in_features + 3) / 4 * 4;
 }
 
-static int64_t steps_of(const Weights *w) { return w->grouped ? bytes_of(w) / GROUP : 1; }
+static int64_t steps_of(const Weights *w)
+{
+    return w->grouped ? groups_of(w) * (GROUP / SPAN) : 1;
+}
+
+/* Bytes of a block of channels. */
+static int64_t size_of(const Weights *w)
+{
+    return w->grouped ? groups_of(w) * GROUP_BYTES : CHANNELS * bytes_of(w);
+}
 
 static int64_t blocks_of(const Weights *w) { return (w->out_features + CHANNELS - 1) / CHANNELS; }
 
@@ -76,7 +87,7 @@ static void encode_rows(const Worker *me, const Weights *w, const float *x, cons
         float *step = me->in.steps + (first + i) * steps;
         int32_t *zero = me->in.zeros + (first + i) * steps;
         if (w->grouped)
-            me->path->quantize_groups(x + i * n, n, (int8_t *)to, step, zero);
+            me->path->quantize_spans(x + i * n, n, (int8_t *)to, step, zero);
         else /* padding meets weights of zero: any bytes will do */
             me->path->quantize(x + i * n, n, to, step, zero);
     }
@@ -109,15 +120,17 @@ static void encode(Worker *me, const Weights *w, const float *x, const Norm *nor
 static void multiply_tile(const Worker *me, const Weights *w, int64_t b, int64_t r, int64_t rows,
                           float *out, const int8_t *ahead, int64_t step)
 {
-    const int64_t bytes = bytes_of(w), steps = steps_of(w), size = CHANNELS * bytes;
+    const int64_t bytes = bytes_of(w), steps = steps_of(w);
     const float *step_of = me->in.steps + r * steps;
     const int32_t *zero_of = me->in.zeros + r * steps;
-    const uint8_t *x = me->in.bytes + r * bytes, *weights = (const uint8_t *)w->weight + b * size;
+    const uint8_t *x = me->in.bytes + r * bytes;
+    const uint8_t *weights = (const uint8_t *)w->weight + b * size_of(w);
     if (w->grouped) {
-        me->path->dot_groups((const int8_t *)x, bytes, weights, steps, rows, step_of, zero_of, out,
-                             ahead, step);
+        me->path->dot_groups((const int8_t *)x, bytes, weights, groups_of(w), rows, step_of,
+                             zero_of, out, ahead, step);
         for (int64_t i = 0; i < rows; i++)
-            me->path->finish_groups(w, b * CHANNELS, out + i * CHANNELS, out + i * CHANNELS);
+            for (int64_t c = 0; c < CHANNELS; c++)
+                out[i * CHANNELS + c] += w->bias[b * CHANNELS + c];
         return;
     }
     int32_t sums[ROWS * CHANNELS];
@@ -138,7 +151,7 @@ static void multiply_block(const Worker *me, const Weights *w, Then then, float 
     for (int64_t r = first; r < end; r += ROWS) {
         const int64_t rows = least(ROWS, end - r);
         float out[ROWS * CHANNELS];
-        multiply_tile(me, w, b, r, rows, out, ahead + r / ROWS * CHANNELS * bytes_of(w) / tiles,
+        multiply_tile(me, w, b, r, rows, out, ahead + r / ROWS * size_of(w) / tiles,
                       4 * CHANNELS / tiles);
         const Pair *pair;
         for (int64_t i = 0, run; me->adapters && i < rows; i += run) {
@@ -164,7 +177,7 @@ static void multiply_block(const Worker *me, const Weights *w, Then then, float 
 static void multiply(Worker *me, const Weights *w, Then then, float *y, int64_t width,
                      int64_t layer, const Weights *next)
 {
-    const int64_t size = CHANNELS * bytes_of(w), blocks = blocks_of(w);
+    const int64_t size = size_of(w), blocks = blocks_of(w);
     const int64_t parts = (me->rows + PIECE_ROWS - 1) / PIECE_ROWS;
     const int64_t last = share_of(&me->team, blocks, me->team.number + 1) - 1;
     Pieces pieces = pieces_of(&me->team, blocks * parts);
@@ -173,8 +186,7 @@ static void multiply(Worker *me, const Weights *w, Then then, float *y, int64_t 
         const int8_t *ahead = (const int8_t *)w->weight + (b + 1) * size;
         if (b == last && next)
             ahead = (const int8_t *)next->weight +
-                    share_of(&me->team, blocks_of(next), me->team.number) * CHANNELS *
-                        bytes_of(next);
+                    share_of(&me->team, blocks_of(next), me->team.number) * size_of(next);
         multiply_block(me, w, then, y, width, layer, b, first,
                        least(me->rows, first + PIECE_ROWS), ahead);
     }

@@ -71,16 +71,18 @@ ATTRIBUTES static void quantize(const float *restrict x, int64_t n, uint8_t *res
     *zero = (int32_t)offset;
 }
 
-ATTRIBUTES static void quantize_groups(const float *restrict x, int64_t n, int8_t *restrict s,
-                                       float *restrict steps, int32_t *restrict offsets)
+ATTRIBUTES static void quantize_spans(const float *restrict x, int64_t n, int8_t *restrict s,
+                                      float *restrict steps, int32_t *restrict offsets)
 {
-    for (int64_t g = 0; g * GROUP < n; g++, x += GROUP, s += GROUP) {
-        const int64_t left = n - g * GROUP;
-        float own[GROUP] = {0};
-        memcpy(own, x, sizeof(float) * (left < GROUP ? left : GROUP));
+    const int64_t spans = (n + GROUP - 1) / GROUP * (GROUP / SPAN);
+    for (int64_t g = 0; g < spans; g++, s += SPAN) {
+        const int64_t left = n - g * SPAN;
+        float own[SPAN] = {0};
+        if (left > 0)
+            memcpy(own, x + g * SPAN, sizeof(float) * (left < SPAN ? left : SPAN));
         float largest = 0, not_finite = 0;
 #pragma omp simd reduction(max : largest) reduction(+ : not_finite)
-        for (int i = 0; i < GROUP; i++) {
+        for (int i = 0; i < SPAN; i++) {
             const float size = fabsf(own[i]);
             largest = size > largest ? size : largest;
             not_finite += own[i] * 0.0f;
@@ -89,7 +91,7 @@ ATTRIBUTES static void quantize_groups(const float *restrict x, int64_t n, int8_
         const int usable = not_finite == 0 && step > 1e-30f; /* else 1 / step could overflow */
         const float inverse = usable ? 1 / step : 0;
         int32_t sum = 0;
-        for (int i = 0; i < GROUP; i++) {
+        for (int i = 0; i < SPAN; i++) {
             const int32_t whole = usable ? (int32_t)rintf(own[i] * inverse) : 0;
             s[i] = (int8_t)whole;
             sum += whole;
@@ -106,14 +108,6 @@ ATTRIBUTES static void finish(const Weights *w, int64_t first, const int32_t *re
     const float *scale = w->scale + first, *bias = w->bias + first;
     for (int64_t i = 0; i < CHANNELS; i++)
         y[i] = (float)(sums[i] - zero * correction[i]) * (step * scale[i]) + bias[i];
-}
-
-ATTRIBUTES static void finish_groups(const Weights *w, int64_t first, const float *restrict sums,
-                                     float *restrict y)
-{
-    const float *scale = w->scale + first, *bias = w->bias + first;
-    for (int64_t i = 0; i < CHANNELS; i++)
-        y[i] = sums[i] * scale[i] + bias[i];
 }
 
 /* x / (1 + exp(-2 t)) is GELU's tanh form x (1 + tanh t) / 2, with t = sqrt(2 / pi) (x + 0.044715

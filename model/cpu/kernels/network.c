@@ -133,8 +133,8 @@ typedef struct {
 static Sizes sizes_of(int64_t stages, int64_t rows, int64_t inputs, const Adapters *adapters,
                       int64_t own, int threads, int64_t more)
 {
-    const int64_t steps = (inputs + GROUP - 1) / GROUP, bytes = steps * GROUP;
-    const int64_t each = bytes / 4 + 2 * steps + (adapters ? adapters->rank : 0);
+    const int64_t bytes = (inputs + GROUP - 1) / GROUP * GROUP;
+    const int64_t each = bytes / 4 + 2 * bytes / SPAN + (adapters ? adapters->rank : 0);
     Sizes sizes = {stages * threads * (int64_t)(sizeof(Share) / sizeof(float)),
                    (rows * each + 15) / 16 * 16, rows == 1 ? threads : 1, (own + 15) / 16 * 16, 0};
     sizes.all = sizes.shares + sizes.copies * sizes.encoded + threads * sizes.own + more;
@@ -157,9 +157,9 @@ static Worker this_worker(int path, int64_t rows, int64_t inputs, const Adapters
     const Team team = {(Share *)memory, number, omp_get_num_threads()};
     memory += sizes->shares;
     float *encoded = memory + (sizes->copies > 1 ? number : 0) * sizes->encoded;
-    const int64_t groups = (inputs + GROUP - 1) / GROUP;
-    float *steps = encoded + rows * groups * (GROUP / 4), *zeros = steps + rows * groups;
-    const Encoded in = {(uint8_t *)encoded, steps, (int32_t *)zeros, zeros + rows * groups};
+    const int64_t bytes = (inputs + GROUP - 1) / GROUP * GROUP, spans = rows * bytes / SPAN;
+    float *steps = encoded + rows * bytes / 4, *zeros = steps + spans;
+    const Encoded in = {(uint8_t *)encoded, steps, (int32_t *)zeros, zeros + spans};
     return (Worker){team, kernel_paths[path], rows, adapters, in,
                     memory + sizes->copies * sizes->encoded + number * sizes->own};
 }
@@ -183,17 +183,18 @@ int int8_paths(void)
    no such channel. */
 int int8_rows(const Weights *w, const int64_t *channels, int64_t rows, float *y)
 {
-    const int64_t bytes = bytes_of(w);
     for (int64_t r = 0; r < rows; r++) {
-        const int64_t c = channels[r];
+        const int64_t c = channels[r], in_block = c % CHANNELS;
         if (c < 0 || c >= w->out_features)
             return -1;
-        const int64_t first = (c / CHANNELS * bytes / 4 * CHANNELS + c % CHANNELS) * 4;
+        const uint8_t *block = (const uint8_t *)w->weight + c / CHANNELS * size_of(w);
         for (int64_t i = 0; i < w->in_features; i++) {
-            const int64_t at = first + i / 4 * 4 * CHANNELS + i % 4;
-            const int weight =
-                w->grouped ? ((const uint8_t *)w->weight)[at] - 128 : ((const int8_t *)w->weight)[at];
-            y[r * w->in_features + i] = weight * w->scale[c];
+            const uint8_t *group = block + (w->grouped ? i / GROUP * GROUP_BYTES : 0);
+            const int64_t four = (w->grouped ? i % GROUP : i) / 4;
+            const uint8_t byte = group[(four * CHANNELS + in_block) * 4 + i % 4];
+            const float scale =
+                w->grouped ? bf16_at(group + GROUP * CHANNELS + 2 * in_block) : w->scale[c];
+            y[r * w->in_features + i] = (w->grouped ? byte - 128 : (int8_t)byte) * scale;
         }
     }
     return 0;

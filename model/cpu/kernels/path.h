@@ -11,9 +11,8 @@
 #define norm NAMED(norm)
 #define norm_row NAMED(norm_row)
 #define quantize NAMED(quantize)
-#define quantize_groups NAMED(quantize_groups)
+#define quantize_spans NAMED(quantize_spans)
 #define finish NAMED(finish)
-#define finish_groups NAMED(finish_groups)
 #define gelu NAMED(gelu)
 #define swiglu NAMED(swiglu)
 #define down NAMED(down)
@@ -36,9 +35,10 @@
 #include "loops.h"
 #include "attention.h"
 
-static const Path NAMED(path) = {norm_row,    quantize, quantize_groups, NAMED(dot),
-                                 NAMED(dot_groups), finish,   finish_groups,   gelu,
-                                 swiglu,      down,     up,              head};
+static const Path NAMED(path) = {
+    norm_row, quantize, quantize_spans, NAMED(dot), NAMED(dot_groups), finish,
+    gelu,     swiglu,   down,           up,         head,
+};
 
 #undef JOIN
 #undef JOINED
@@ -51,9 +51,8 @@ static const Path NAMED(path) = {norm_row,    quantize, quantize_groups, NAMED(d
 #undef norm
 #undef norm_row
 #undef quantize
-#undef quantize_groups
+#undef quantize_spans
 #undef finish
-#undef finish_groups
 #undef gelu
 #undef swiglu
 #undef down
