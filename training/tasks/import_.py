@@ -23,7 +23,7 @@ from model.checkpoint import TaskName, load_base, save_adapter, save_base
 from model.checkpoint.files import sha256
 from model.convert import HUB_NAMES, Imported, download, read_hugging_face
 from model.convert.gguf_read import is_gguf, read_gguf
-from model.convert.peft_files import is_peft, read_peft
+from model.convert.peft_read import is_peft, read_peft
 from model.errors import UsageError
 from training.card import portable_command
 
@@ -138,6 +138,8 @@ def _import_adapter(args: argparse.Namespace, path: Path, card: dict[str, Any]) 
         head=found.head,
         card=card,
         dtype=_DTYPES[args.dtype or "fp32"],
+        # An adapter of a network that reads conversations was trained to read them so.
+        template=None if found.head else found.template or base.template,
     )
     rank = adapter.lora.settings.rank
     print(f"{args.out}: an adapter of rank {rank} for {adapter.task}, {args.dtype or 'fp32'}")
