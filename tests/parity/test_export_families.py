@@ -18,6 +18,7 @@ from tests.parity.families import (
     CASES,
     CONTEXT,
     ONE_OF_EACH,
+    RELATIVE,
     Peer,
     assert_close,
     difference,
@@ -214,7 +215,9 @@ class TestGGUF:
         )
         llama.eval(TOKENS)
         logits = torch.tensor(llama.scores[: len(TOKENS)])
-        assert_close(our_logits(base.model, TOKENS), logits)
+        # Its GELU is looked up in a table of half precision.
+        relative = 2e-3 if base.config.mlp == "gelu" else RELATIVE
+        assert_close(our_logits(base.model, TOKENS), logits, relative)
         for text in TEXTS:
             found = llama.tokenize(text.encode(), add_bos=True, special=False)
             assert found == base.tokenizer.encode_prompt(text)
