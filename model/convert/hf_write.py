@@ -21,10 +21,9 @@ from model.checkpoint.files import write_json, write_weights
 from model.convert.bpe_files import write_tokenizer
 from model.convert.families import FAMILIES, HF_PREFIX, family_of
 from model.convert.hf_config import config_values
-from model.convert.hf_head import fold
+from model.convert.hf_head import check_family, fold
 from model.convert.hf_read import CLASSIFIER, CONFIG, CONV1D, MODEL, OWN
 from model.convert.tensors import taken_apart, widths_of
-from model.errors import UsageError
 
 
 def write_hugging_face(directory: Path, base: Base, dtype: torch.dtype) -> None:
@@ -38,11 +37,8 @@ def write_hugging_face(directory: Path, base: Base, dtype: torch.dtype) -> None:
         UsageError: its choices, its tokenizer or its head have no form there; says why.
     """
     family = family_of(base.config, "--format hf")
-    if base.head is not None and family != "gpt2":
-        raise UsageError(
-            f"--format hf: classifiers can be exported with GPT-2's choices alone; the network is "
-            f"{family}, whose last norm has no bias that could take that of the head"
-        )
+    if base.head is not None:
+        check_family(family, "--format hf")
     weights = hugging_face_weights(base.model.state_dict(), family, widths_of(base.model))
     if base.head is not None:
         weights.pop("lm_head.weight", None)

@@ -60,7 +60,7 @@ class PeftAdapter:
     task: TaskName | None
     """Which it was exported for, where our own export wrote it."""
     template: Template | None
-    """How it was trained to read conversations, by our own export as well."""
+    """How it was trained to read conversations."""
 
 
 @dataclass(frozen=True)
@@ -110,11 +110,21 @@ def read_peft(directory: Path, base: Base) -> PeftAdapter:
         head = _head(weights, own, base, path)
     lora = _lora(values, weights, base, modules_of(base.model, family), directory)
     task = own["task"] if own.get("task") in TASKS else None
-    template = None
-    if own.get("template") is not None:
-        template = from_settings(own["template"], notes)
-        template.check(base.tokenizer, notes)
-    return PeftAdapter(lora.eval(), head, task, template)
+    return PeftAdapter(lora.eval(), head, task, _template(own, notes, base, head))
+
+
+def _template(
+    own: dict[str, Any], notes: Path, base: Base, head: ClassifierHead | None
+) -> Template | None:
+    """By our own notes, if they have one; else, an adapter of a network that reads conversations
+    was trained to read them so."""
+    if "template" not in own:
+        return base.template if head is None else None
+    if own["template"] is None:
+        return None
+    template = from_settings(own["template"], notes)
+    template.check(base.tokenizer, notes)
+    return template
 
 
 def _lora(
@@ -130,6 +140,38 @@ def _lora(
     if type(rank) is not int or type(alpha) not in (int, float) or rank < 1:
         raise CheckpointError(f"{source}: r is {rank!r} and lora_alpha {alpha!r}; not two numbers")
     assert isinstance(alpha, int | float)
+    pairs = _pairs(values, weights, modules, rank, alpha, directory)
+    largest = max(len(pair.a) for pair in pairs.values())
+    scale = alpha / rank or 1.0  # by 0 nothing could be divided
+    settings = LoRASettings(
+        largest,
+        float(alpha) if alpha and largest == rank else scale * largest,
+        _targets(modules, pairs),
+    )
+    with torch.device("meta"):
+        lora = LoRA(base.config, settings)
+    matrices = {}
+    for site in lora.sites:
+        a, b = _of_site(site, modules, pairs, largest, scale)
+        matrices[f"a.{site.key}"], matrices[f"b.{site.key}"] = a, b
+    assign([lora], matrices, directory / WEIGHTS)
+    return lora
+
+
+def _pairs(
+    values: dict[str, Any],
+    weights: dict[str, Tensor],
+    modules: list[Module],
+    rank: int,
+    alpha: float,
+    directory: Path,
+) -> dict[str, _Pair]:
+    """The pairs by the names of their layers; takes all of `weights`.
+
+    Args:
+        rank, alpha: of layers that no pattern names.
+    """
+    source = directory / CONFIG
     ranks = _pattern(values, "rank_pattern", int, source)
     alphas = _pattern(values, "alpha_pattern", float, source)
     pairs: dict[str, _Pair] = {}
@@ -147,21 +189,7 @@ def _lora(
             f"unknown tensors: {', '.join(sorted(weights)[:5])}" if weights else "no LoRA tensors"
         )
         raise CheckpointError(f"{directory / WEIGHTS}: has {said}")
-    largest = max(len(pair.a) for pair in pairs.values())
-    scale = alpha / rank or 1.0  # by 0 nothing could be divided
-    settings = LoRASettings(
-        largest,
-        float(alpha) if alpha and largest == rank else scale * largest,
-        _targets(modules, pairs),
-    )
-    with torch.device("meta"):
-        lora = LoRA(base.config, settings)
-    matrices = {}
-    for site in lora.sites:
-        a, b = _of_site(site, modules, pairs, largest, scale)
-        matrices[f"a.{site.key}"], matrices[f"b.{site.key}"] = a, b
-    assign([lora], matrices, directory / WEIGHTS)
-    return lora
+    return pairs
 
 
 def _pattern(

@@ -16,7 +16,7 @@ from torch import Tensor
 from model.checkpoint import Adapter, Base
 from model.checkpoint.files import write_json, write_weights
 from model.convert.families import family_of
-from model.convert.hf_head import fold
+from model.convert.hf_head import check_family, fold
 from model.convert.hf_read import OWN
 from model.convert.peft_modules import (
     CONFIG,
@@ -29,7 +29,6 @@ from model.convert.peft_modules import (
     Module,
     modules_of,
 )
-from model.errors import UsageError
 from model.lora import LoRA, Site
 
 
@@ -46,12 +45,9 @@ def write_peft(
         UsageError: no family has the base's choices, or its head has no form there; says why.
     """
     family = family_of(base.config, "--format peft")
-    settings, head = adapter.lora.settings, adapter.head
-    if head is not None and family != "gpt2":
-        raise UsageError(
-            "--format peft: classifiers can be exported with GPT-2's choices alone; the network "
-            f"is {family}, whose last norm has no bias that could take that of the head"
-        )
+    head = adapter.head
+    if head is not None:
+        check_family(family, "--format peft")
     modules = modules_of(base.model, family)
     weights = _peft_weights(adapter.lora, modules)
     own: dict[str, Any] = {"task": adapter.task, "checkpoint": adapter.id}
@@ -61,9 +57,20 @@ def write_peft(
         weights[f"{NORM}weight"] = base.model.norm.weight
         own["labels"] = list(head.labels.names)
         own |= {"positive": head.labels.positive, "threshold": head.labels.threshold}
-    counts = {m.short: len(_sites(adapter.lora, m)) for m in modules}
+    config = _config(adapter, family, modules, base_name)
+    write_json(directory / CONFIG, config)
+    write_json(directory / f"{OWN}.json", own)
+    write_weights(directory / WEIGHTS, weights, dtype, {"format": "pt"})
+
+
+def _config(
+    adapter: Adapter, family: str, modules: list[Module], base_name: str | None
+) -> dict[str, Any]:
+    """What PEFT has to know to read the matrices."""
+    settings, head = adapter.lora.settings, adapter.head
+    counts = {module.short: len(_sites(adapter.lora, module)) for module in modules}
     several = {short: count for short, count in counts.items() if count > 1}
-    config = {
+    return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM" if head is None else "SEQ_CLS",
         "base_model_name_or_path": base_name,
@@ -78,9 +85,6 @@ def write_peft(
         "modules_to_save": None if head is None else ["score", "ln_f"],
         "inference_mode": True,
     }
-    write_json(directory / CONFIG, config)
-    write_json(directory / f"{OWN}.json", own)
-    write_weights(directory / WEIGHTS, weights, dtype, {"format": "pt"})
 
 
 def _peft_weights(lora: LoRA, modules: list[Module]) -> dict[str, Tensor]:

@@ -163,7 +163,7 @@ class TestPositions:
             assert "rope.scaling is llama3; llama.cpp reads rope_freqs" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["hf", "peft"])
+@pytest.mark.parametrize("kind", ["hf", "peft", "gguf"])
 def test_a_classifier_of_another_family(kind: str, tmp_path: Path, capsys: Any) -> None:
     base = new_checkpoint(tmp_path / "base", LLAMA)
     head = ClassifierHead(LLAMA.n_embd, Labels(("a", "b")))

@@ -121,6 +121,10 @@ class TestOut:
         assert config["target_modules"] == wanted.split()
         assert config["fan_in_fan_out"] == gpt2
         assert config["rank_pattern"] == config["alpha_pattern"] == {}
+        words = ("--base", str(base.path), "--out", str(tmp_path / "back"))
+        assert main(["import", str(out), *words]) == 0
+        assert base.template is not None
+        assert load_adapter(tmp_path / "back", base).template is None, "it had none before"
 
     def test_parts_of_one_layer_have_one_pair(self, tmp_path: Path) -> None:
         base = new_base(tmp_path, "gpt2")[1]

@@ -4,6 +4,7 @@
     penwright-train export models/spam --format hf --out spam-hf
     penwright-train export models/spam --format peft --base-name base-hf --out spam-peft
     penwright-train export models/instruct --format gguf --dtype q8_0 --out instruct.gguf
+    penwright-train export models/smollm2 --format hf --dtype bf16 --out smollm2-hf
 
 hf    a directory for transformers, as a language model of the family whose choices the network has:
       GPT2LMHeadModel, LlamaForCausalLM, Qwen2ForCausalLM or Qwen3ForCausalLM; a classifier with
@@ -43,8 +44,10 @@ from model.checkpoint import (
 from model.checkpoint.atomic import new_directory, new_file
 from model.checkpoint.files import CARD
 from model.convert import Imported, read_hugging_face
+from model.convert.families import family_of
 from model.convert.gguf_read import read_gguf
 from model.convert.gguf_write import write_gguf
+from model.convert.hf_head import check_family
 from model.convert.hf_write import write_hugging_face
 from model.convert.peft_read import read_peft
 from model.convert.peft_write import write_peft
@@ -155,8 +158,15 @@ def _load(path: Path, base_path: Path | None) -> tuple[Base, Adapter | None]:
 
 
 def _check_format(args: argparse.Namespace, base: Base, adapter: Adapter | None) -> None:
-    """Say which formats this kind of checkpoint has, if not the one that is asked for."""
+    """Say which formats this kind of checkpoint has, if not the one that is asked for.
+
+    Raises:
+        UsageError: names the flag, what the checkpoint is, and what is possible.
+    """
+    family = family_of(base.config, f"--format {args.format}")
     head = base.head if adapter is None else adapter.head
+    if head is not None:
+        check_family(family, f"--format {args.format}")
     if args.format == "gguf" and head is not None:
         possible = "hf" if adapter is None else "hf and peft"
         raise UsageError(
