@@ -69,7 +69,8 @@ class Alpaca(Template):
     def _jinja(self) -> str:
         """A conversation that ends with the user's message is a prompt in any case."""
         ends = "messages[-1]['role'] == 'assistant' and not add_generation_prompt"
-        line = rf"('\n' if said.turns else '') + {ROLE} | capitalize + ': ' + {CONTENT}"
+        speaker = f"('User: ' if {ROLE} == 'user' else 'Assistant: ')"
+        line = rf"('\n' if said.turns else '') + {speaker} + {CONTENT}"
         earlier = when(
             f"{ROLE} != 'system'",
             put("said.turns", f"said.turns + {line}"),

@@ -14,7 +14,10 @@ from model.prompts.parts import ROLES, Message, Part
 
 _CHECK = each(
     "messages",
-    when(f"{ROLE} not in {list(ROLES)}", refuse(f"a message's role is none of {', '.join(ROLES)}")),
+    when(
+        " and ".join(f"{ROLE} != {role!r}" for role in ROLES),
+        refuse(f"a message's role is none of {', '.join(ROLES)}"),
+    ),
 )
 
 
