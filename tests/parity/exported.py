@@ -1,7 +1,6 @@
 """Small bases of each family, with a tokenizer and a prompt template as such models have them."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +107,6 @@ def new_base(root: Path, case: str, **fields: Any) -> tuple[families.Peer, Base]
         template=TEMPLATES[kind],
     )
     return peer, load_base(root / "base")
-
-
-Make = Callable[..., tuple[families.Peer, Base]]
 
 
 def export(base: Path, out: Path, kind: str, *flags: str) -> Path:
