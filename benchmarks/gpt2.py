@@ -25,7 +25,7 @@ from torch import Tensor
 from model.architecture import Architecture, preset
 from model.checkpoint import Base, TaskName, load_base, save_adapter, save_base
 from model.classifier import ClassifierHead, Labels
-from model.convert.hf_write import hugging_face_config as config_values
+from model.convert.hf_config import config_values
 from model.convert.hf_write import hugging_face_weights
 from model.lora import LoRA, LoRASettings
 from model.tokenizer.hugging_face import read_tokenizer
@@ -142,12 +142,14 @@ def _write_hugging_face(out: Path, config: Architecture) -> None:
     )
     _write_json(out / "tokenizer_config.json", {"tokenizer_class": "GPT2Tokenizer"})
     _write_json(out / "config.json", hugging_face_config(config, "GPT2LMHeadModel"))
-    weights = hugging_face_weights(random_weights(config), "transformer.")
+    weights = hugging_face_weights(random_weights(config))
     save_file(weights, out / "model.safetensors", {"format": "pt"})
 
 
 def hugging_face_config(config: Architecture, architecture: str) -> dict[str, Any]:
-    return config_values(config, architecture, config.vocab_size - 1, torch.float32)
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    tokens = dict.fromkeys(names, config.vocab_size - 1)
+    return config_values(config, architecture, tokens, torch.float32)
 
 
 def _write_base(out: Path, hugging_face: Path) -> None:

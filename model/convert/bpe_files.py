@@ -21,32 +21,25 @@ from model.tokenizer.merges import BytePairs
 from model.tokenizer.patterns import KNOWN_PATTERNS
 
 
-def written_tokens(tokenizer: Tokenizer) -> list[str]:
-    """Each token by its id, as GPT-2's files write it; special tokens as they are.
+def byte_pairs(tokenizer: Tokenizer) -> BytePairs:
+    """The tokenizer's merges: its own, or those that its ids tell.
 
     Raises:
-        UsageError: the tokenizer has merges of its own, the model reads a token before every text,
-            or an id between 0 and the last has no token.
+        UsageError: as of `merges`, or an ordinary token is written as a special one.
     """
     if tokenizer.pairs is not None:
-        raise UsageError(
-            "the tokenizer was imported with merges that ids alone do not tell; only tokenizers "
-            "that tiktoken can express can be exported"
-        )
-    if tokenizer.prefix:
-        raise UsageError(
-            "the model reads a beginning token before every text, which cannot be exported"
-        )
+        return tokenizer.pairs
     characters = character_of_byte()
     tokens = {
-        rank: "".join(characters[byte] for byte in token) for token, rank in tokenizer.ranks.items()
+        "".join(characters[byte] for byte in token): rank for token, rank in tokenizer.ranks.items()
     }
-    tokens.update({id_: text for text, id_ in tokenizer.special_tokens.items()})
-    if sorted(tokens) != list(range(tokenizer.vocab_size)):
-        raise UsageError(
-            "the tokenizer's ids have gaps, which neither tokenizer.json nor GGUF can express"
-        )
-    return [tokens[id_] for id_ in range(len(tokens))]
+    for text in tokenizer.special.ids:
+        if text in tokens:
+            raise UsageError(
+                f"the tokenizer has {text!r} both as a special and as an ordinary token, which "
+                "neither tokenizer.json nor GGUF can express"
+            )
+    return BytePairs(tokens, merges(tokenizer), tokenizer.pattern)
 
 
 def merges(tokenizer: Tokenizer) -> list[tuple[str, str]]:
@@ -93,20 +86,31 @@ def write_tokenizer(directory: Path, tokenizer: Tokenizer, settings: dict[str, A
     Raises:
         UsageError: the vocabulary cannot be written so; says why.
     """
-    if tokenizer.pattern not in KNOWN_PATTERNS:
+    if tokenizer.pairs is None and tokenizer.pattern not in KNOWN_PATTERNS:
         raise UsageError(
             f"--format hf: the tokenizer's pattern {tokenizer.pattern} may be read in another way "
             "by `tokenizers`; only the known ones can be exported"
         )
-    tokens, special = written_tokens(tokenizer), tokenizer.special
-    ordinary = {text: id_ for id_, text in enumerate(tokens) if text not in special.ids}
-    whole = tokenizer_json(BytePairs(ordinary, merges(tokenizer), tokenizer.pattern), special.ids)
+    pairs, special = byte_pairs(tokenizer), tokenizer.special
+    count = len(pairs.tokens) + len(pairs.added) + len(special.ids)
+    if count != tokenizer.vocab_size:
+        raise UsageError(
+            f"--format hf: the tokenizer has {count} tokens with ids up to "
+            f"{tokenizer.vocab_size - 1}; tokenizer.json cannot leave ids out"
+        )
+    names = {token: text for text, token in special.ids.items()}
+    beginning = None if special.beginning is None else names[special.beginning]
+    whole = tokenizer_json(pairs, special.ids)
+    if special.adds_beginning:
+        assert beginning is not None
+        assert special.beginning is not None
+        whole["post_processor"] = _begins_with(beginning, special.beginning)
     # Not GPT2Tokenizer: that class replaces the pre-tokenizer by GPT-2's own pattern.
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": None if special.beginning is None else tokens[special.beginning],
-        "eos_token": tokens[special.end_of_document],
-        "pad_token": tokens[special.pad],
+        "bos_token": beginning,
+        "eos_token": names[special.end_of_document],
+        "pad_token": names[special.pad],
         "clean_up_tokenization_spaces": False,
         **settings,
     }
@@ -114,3 +118,20 @@ def write_tokenizer(directory: Path, tokenizer: Tokenizer, settings: dict[str, A
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         (directory / name).write_text(text, encoding="utf-8")
     assert read_tokenizer(directory).sha256 == tokenizer.sha256, "tokenizer.json reads differently"
+
+
+def _begins_with(text: str, token: int) -> dict[str, Any]:
+    """The post-processor that puts a token before every text, and before both of a pair."""
+
+    def one(sequence: str, number: int) -> list[dict[str, Any]]:
+        return [
+            {"SpecialToken": {"id": text, "type_id": number}},
+            {"Sequence": {"id": sequence, "type_id": number}},
+        ]
+
+    return {
+        "type": "TemplateProcessing",
+        "single": one("A", 0),
+        "pair": [*one("A", 0), *one("B", 1)],
+        "special_tokens": {text: {"id": text, "ids": [token], "tokens": [text]}},
+    }

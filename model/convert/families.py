@@ -1,11 +1,14 @@
-"""What other programs call the parts of a network, by family: one table for each kind of file.
+"""The families: which choices each is made of, and what other programs call its parts.
 
-A name of ours stands for one of theirs or for several, which are stored here as one: queries, keys
-and values beside each other, gate and up beside each other.
+Reading and writing go by the same tables. A name of ours stands for one of theirs or for several,
+which are stored here as one: queries, keys and values beside each other, gate and up beside each
+other.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from model.architecture import Architecture
 from model.errors import UsageError
@@ -60,10 +63,49 @@ GGUF: Table = {
 
 GGUF_GPT2: Table = {**GGUF, "attention.qkv": ("blk.{}.attn_qkv",)}
 
-HUGGING_FACE = {"gpt2": HF_GPT2, "llama": HF_LLAMA, "qwen2": HF_LLAMA, "qwen3": HF_LLAMA}
-"""By `model_type`."""
-GGUF_FAMILIES = {"gpt2": GGUF_GPT2, "llama": GGUF, "qwen2": GGUF, "qwen3": GGUF}
-"""By `general.architecture`."""
+HF_PREFIX = "transformer."
+"""What `transformers` puts before the names of `HF_GPT2`, but that of the head."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One of the families, by its name in `config.json` and in GGUF."""
+
+    hugging_face: Table
+    gguf: Table
+    model_class: str
+    """Of `transformers`, for language models."""
+    choices: Mapping[str, Any]
+    """Fields of an `Architecture` that are the same in all networks of the family."""
+    rotary: bool = True
+
+    def differences(self, config: Architecture) -> Iterator[str]:
+        """In what a network is none of this family, in words."""
+        for name, value in self.choices.items():
+            if getattr(config, name) != value:
+                yield f"{name} is {getattr(config, name)!r}, not {value!r}"
+        if (config.rope is not None) != self.rotary:
+            yield f"its positions are {'learned' if self.rotary else 'rotary'}"
+        if not self.rotary and (config.n_kv_head, config.query_width) != (
+            config.n_head,
+            config.n_embd,
+        ):
+            yield (
+                f"n_kv_head is {config.n_kv_head} and head_dim {config.head_dim}, "
+                f"not {config.n_head} and n_embd / n_head"
+            )
+
+
+_GPT2 = {"norm": "layer", "mlp": "gelu", "bias": "all", "qk_norm": False}
+_LLAMA = {"norm": "rms", "mlp": "swiglu", "bias": "none", "qk_norm": False}
+
+FAMILIES = {
+    "gpt2": Family(HF_GPT2, GGUF_GPT2, "GPT2LMHeadModel", _GPT2, rotary=False),
+    "llama": Family(HF_LLAMA, GGUF, "LlamaForCausalLM", _LLAMA),
+    "qwen2": Family(HF_LLAMA, GGUF, "Qwen2ForCausalLM", {**_LLAMA, "bias": "qkv"}),
+    "qwen3": Family(HF_LLAMA, GGUF, "Qwen3ForCausalLM", {**_LLAMA, "qk_norm": True}),
+}
+"""By `model_type`, which is also `general.architecture`."""
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 
@@ -82,11 +124,20 @@ def in_their_words(message: str, names: Mapping[str, str]) -> str:
     return re.sub(rf"\b({ours})\b", lambda found: names[found[0]], message)
 
 
-def require_gpt2(config: Architecture, what: str) -> None:
-    """Refuse `what`, which is for GPT-2 alone.
+def family_of(config: Architecture, what: str) -> str:
+    """The name of the family that has a network's choices.
+
+    Args:
+        what: is to be done with it, for the error: a flag with its value.
 
     Raises:
-        UsageError: the network is of another family.
+        UsageError: no family has them; names the nearest one and what it has otherwise.
     """
-    if not config.is_gpt2:
-        raise UsageError(f"{what}: only networks with GPT-2's choices are supported")
+    found = {name: list(family.differences(config)) for name, family in FAMILIES.items()}
+    name = min(found, key=lambda name: len(found[name]))
+    if found[name]:
+        raise UsageError(
+            f"{what}: no family has this network's choices ({', '.join(FAMILIES)} are known); of "
+            f"the nearest, {name}, it differs: {'; '.join(found[name])}"
+        )
+    return name

@@ -1,4 +1,5 @@
-"""A GGUF file's metadata as one of our architectures, by its `general.architecture`.
+"""A GGUF file's metadata as one of our architectures, by its `general.architecture`, and the way
+back.
 
 What would compute something else than the family's usual network is refused by its name, before
 anything is read of the weights.
@@ -8,12 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from model.architecture import Architecture
-from model.convert.families import GGUF_FAMILIES, in_their_words
+from model.convert.families import FAMILIES, in_their_words
+from model.convert.gguf_rows import LLAMA
 from model.errors import CheckpointError, UsageError
 from model.json_files import field, shown
-from model.rope import DivisorScaling, LinearScaling, Rope, Scaling
+from model.rope import DivisorScaling, LinearScaling, Rope, Scaling, frequencies
 
+DIVISORS = "rope_freqs.weight"
+"""The tensor with the divisors of the rotary frequencies."""
 _REFUSED = (
     "expert_count",
     "attention.sliding_window",
@@ -36,10 +42,18 @@ _NAMES = {
     "head_dim": "attention.key_length",
     "mlp_width": "feed_forward_length",
     "norm_eps": "attention.layer_norm_rms_epsilon",
+}
+_GPT2_NAMES = {
+    **{ours: _NAMES[ours] for ours in ("context_length", "n_layer", "n_head", "n_embd")},
+    "mlp_width": _NAMES["mlp_width"],
+    "norm_eps": "attention.layer_norm_epsilon",
+}
+_ROPE_NAMES = {
     "rope.base": "rope.freq_base",
     "rope.scaling.factor": "rope.scaling.factor",
 }
 """Their names, after the family's, of the fields of an `Architecture`."""
+_VALUE_WIDTH, _TURNED = "attention.value_length", "rope.dimension_count"
 
 
 def read_architecture(
@@ -97,32 +111,29 @@ def read_architecture(
     }
     try:
         if family == "gpt2":
-            name = "attention.layer_norm_epsilon"
-            epsilon = _field(own, family, name, (float,), source, 1e-5)
-            return Architecture(**shape, tied=tied, norm_eps=_short(epsilon))
+            epsilon = _field(own, family, _GPT2_NAMES["norm_eps"], (float,), source, 1e-5)
+            choices = FAMILIES[family].choices
+            return Architecture(**shape, tied=tied, norm_eps=_short(epsilon), **choices)
         key = number("attention.key_length", 0)
-        values = number("attention.value_length", key)
+        values = number(_VALUE_WIDTH, key)
         if values != key:
             raise CheckpointError(
                 f"{source}: {family}.attention.value_length is {values} and "
                 f"{family}.attention.key_length {key}; they must be equal"
             )
-        epsilon = _field(own, family, "attention.layer_norm_rms_epsilon", (float,), source)
+        epsilon = _field(own, family, _NAMES["norm_eps"], (float,), source)
         config = Architecture(
             **shape,
             tied=tied,
             n_kv_head=number("attention.head_count_kv", heads),
             head_dim=key,
-            norm="rms",
             norm_eps=_short(epsilon),
-            mlp="swiglu",
-            bias="qkv" if family == "qwen2" else "none",
-            qk_norm=family == "qwen3",
             rope=_rope(own, family, divisors, source),
+            **FAMILIES[family].choices,
         )
     except UsageError as error:
         raise CheckpointError(f"{source}: {_in_their_words(str(error), family)}") from error
-    turned = number("rope.dimension_count", config.head_dim)
+    turned = number(_TURNED, config.head_dim)
     if turned != config.head_dim:
         raise CheckpointError(
             f"{source}: {family}.rope.dimension_count is {turned}; "
@@ -138,10 +149,10 @@ def family_of(fields: Mapping[str, Any], source: Path) -> str:
         CheckpointError: it is none that is known here.
     """
     family = fields.get("general.architecture")
-    if not isinstance(family, str) or family not in GGUF_FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise CheckpointError(
             f"{source}: general.architecture is {shown(family)}; "
-            f"it must be one of {', '.join(GGUF_FAMILIES)}"
+            f"it must be one of {', '.join(FAMILIES)}"
         )
     return family
 
@@ -175,10 +186,9 @@ def _rope(
 
 
 def _in_their_words(message: str, family: str) -> str:
-    names = {ours: f"{family}.{theirs}" for ours, theirs in _NAMES.items()}
-    if family == "gpt2":
-        names["norm_eps"] = "gpt2.attention.layer_norm_epsilon"
-    divisors = dict.fromkeys(("rope.scaling.divisors", "rope.scaling"), "rope_freqs.weight")
+    table = _GPT2_NAMES if family == "gpt2" else _NAMES | _ROPE_NAMES
+    names = {ours: f"{family}.{theirs}" for ours, theirs in table.items()}
+    divisors = dict.fromkeys(("rope.scaling.divisors", "rope.scaling"), DIVISORS)
     return in_their_words(message, names | divisors)
 
 
@@ -199,3 +209,38 @@ def _field(
 def _short(value: float) -> float:
     """A number that was stored in fp32 as it was written: 1e-5, not 9.999999747378752e-06."""
     return float(f"{value:.7g}")
+
+
+def add_architecture(writer: Any, config: Architecture, family: str) -> None:
+    """Give a `gguf.GGUFWriter` the metadata of a network of that family."""
+    for ours, theirs in (_GPT2_NAMES if family == "gpt2" else _NAMES).items():
+        value = getattr(config, ours)
+        add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
+        add(f"{family}.{theirs}", value)
+    if config.rope is None:
+        return
+    writer.add_uint32(f"{family}.{_VALUE_WIDTH}", config.head_dim)
+    writer.add_uint32(f"{family}.{_TURNED}", config.head_dim)
+    writer.add_float32(f"{family}.{_ROPE_NAMES['rope.base']}", config.rope.base)
+    if isinstance(config.rope.scaling, LinearScaling):
+        writer.add_string(f"{family}.rope.scaling.type", "linear")
+        factor = config.rope.scaling.factor
+        writer.add_float32(f"{family}.{_ROPE_NAMES['rope.scaling.factor']}", factor)
+
+
+def divisors_of(config: Architecture, family: str) -> Tensor | None:
+    """What `DIVISORS` holds, (head_dim / 2,) fp32; None where a file needs none.
+
+    Raises:
+        UsageError: llama.cpp reads none for this family.
+    """
+    rope = config.rope
+    if rope is None or rope.scaling is None or isinstance(rope.scaling, LinearScaling):
+        return None
+    if family != LLAMA:
+        raise UsageError(
+            f"--format gguf: rope.scaling is {rope.scaling.kind}; llama.cpp reads {DIVISORS} for "
+            f"{LLAMA} alone, and for {family} only linear scaling"
+        )
+    pairs = config.head_dim // 2
+    return frequencies(Rope(rope.base), pairs) / frequencies(rope, pairs)

@@ -1,8 +1,4 @@
-"""llama.cpp's file format, GGUF, read as one of our networks.
-
-Llama's queries and keys are stored there with the pairs of a head side by side, where all others,
-and this project, have them half a head apart: their rows are put back.
-"""
+"""llama.cpp's file format, GGUF, read as one of our networks."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +8,10 @@ from torch import Tensor
 
 from model.architecture import Architecture
 from model.checkpoint.files import sha256
-from model.convert.families import GGUF_FAMILIES
-from model.convert.gguf_config import family_of, read_architecture
+from model.convert.families import FAMILIES
+from model.convert.gguf_config import DIVISORS, family_of, read_architecture
 from model.convert.gguf_file import GGUFFile, read_header
+from model.convert.gguf_rows import LLAMA, halves, heads_side_by_side
 from model.convert.gguf_tokenizer import read_tokenizer
 from model.convert.tensors import Imported, check_size, fill
 from model.errors import CheckpointError
@@ -22,9 +19,7 @@ from model.prompts import recognise
 from model.tasks import TASKS
 from model.transformer import Transformer
 
-_HEAD, _EMBEDDING, _DIVISORS = "output.weight", "token_embd.weight", "rope_freqs.weight"
-_LLAMA = "llama"
-"""The one family there whose pairs are side by side, and whose frequencies may have divisors."""
+_HEAD, _EMBEDDING = "output.weight", "token_embd.weight"
 
 
 def is_gguf(path: Path) -> bool:
@@ -97,13 +92,13 @@ def _architecture(file: GGUFFile) -> Architecture:
     if _EMBEDDING not in tensors or len(tensors[_EMBEDDING].shape) != 2:
         raise CheckpointError(f"{file.path}: has no tensor {_EMBEDDING} of two dimensions")
     divisors = None
-    if _DIVISORS in tensors and family_of(file.fields, file.path) == _LLAMA:
-        if tensors[_DIVISORS].nbytes > 4096:
+    if DIVISORS in tensors and family_of(file.fields, file.path) == LLAMA:
+        if tensors[DIVISORS].nbytes > 4096:
             raise CheckpointError(
-                f"{file.path}: {_DIVISORS} has the shape {tensors[_DIVISORS].shape}; "
+                f"{file.path}: {DIVISORS} has the shape {tensors[DIVISORS].shape}; "
                 "a head has fewer pairs"
             )
-        divisors = tuple(file.read(_DIVISORS, torch.float32).flatten().tolist())
+        divisors = tuple(file.read(DIVISORS, torch.float32).flatten().tolist())
     config = read_architecture(
         file.fields,
         tensors[_EMBEDDING].shape[0],
@@ -144,12 +139,7 @@ class _Stored:
 
     def read(self, dtype: torch.dtype | None) -> Tensor:
         tensor = self.file.read(self.name, dtype or torch.float32)
-        return _halves(tensor, self.heads) if self.heads else tensor
-
-
-def _halves(rows: Tensor, heads: int) -> Tensor:
-    """(heads × dim, …) with the pairs of a head side by side -> with them half a head apart."""
-    return rows.view(heads, -1, 2, *rows.shape[1:]).transpose(1, 2).flatten(0, 2)
+        return halves(tensor, self.heads) if self.heads else tensor
 
 
 def _network(
@@ -159,14 +149,10 @@ def _network(
     device: torch.device | str,
 ) -> Transformer:
     family = family_of(file.fields, file.path)
-    unused = ({_DIVISORS} if family == _LLAMA else set()) | ({_HEAD} if config.tied else set())
-    stored = {}
-    for name in file.tensors.keys() - unused:
-        heads = 0
-        if family == _LLAMA and ".attn_q." in name:
-            heads = config.n_head
-        if family == _LLAMA and ".attn_k." in name:
-            heads = config.n_kv_head
-        stored[name] = _Stored(file, name, heads)
-    table = GGUF_FAMILIES[family]
+    unused = ({DIVISORS} if family == LLAMA else set()) | ({_HEAD} if config.tied else set())
+    stored = {
+        name: _Stored(file, name, heads_side_by_side(family, name, config))
+        for name in file.tensors.keys() - unused
+    }
+    table = FAMILIES[family].gguf
     return fill(config, table, stored, file.path, dtype=dtype, device=device)

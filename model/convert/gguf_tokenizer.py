@@ -1,4 +1,4 @@
-"""Byte-pair tokenizers in GGUF.
+"""Byte-pair tokenizers in GGUF, read and written.
 
 GGUF holds tokens and merges, but not the expression that cuts text into pieces: it names one of
 those that llama.cpp knows, and what else that name stands for is in llama.cpp alone. Ours with
@@ -15,14 +15,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from model.convert.bpe_files import merges, written_tokens
+from model.convert.bpe_files import byte_pairs
 from model.errors import CheckpointError, UsageError
 from model.json_files import field, list_field, shown
 from model.tokenizer import GPT2_PATTERN, PATTERN, Tokenizer
 from model.tokenizer.builder import build
 from model.tokenizer.merges import AddedToken
 from model.tokenizer.patterns import LLAMA3_PATTERN, QWEN2_PATTERN, SMOLLM_PATTERN
-from model.tokenizer.special import well_known
+from model.tokenizer.special import SpecialTokens, well_known
 from model.tokenizer.tokenizer_json import pair_of
 from model.tokenizer.vocabulary import Vocabulary
 
@@ -64,26 +64,76 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
     Raises:
         UsageError: llama.cpp would cut text in other places, or the vocabulary has no form there.
     """
-    check_pattern(tokenizer)
-    tokens = written_tokens(tokenizer)
-    kinds = [_NORMAL] * len(tokens)
-    for token in tokenizer.special_tokens.values():
-        kinds[token] = _CONTROL
-    padding = vocab_size - len(tokens)
-    special = tokenizer.special
+    name = _name_of(tokenizer)
+    pairs = byte_pairs(tokenizer)
+    tokens = {token: (text, _NORMAL) for text, token in pairs.tokens.items()}
+    tokens |= {token.id: (text, _USER_DEFINED) for text, token in pairs.added.items()}
+    tokens |= {token: (text, _CONTROL) for text, token in tokenizer.special.ids.items()}
+    unused = [token for token in range(vocab_size) if token not in tokens]
+    tokens |= {token: (_PADDING.format(i), _UNUSED) for i, token in enumerate(unused)}
+    in_order = [tokens[token] for token in range(vocab_size)]
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_PRE)
-    writer.add_token_list([*tokens, *(_PADDING.format(i) for i in range(padding))])
-    writer.add_token_types([*kinds, *[_UNUSED] * padding])
-    writer.add_token_merges([" ".join(pair) for pair in merges(tokenizer)])
+    writer.add_tokenizer_pre(name)
+    writer.add_token_list([text for text, _ in in_order])
+    writer.add_token_types([type_ for _, type_ in in_order])
+    writer.add_token_merges([" ".join(pair) for pair in pairs.merges])
+    _add_roles(writer, tokenizer.special)
+    if name == _PRE:
+        writer.add_string(_PATTERN_FIELD, tokenizer.pattern)
+
+
+def _add_roles(writer: Any, special: SpecialTokens) -> None:
     if special.beginning is not None:
         writer.add_bos_token_id(special.beginning)
     writer.add_eos_token_id(special.end_of_document)
     if special.end_of_turn is not None:
         writer.add_eot_token_id(special.end_of_turn)
+    others = set(special.stop) - {special.end_of_document, special.end_of_turn}
+    if len(others) > 1:
+        raise UsageError(
+            f"--format gguf: {len(special.stop)} tokens end a text, {sorted(special.stop)}; GGUF "
+            "has fields for three"
+        )
+    for token in others:
+        writer.add_eom_token_id(token)
     writer.add_pad_token_id(special.pad)
-    writer.add_add_bos_token(False)
-    writer.add_string(_PATTERN_FIELD, tokenizer.pattern)
+    writer.add_add_bos_token(special.adds_beginning)
+
+
+def _name_of(tokenizer: Tokenizer) -> str:
+    """What `tokenizer.ggml.pre` calls the way in which a tokenizer cuts and merges.
+
+    Raises:
+        UsageError: llama.cpp has no name for it; says why.
+    """
+    pairs = tokenizer.pairs
+    if pairs is None and tokenizer.pattern in (GPT2_PATTERN, PATTERN):
+        check_pattern(tokenizer)
+        return _PRE
+    for name, kind in _KINDS.items():
+        if kind.pattern != tokenizer.pattern:
+            continue
+        nfc = pairs is not None and pairs.nfc
+        # Where ids tell the merges, a piece that is a token is made whole in either way.
+        ignores = kind.ignore_merges if pairs is None else pairs.ignore_merges
+        if (nfc, ignores) != (kind.nfc, kind.ignore_merges):
+            raise UsageError(
+                f"--format gguf: the tokenizer cuts text as {name}, but with "
+                f"{_words(nfc, ignores)} in place of {_words(kind.nfc, kind.ignore_merges)}"
+            )
+        return name
+    raise _no_name(tokenizer.pattern)
+
+
+def _words(nfc: bool, ignores_merges: bool) -> str:
+    return f"{'NFC' if nfc else 'no NFC'} and ignore_merges {str(ignores_merges).lower()}"
+
+
+def _no_name(pattern: str) -> UsageError:
+    return UsageError(
+        f"--format gguf: llama.cpp has no name for the tokenizer's pattern {pattern}; those of "
+        f"{', '.join(_KINDS)} can be exported, and GPT-2's with single digits"
+    )
 
 
 def read_tokenizer(fields: Mapping[str, Any], source: Path) -> Tokenizer:
@@ -209,10 +259,7 @@ def check_pattern(tokenizer: Tokenizer) -> None:
     if tokenizer.pattern == GPT2_PATTERN:
         return
     if tokenizer.pattern != PATTERN:
-        raise UsageError(
-            "--format gguf: llama.cpp has no name for the tokenizer's pattern "
-            f"{tokenizer.pattern}; GPT-2's can be exported, and the same with single digits"
-        )
+        raise _no_name(tokenizer.pattern)
     for token, rank in tokenizer.ranks.items():
         if _crosses(token):
             raise UsageError(

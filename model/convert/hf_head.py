@@ -46,6 +46,19 @@ def fold(head: ClassifierHead, norm_bias: Tensor) -> tuple[Tensor, Tensor]:
     return (weight / head.labels.temperature).float(), (norm_bias.double() + shift).float()
 
 
+def check_family(family: str, what: str) -> None:
+    """Refuse classifiers of other families.
+
+    Raises:
+        UsageError: says which it is, and why.
+    """
+    if family != "gpt2":
+        raise UsageError(
+            f"{what}: classifiers can be exported with GPT-2's choices alone; the network is "
+            f"{family}, whose last norm has no bias that could take that of the head"
+        )
+
+
 def unfold(weight: Tensor, norm_bias: Tensor, base_norm_bias: Tensor) -> Tensor:
     """The bias that a shifted layer norm stands for on a base with its own, (labels,)."""
     return (weight.double() @ (norm_bias.double() - base_norm_bias.double())).float()

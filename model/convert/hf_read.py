@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.checkpoint.files import sha256
-from model.convert.families import HUGGING_FACE
+from model.convert.families import FAMILIES, HF_PREFIX
 from model.convert.hf_config import read_architecture, says_tied
 from model.convert.hf_head import read_head
 from model.convert.tensors import Imported, check_size, fill
@@ -31,7 +31,7 @@ from model.tokenizer.hugging_face import read_tokenizer, tokenizer_files
 CONFIG, MODEL, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 OWN = "penwright"
 """The field of `config.json` where our own export keeps what theirs has not."""
-_CLASSIFIER = "GPT2ForSequenceClassification"
+CLASSIFIER = "GPT2ForSequenceClassification"
 
 _BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|.*\.rotary_emb\.inv_freq")
 """Stored with the weights, and none: GPT-2's masks, and frequencies of older Llamas."""
@@ -72,7 +72,7 @@ def read_hugging_face(
         check_size(config, len(stored), sum(path.stat().st_size for path in files), config_path)
         score = _score(stored, classifies, files[0])
         tied = score is not None or _is_tied(stored, says_tied(values, config_path), files[0])
-        table = HUGGING_FACE[values["model_type"]]
+        table = FAMILIES[values["model_type"]].hugging_face
         if tied:
             stored.pop("lm_head.weight", None)
         network = fill(
@@ -108,19 +108,17 @@ def _own(values: Mapping[str, Any], source: Path) -> dict[str, Any]:
 def _classifies(values: Mapping[str, Any], source: Path) -> bool:
     """Whether it is a classifier; what is neither that nor a language model is refused."""
     names = list_field(values, "architectures", str, source, None) or []
-    unknown = [
-        n for n in names if n != _CLASSIFIER and not n.endswith(("ForCausalLM", "HeadModel"))
-    ]
+    unknown = [n for n in names if n != CLASSIFIER and not n.endswith(("ForCausalLM", "HeadModel"))]
     if unknown:
         raise CheckpointError(
             f"{source}: architectures has {shown(unknown[0])}; it must be a language model "
-            f"(…ForCausalLM, GPT2LMHeadModel) or {_CLASSIFIER}"
+            f"(…ForCausalLM, GPT2LMHeadModel) or {CLASSIFIER}"
         )
-    if _CLASSIFIER in names and values["model_type"] != "gpt2":
+    if CLASSIFIER in names and values["model_type"] != "gpt2":
         raise CheckpointError(
-            f"{source}: architectures has {_CLASSIFIER}, but model_type is {values['model_type']!r}"
+            f"{source}: architectures has {CLASSIFIER}, but model_type is {values['model_type']!r}"
         )
-    return _CLASSIFIER in names
+    return CLASSIFIER in names
 
 
 def _weight_files(directory: Path) -> tuple[Path, ...]:
@@ -179,7 +177,7 @@ def _open(files: tuple[Path, ...], family: str, stack: contextlib.ExitStack) -> 
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path}: not a usable safetensors file: {error}") from error
         for key in file.keys():  # noqa: SIM118  (the handle is no mapping)
-            name = key.removeprefix("transformer.")
+            name = key.removeprefix(HF_PREFIX)
             if _BUFFER.fullmatch(name):
                 continue
             if name in stored:
@@ -197,7 +195,7 @@ def _score(stored: dict[str, _Stored], classifies: bool, source: Path) -> Tensor
     if entry is not None and not classifies:
         raise CheckpointError(
             f"{entry.source}: score.weight is a classification head, but {CONFIG} does not name "
-            f"{_CLASSIFIER} among its architectures"
+            f"{CLASSIFIER} among its architectures"
         )
     return None if entry is None else entry.read(torch.float32)
 
@@ -232,7 +230,7 @@ def _template(directory: Path) -> tuple[object, tuple[Path, ...]]:
     whole, settings = directory / "chat_template.jinja", directory / "tokenizer_config.json"
     if whole.is_file():
         try:
-            return whole.read_text(encoding="utf-8"), (whole,)
+            return whole.read_text(encoding="utf-8-sig"), (whole,)
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{whole}: cannot be read: {error}") from error
     if not settings.is_file():

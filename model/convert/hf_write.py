@@ -1,36 +1,29 @@
-"""Hugging Face's GPT-2 directory, for `transformers` and all that reads its files.
+"""A Hugging Face directory, for `transformers` and all that reads its files.
 
-A language model becomes `GPT2LMHeadModel`, a classifier `GPT2ForSequenceClassification`. The end
-token is also their padding token: text never encodes to it here, so a classifier's last real token
-is found. The decision threshold of a classifier has no place there: `argmax` decides at 0.5. It is
-kept in `config.json` under "penwright", where our own import finds it.
+A language model becomes its family's `…ForCausalLM` or `GPT2LMHeadModel`; a classifier of GPT-2's
+choices becomes `GPT2ForSequenceClassification`. The decision threshold of a classifier has no place
+there: `argmax` decides at 0.5. It is kept in `config.json` under "penwright", where our own import
+finds it.
+
+The token that ends a document is the tokenizer's `eos_token`; all that end a text are in
+`config.json` and `generation_config.json`, a list where there are several.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from model.architecture import Architecture
 from model.checkpoint import Base
-from model.checkpoint.files import dtype_name, write_json, write_weights
+from model.checkpoint.files import write_json, write_weights
 from model.convert.bpe_files import write_tokenizer
-from model.convert.families import HF_GPT2, require_gpt2, their_names
-from model.convert.hf_head import fold
-from model.convert.hf_read import CONFIG, CONV1D, MODEL, OWN
-from model.prompts import instruction_prompt
-
-_BEFORE, _AFTER = instruction_prompt("\0").split("\0")
-CHAT_TEMPLATE = (
-    "{%- set found = namespace(text='') -%}"
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'user' -%}{%- set found.text = message['content'] -%}{%- endif -%}"
-    "{%- endfor -%}"
-    f"{{{{- {_BEFORE!r} + found.text + {_AFTER!r} -}}}}"
-)
-"""The instruction template for `apply_chat_template` and llama.cpp. Models are trained on single
-turns: the last message of the user is the instruction."""
+from model.convert.families import FAMILIES, HF_PREFIX, family_of
+from model.convert.hf_config import config_values
+from model.convert.hf_head import check_family, fold
+from model.convert.hf_read import CLASSIFIER, CONFIG, CONV1D, MODEL, OWN
+from model.convert.tensors import taken_apart, widths_of
 
 
 def write_hugging_face(directory: Path, base: Base, dtype: torch.dtype) -> None:
@@ -41,73 +34,58 @@ def write_hugging_face(directory: Path, base: Base, dtype: torch.dtype) -> None:
         dtype: of the stored weights.
 
     Raises:
-        UsageError: its tokenizer or its head has no form there; says why.
+        UsageError: its choices, its tokenizer or its head have no form there; says why.
     """
-    require_gpt2(base.config, "--format hf")
-    weights = hugging_face_weights(dict(base.model.state_dict()), "transformer.")
+    family = family_of(base.config, "--format hf")
+    if base.head is not None:
+        check_family(family, "--format hf")
+    weights = hugging_face_weights(base.model.state_dict(), family, widths_of(base.model))
     if base.head is not None:
         weights.pop("lm_head.weight", None)
-        norm = "transformer.ln_f.bias"
+        norm = f"{HF_PREFIX}ln_f.bias"
         weights["score.weight"], weights[norm] = fold(base.head, weights[norm])
     write_weights(directory / MODEL, weights, dtype, {"format": "pt"})
-    write_json(directory / CONFIG, _config(base, dtype))
+    write_json(directory / CONFIG, _config(base, family, dtype))
     settings: dict[str, Any] = {"model_max_length": base.config.context_length}
     if base.head is not None:
         settings["padding_side"] = "right"  # positions are counted from the left
     else:
-        write_json(directory / "generation_config.json", _generation(base))
-    if base.task == "instruct":
-        settings["chat_template"] = CHAT_TEMPLATE
+        write_json(directory / "generation_config.json", _token_ids(base))
+    if base.template is not None:
+        settings["chat_template"] = base.template.jinja()
     write_tokenizer(directory, base.tokenizer, settings)
 
 
-def hugging_face_weights(weights: dict[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
-    """A network's tensors under their names; their projections are stored (in, out).
+def hugging_face_weights(
+    weights: Mapping[str, Tensor],
+    family: str = "gpt2",
+    parts: Mapping[str, Sequence[int]] | None = None,
+) -> dict[str, Tensor]:
+    """A network's tensors under their names; GPT-2's projections are stored (in, out).
 
     Args:
-        prefix: before all names but that of the output head, which is beside the network there.
+        parts: output channels of the projections that are several layers there, as
+            `model.convert.tensors.taken_apart` has them; GPT-2 has none.
     """
+    prefix = HF_PREFIX if family == "gpt2" else ""
     theirs = {}
-    for name, value in weights.items():
-        [their] = their_names(HF_GPT2, name)
-        turned = CONV1D.fullmatch(their) is not None
-        key = their if their.startswith("lm_head.") else prefix + their
-        theirs[key] = (value.T if turned else value).contiguous()
+    for name, tensor in taken_apart(weights, FAMILIES[family].hugging_face, parts or {}):
+        turned = family == "gpt2" and CONV1D.fullmatch(name) is not None
+        key = name if name.startswith("lm_head.") else prefix + name
+        theirs[key] = (tensor.T if turned else tensor).contiguous()
     return theirs
 
 
-def hugging_face_config(
-    config: Architecture, architecture: str, end_token: int, dtype: torch.dtype
-) -> dict[str, Any]:
-    """What their `config.json` holds for any GPT-2."""
-    return {
-        "architectures": [architecture],
-        "model_type": "gpt2",
-        "activation_function": "gelu_new",
-        "layer_norm_epsilon": 1e-5,
-        "vocab_size": config.vocab_size,
-        "n_positions": config.context_length,
-        "n_layer": config.n_layer,
-        "n_head": config.n_head,
-        "n_embd": config.n_embd,
-        "n_inner": None,
-        "bos_token_id": end_token,
-        "eos_token_id": end_token,
-        "pad_token_id": end_token,
-        "tie_word_embeddings": config.tied,
-        "dtype": dtype_name(dtype),
-    }
-
-
-def _config(base: Base, dtype: torch.dtype) -> dict[str, Any]:
-    head, end = base.head, base.tokenizer.end_token
+def _config(base: Base, family: str, dtype: torch.dtype) -> dict[str, Any]:
+    head, tokens = base.head, _token_ids(base)
     own: dict[str, Any] = {"task": base.task, "checkpoint": base.id}
     if head is None:
-        return {**hugging_face_config(base.config, "GPT2LMHeadModel", end, dtype), OWN: own}
+        of_class = FAMILIES[family].model_class
+        return {**config_values(base.config, of_class, tokens, dtype), OWN: own}
     labels = head.labels
     own |= {"positive": labels.positive, "threshold": labels.threshold}
     return {
-        **hugging_face_config(base.config, "GPT2ForSequenceClassification", end, dtype),
+        **config_values(base.config, CLASSIFIER, tokens, dtype),
         "tie_word_embeddings": True,  # without an output layer there is nothing to untie
         "id2label": {str(index): name for index, name in enumerate(labels.names)},
         "label2id": {name: index for index, name in enumerate(labels.names)},
@@ -116,10 +94,11 @@ def _config(base: Base, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-def _generation(base: Base) -> dict[str, Any]:
-    end, stops = base.tokenizer.end_token, list(base.stop_tokens)
+def _token_ids(base: Base) -> dict[str, Any]:
+    """Text never encodes to the padding token, so a classifier's last real token is found."""
+    special, stops = base.tokenizer.special, list(base.stop_tokens)
     return {
-        "bos_token_id": end,
+        "bos_token_id": special.beginning,
         "eos_token_id": stops[0] if len(stops) == 1 else stops,
-        "pad_token_id": end,
+        "pad_token_id": special.pad,
     }

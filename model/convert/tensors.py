@@ -1,10 +1,10 @@
-"""A network filled with tensors from another program's file.
+"""A network filled with tensors from another program's file, and taken apart into such.
 
 An import is exact or an error: a tensor that is missing, of another shape, or that nobody uses is
 refused by its name, and all of that before memory is taken for the network.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -125,6 +125,27 @@ def fill(
         weights[name] = (parts[0] if len(parts) == 1 else torch.cat(parts)).contiguous()
     model.load_state_dict(weights, assign=True)
     return model.eval()
+
+
+def taken_apart(
+    weights: Mapping[str, Tensor], table: Table, parts: Mapping[str, Sequence[int]]
+) -> Iterator[tuple[str, Tensor]]:
+    """A network's tensors under their names; what they store as several layers is split.
+
+    Args:
+        weights: of a `Transformer`, by our names.
+        table: of their names.
+        parts: how many output channels each part of a projection has, by its path.
+    """
+    for name, tensor in weights.items():
+        theirs = their_names(table, name)
+        widths = parts[name.rpartition(".")[0]] if len(theirs) > 1 else (len(tensor),)
+        yield from zip(theirs, torch.split(tensor, list(widths)), strict=True)
+
+
+def widths_of(model: Transformer) -> dict[str, tuple[int, ...]]:
+    """The output channels of each part of each projection, by its path."""
+    return {path: tuple(layer.parts.values()) for path, layer in model.projections()}
 
 
 def _wanted(module: nn.Module, parameter: Tensor) -> list[tuple[int, ...]]:

@@ -4,11 +4,13 @@ It is the Alpaca style of Taori et al. (2023), which the book uses, and ends whe
 begins. A response is trained to end with the end token.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from model.errors import UsageError
+from model.prompts.jinja import CONTENT, ROLE, each, put, refuse, say, when
 from model.prompts.parts import EndOfDocument, Message, Part, Role, Text
 from model.prompts.template import Template
 
@@ -64,16 +66,39 @@ class Alpaca(Template):
             EndOfDocument(said=True),
         ]
 
+    def _jinja(self) -> str:
+        """A conversation that ends with the user's message is a prompt in any case."""
+        ends = "messages[-1]['role'] == 'assistant' and not add_generation_prompt"
+        speaker = f"('User: ' if {ROLE} == 'user' else 'Assistant: ')"
+        line = rf"('\n' if said.turns else '') + {speaker} + {CONTENT}"
+        earlier = when(
+            f"{ROLE} != 'system'",
+            put("said.turns", f"said.turns + {line}"),
+            when(CONTENT, put("said.system", rf"said.system + {CONTENT} + '\n\n'")),
+        )
+        return (
+            put("ends", ends)
+            + put("asked", "messages[:-1] if ends else messages")
+            + when("not asked or asked[-1]['role'] != 'user'", refuse(_NOT_ASKED))
+            + put("said", "namespace(system='', turns='')")
+            + each("asked[:-1]", earlier)
+            + say(repr(_BEFORE), "said.system", "asked[-1]['content']")
+            + when("said.turns", say(repr(_BETWEEN), "said.turns"))
+            + say(repr(_AFTER))
+            + when("ends", say("messages[-1]['content']", "eos_token"))
+        )
+
 
 TEMPLATE = Alpaca.name
 TEMPLATE_VERSION = Alpaca.version
 
+_NOT_ASKED = "with the alpaca template, the message that is to be answered must be the user's"
+_BEFORE, _BETWEEN, _AFTER = re.split("[\0\1]", instruction_prompt("\0", "\1"))
+
 
 def _prompt(messages: Sequence[Message]) -> str:
     if not messages or messages[-1].role != "user":
-        raise UsageError(
-            "with the alpaca template, the message that is to be answered must be the user's"
-        )
+        raise UsageError(_NOT_ASKED)
     *before, last = messages
     system = [message.content for message in before if message.role == "system" and message.content]
     inputs = [

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from model.prompts.jinja import CONTENT, ROLE, each, say, when
 from model.prompts.parts import Message, Part, Special, Text
 from model.prompts.template import Template
 
@@ -34,6 +35,14 @@ class ChatML(Template):
             parts += opening("assistant")
         return parts
 
+    def _jinja(self) -> str:
+        default = ""
+        if self.default_system is not None:
+            said = jinja_turn("'system'", repr(self.default_system))
+            default = when("messages[0]['role'] != 'system'", said)
+        turns = each("messages", jinja_turn(ROLE, CONTENT))
+        return default + turns + when("add_generation_prompt", jinja_opening("'assistant'"))
+
 
 def opening(role: str) -> list[Part]:
     """What comes before a message."""
@@ -48,3 +57,13 @@ def closing(said: bool) -> list[Part]:
 def turn(message: Message, said: bool = False) -> list[Part]:
     """A message with what is around it."""
     return [*opening(message.role), Text(message.content, said), *closing(said)]
+
+
+def jinja_opening(role: str) -> str:
+    """`opening` in Jinja, of an expression."""
+    return say(repr(START), role, r"'\n'")
+
+
+def jinja_turn(role: str, *content: str) -> str:
+    """`turn` in Jinja, of expressions."""
+    return jinja_opening(role) + say(*content, repr(f"{END}\n"))

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from model.prompts.jinja import CONTENT, ROLE, each, put, say, when
 from model.prompts.parts import Message, Part, Role, Special, Text
 from model.prompts.template import Template
 
@@ -45,6 +46,19 @@ class Llama3(Template):
             parts += _header("assistant")
         return parts
 
+    def _jinja(self) -> str:
+        system = put("turns", "messages")
+        if self.preamble:
+            system = when(
+                "messages[0]['role'] == 'system'",
+                put("system", "messages[0]['content'] | trim") + put("turns", "messages[1:]"),
+                put("system", "''") + put("turns", "messages"),
+            )
+            system += _jinja_turn("'system'", repr(self.preamble), "system")
+        turns = each("turns", _jinja_turn(ROLE, f"({CONTENT} | trim)"))
+        answer = when("add_generation_prompt", _jinja_header("'assistant'"))
+        return say(repr(BEGIN)) + system + turns + answer
+
 
 def _header(role: Role) -> list[Part]:
     return [Special(HEADER), Text(role), Special(HEADER_END), Text("\n\n")]
@@ -52,3 +66,13 @@ def _header(role: Role) -> list[Part]:
 
 def _turn(role: Role, text: str, said: bool = False) -> list[Part]:
     return [*_header(role), Text(text, said), Special(END, said)]
+
+
+def _jinja_header(role: str) -> str:
+    """`_header` in Jinja, of an expression."""
+    return say(repr(HEADER), role, repr(f"{HEADER_END}\n\n"))
+
+
+def _jinja_turn(role: str, *content: str) -> str:
+    """`_turn` in Jinja, of expressions."""
+    return _jinja_header(role) + say(*content, repr(END))

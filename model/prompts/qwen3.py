@@ -4,7 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from model.prompts.chatml import END, START, closing, opening, turn
+from model.prompts.chatml import (
+    END,
+    START,
+    closing,
+    jinja_opening,
+    jinja_turn,
+    opening,
+    turn,
+)
+from model.prompts.jinja import CONTENT, ROLE, each, put, say, when
 from model.prompts.parts import Message, Part, Special, Text
 from model.prompts.template import Template
 
@@ -51,6 +60,22 @@ class Qwen3(Template):
                 parts += _block("", said=False)
         return parts
 
+    def _jinja(self) -> str:
+        """With one variable more, the original's `enable_thinking`."""
+        assistant = when(
+            "loop.index0 > query.last and (thoughts or loop.last)",
+            jinja_turn(ROLE, *_jinja_block(r"thoughts.strip('\n')"), r"content.lstrip('\n')"),
+            jinja_turn(ROLE, "content"),
+        )
+        turns = each(
+            "messages",
+            when(f"{ROLE} == 'assistant'", _JINJA_SPLIT + assistant, jinja_turn(ROLE, CONTENT)),
+        )
+        usual = "true" if self.thinking else "false"
+        thinking = f"enable_thinking if enable_thinking is defined else {usual}"
+        answer = jinja_opening("'assistant'") + when(f"not ({thinking})", say(*_jinja_block("''")))
+        return _JINJA_LAST_QUERY + turns + when("add_generation_prompt", answer)
+
 
 def _block(thoughts: str, said: bool) -> list[Part]:
     return [
@@ -77,3 +102,32 @@ def _last_query(messages: Sequence[Message]) -> int:
         if role == "user" and not (text.startswith(_RESULT) and text.endswith(_RESULT_END)):
             return index
     return len(messages) - 1
+
+
+def _jinja_block(thoughts: str) -> tuple[str, ...]:
+    """`_block` as expressions in Jinja, of another."""
+    return repr(f"{THINK}\n"), thoughts, repr(f"\n{THINK_END}\n\n")
+
+
+_JINJA_SPLIT = (
+    put("thoughts", "''")
+    + put("content", CONTENT)
+    + when(
+        f"{THINK_END!r} in content",
+        put(
+            "thoughts",
+            rf"content.split({THINK_END!r})[0].rstrip('\n').split({THINK!r})[-1].lstrip('\n')",
+        )
+        + put("content", rf"content.split({THINK_END!r})[-1].lstrip('\n')"),
+    )
+)
+"""`_split` in Jinja."""
+_JINJA_LAST_QUERY = put("query", "namespace(last=messages | length - 1, found=false)") + each(
+    "messages[::-1]",
+    when(
+        f"not query.found and {ROLE} == 'user' and not ({CONTENT}.startswith({_RESULT!r}) "
+        f"and {CONTENT}.endswith({_RESULT_END!r}))",
+        put("query.found", "true") + put("query.last", "messages | length - loop.index"),
+    ),
+)
+"""`_last_query` in Jinja."""

@@ -1,16 +1,20 @@
 """The template that a model's file means, by the text of its Jinja template.
 
 Templates that look alike render differently, and nothing complains when a model is given the wrong
-one. So a text is recognised only if it is known whole: as one of those whose SHA-256 is here, or as
-plain ChatML on one line, in which the default system message alone may differ.
+one. So a text is recognised only if it is known whole: as one of those whose SHA-256 is here, as
+plain ChatML on one line, in which the default system message alone may differ, or as what one of
+our templates gives.
 """
 
 import hashlib
 import re
 
+from model.errors import CheckpointError
+from model.json_files import parse_json
 from model.prompts.chatml import ChatML
 from model.prompts.llama3 import DATES, Llama3
 from model.prompts.qwen3 import Qwen3
+from model.prompts.settings import from_settings
 from model.prompts.template import Template
 
 _QWEN25 = ChatML("You are Qwen, created by Alibaba Cloud. You are a helpful assistant.")
@@ -64,6 +68,10 @@ _ONE_LINE = re.compile(
 quote, escape or special token, so that it stands for itself."""
 
 
+_OWN = re.compile(r"\{#- penwright (\{[^#]*\}) -#\}.*", re.DOTALL)
+"""How `Template.jinja` begins."""
+
+
 def recognise(text: str) -> Template | None:
     """The template that renders as the Jinja template `text` does without tools; None if it is
     not known."""
@@ -71,8 +79,24 @@ def recognise(text: str) -> Template | None:
     known = _KNOWN.get(hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest())
     if known is not None:
         return known
+    own = _own(text)
+    if own is not None:
+        return own
     match = _ONE_LINE.fullmatch(text.replace(r"\n", "\n"))
     return ChatML(match["system"]) if match else None
+
+
+def _own(text: str) -> Template | None:
+    """The template of ours whose text this is; None if one letter of it is another."""
+    match = _OWN.fullmatch(text)
+    if match is None:
+        return None
+    try:
+        settings = parse_json(match[1].encode(errors="surrogatepass"), "its comment")
+        template = from_settings(settings, "its comment")
+    except CheckpointError:
+        return None
+    return template if template.jinja() == text else None
 
 
 def _normalised(text: str) -> str:

@@ -1,5 +1,6 @@
 """What a prompt template is."""
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,7 +9,16 @@ from typing import Any, ClassVar
 
 from model.errors import CheckpointError, UsageError
 from model.prompts.encoding import ChatTokenizer, token_id
-from model.prompts.parts import Message, Part
+from model.prompts.jinja import ROLE, each, refuse, when
+from model.prompts.parts import ROLES, Message, Part
+
+_CHECK = each(
+    "messages",
+    when(
+        " and ".join(f"{ROLE} != {role!r}" for role in ROLES),
+        refuse(f"a message's role is none of {', '.join(ROLES)}"),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,16 @@ class Template(ABC):
             raise UsageError("a conversation needs at least one message")
         return self._parts(messages, answer)
 
+    def jinja(self) -> str:
+        """The same in Jinja, as other programs keep templates.
+
+        The variables are those of `transformers`: `messages`, `add_generation_prompt`, `eos_token`
+        and `raise_exception`. A comment holds the settings, by which `recognise` knows it again.
+        """
+        # No text in the settings can end the comment.
+        own = json.dumps(self.settings()).replace("#", "\\u0023")
+        return "{#- penwright " + own + " -#}" + _CHECK + self._jinja()
+
     @staticmethod
     def instruction(instruction: str, input: str = "") -> list[Message]:
         """The conversation that is one instruction, with `input` as the text it works on."""
@@ -75,3 +95,6 @@ class Template(ABC):
 
     @abstractmethod
     def _parts(self, messages: Sequence[Message], answer: bool) -> list[Part]: ...
+
+    @abstractmethod
+    def _jinja(self) -> str: ...

@@ -17,7 +17,7 @@ from model.checkpoint import Adapter, Base, load_adapter, load_base, save_adapte
 from model.classifier import ClassifierHead, Labels, last_token
 from model.convert import read_hugging_face
 from model.lora import LoRA, LoRASettings
-from model.prompts import instruction_prompt
+from model.prompts import ChatRole, chat_prompt, instruction_prompt
 from model.tokenizer import PATTERN, Tokenizer
 from model.tokenizer.hugging_face import read_tokenizer
 from model.transformer import Transformer
@@ -191,8 +191,18 @@ class TestLanguageModel:
     def test_the_chat_template(self, export: Export) -> None:
         tokenizer = transformers.AutoTokenizer.from_pretrained(export(BUNDLED / "instruct", "hf"))
         said = "Say 'it\\'s' in {{ two }} words.\nNow."
-        turns = [{"role": "user", "content": "An earlier one"}, {"role": "user", "content": said}]
-        assert tokenizer.apply_chat_template(turns, tokenize=False) == instruction_prompt(said)
+        assert tokenizer.apply_chat_template(
+            [{"role": "user", "content": said}], tokenize=False
+        ) == instruction_prompt(said)
+        turns: list[tuple[ChatRole, str]] = [
+            ("system", "Be brief."),
+            ("user", "One"),
+            ("assistant", "Two"),
+            ("user", said),
+        ]
+        assert tokenizer.apply_chat_template(
+            [{"role": role, "content": text} for role, text in turns], tokenize=False
+        ) == chat_prompt(turns)
 
     def test_an_untied_head(self, tmp_path: Path, capsys: Any) -> None:
         model = Transformer(Architecture(257, 256, 1, 2, 32, tied=False))
@@ -432,7 +442,7 @@ class TestRefusals:
         self, small: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch, kind: str
     ) -> None:
         """A writer with a fault: the old export stays, and nothing else is left."""
-        from model.convert import gguf_write, peft_files
+        from model.convert import gguf_write, peft_write
         from training.tasks import export
 
         out = tmp_path / "out"
@@ -451,9 +461,9 @@ class TestRefusals:
 
         monkeypatch.setattr(export, "write_hugging_face", turned(export.write_hugging_face))
         monkeypatch.setattr(export, "write_gguf", turned(gguf_write.write_gguf))
-        names = peft_files._peft_weights
+        names = peft_write._peft_weights
         monkeypatch.setattr(
-            peft_files, "_peft_weights", lambda lora: {k: v * 2 for k, v in names(lora).items()}
+            peft_write, "_peft_weights", lambda *of: {k: v * 2 for k, v in names(*of).items()}
         )
         error = self.refuse(capsys, 1, *words, "--force")
         assert "not written" in error

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.checkpoint import Base, load_base
 from model.convert import read_hugging_face
-from model.convert.families import HUGGING_FACE, their_names
+from model.convert.families import FAMILIES, their_names
 from model.convert.hf_read import CONV1D
 from model.cpu import library
 from model.engine.engine import Engine
@@ -186,7 +186,7 @@ def test_gradients(family: str, tmp_path: Path) -> None:
     ours.backward()  # type: ignore[no-untyped-call]
     assert ours.item() == pytest.approx(theirs.item(), rel=RELATIVE)
     wanted = dict(peer.named_parameters())
-    table = HUGGING_FACE[CASES[family].family]
+    table = FAMILIES[CASES[family].family].hugging_face
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None
         parts = [_gradient(wanted, their) for their in their_names(table, key)]

@@ -186,6 +186,7 @@ class Writer:
             "add_bos_token_id": "bos_token_id",
             "add_eos_token_id": "eos_token_id",
             "add_eot_token_id": "eot_token_id",
+            "add_eom_token_id": "eom_token_id",
             "add_pad_token_id": "padding_token_id",
             "add_add_bos_token": "add_bos_token",
         }
@@ -210,18 +211,54 @@ class TestExport:
             assert again.sha256 == ours.sha256
             assert again.special == ours.special
 
-    @pytest.mark.parametrize("kind", ["merges", "beginning"])
-    def test_what_cannot_be_written(self, kind: str, tmp_path: Path) -> None:
-        if kind == "merges":
-            fields = fields_of(trained(SPLITS["qwen2"][0], nfc=True), "qwen2")
-        else:
-            fields = fields_of(trained(SPLITS["gpt-2"][0]), "gpt-2", add_bos_token=True)
+    @pytest.mark.parametrize(
+        ("pre", "split", "more"),
+        [
+            ("gpt-2", "gpt-2", {"add_bos_token": True}),
+            ("smollm", "smollm2", {"eos_token_id": 2, "bos_token_id": 1}),
+            ("llama-bpe", "llama-3", {"eos_token_id": 1, "eom_token_id": 2}),
+            ("qwen2", "qwen2", {}),
+        ],
+    )
+    def test_every_kind(self, pre: str, split: str, more: dict[str, Any], tmp_path: Path) -> None:
+        """Also one whose merges ids alone do not tell, with an added token and an id left out."""
+        fields = fields_of(trained(SPLITS[split][0], nfc=pre == "qwen2"), pre, **more)
+        if pre == "qwen2":
+            fields["tokenizer.ggml.tokens"] += ["[PAD]", "<tool_call>"]
+            fields["tokenizer.ggml.token_type"] += [5, 4]
         ours = read_tokenizer(fields, SOURCE)
-        said = {"merges": "merges", "beginning": "beginning token"}[kind]
-        with pytest.raises(UsageError, match=said):
+        writer = Writer()
+        add_tokenizer(writer, ours, ours.vocab_size + 1)
+        again = read_tokenizer(writer.fields, SOURCE)
+        assert again.sha256 == ours.sha256
+        assert again.special == ours.special
+        assert writer.fields["tokenizer.ggml.pre"] == pre
+        if pre == "qwen2":
+            with pytest.raises(UsageError, match="701 tokens with ids up to 701"):
+                write_tokenizer(tmp_path, ours, {})
+        else:
             write_tokenizer(tmp_path, ours, {})
-        with pytest.raises(UsageError, match=said if kind == "beginning" else "no name"):
-            add_tokenizer(Writer(), ours, ours.vocab_size)
+
+    def test_what_cannot_be_written(self, tmp_path: Path) -> None:
+        ranks = {bytes([i]): i for i in range(256)}
+        end = {"<|endoftext|>": 300}
+        unknown = Tokenizer(ranks, r"\w+|\W+", end)
+        self.refuse(unknown, "no name")
+        with pytest.raises(UsageError, match="--format hf: the tokenizer's pattern"):
+            write_tokenizer(tmp_path, unknown, {})
+        gaps = Tokenizer(ranks, GPT2_PATTERN, end)
+        with pytest.raises(UsageError, match="257 tokens with ids up to 300"):
+            write_tokenizer(tmp_path, gaps, {})
+        self.refuse(Tokenizer(ranks, QWEN2_PATTERN, end), "as qwen2, but with no NFC")
+        twice = Tokenizer({**ranks, b"ab": 256}, GPT2_PATTERN, {**end, "ab": 257})
+        self.refuse(twice, "'ab' both as a special and as an ordinary token")
+        stops = {f"<{i}>": 301 + i for i in range(3)}
+        roles = SpecialTokens.of({**end, **stops}, ends=stops.values(), end_of_turn=301)
+        self.refuse(Tokenizer(ranks, GPT2_PATTERN, roles), "4 tokens end a text")
+
+    def refuse(self, tokenizer: Tokenizer, said: str) -> None:
+        with pytest.raises(UsageError, match=said):
+            add_tokenizer(Writer(), tokenizer, tokenizer.vocab_size)
 
 
 def test_all_bytes_are_needed_by_nobody() -> None:

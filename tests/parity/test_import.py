@@ -229,7 +229,7 @@ class TestRefusals:
         self, hf: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         rewrite_config(hf, lambda values: values.update(model_type="llama"))
-        self.refuse(hf, capsys, "config.json", "num_attention_heads")
+        self.refuse(hf, capsys, "config.json", "max_position_embeddings")
 
     @pytest.mark.parametrize(
         ("change", "said"),

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from model.checkpoint import Base, load_adapter, load_base, save_adapter
-from model.convert.peft_files import write_peft
+from model.convert.peft_write import write_peft
 from model.kv_cache import CacheStep, KVCache, Segment
 from model.lora import AdapterRows, LoRA, LoRASettings
 from model.transformer import Transformer

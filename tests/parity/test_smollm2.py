@@ -1,8 +1,9 @@
-"""SmolLM2-135M-Instruct, read from GGUF, says what `transformers` and llama.cpp say with it.
+"""SmolLM2-135M-Instruct, read from GGUF, says what `transformers` and llama.cpp say with it, also
+after an export.
 
     PENWRIGHT_WEIGHTS=DIR pytest tests/parity/test_smollm2.py
 
-It takes 80 seconds, half of which `transformers` needs to load the file, and 3 GB of memory.
+It takes two minutes and 3 GB of memory.
 """
 
 import gc
@@ -17,14 +18,15 @@ import torch
 import transformers
 
 from model.checkpoint import Base, load_base
-from model.convert.families import GGUF, their_names
+from model.convert.gguf_write import write_gguf
 from model.engine.engine import Engine
 from model.engine.request import Generate, Request, Text
 from model.engine.settings import EngineSettings
 from model.prompts import Message, encode
 from model.sampling import SamplingSettings
+from tests.parity.exported import export
 from tests.parity.families import assert_close, best_tokens, our_logits, peer_logits
-from tests.parity.gguf_files import side_by_side
+from training.cli import main
 
 FILE = Path(os.environ.get("PENWRIGHT_WEIGHTS", "nowhere")) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 NEW = 24
@@ -119,29 +121,6 @@ class TestTransformers:
         assert_close(our_logits(base.model, tokens), peer_logits(peer, tokens))
 
 
-def write_fp32(path: Path, base: Base) -> None:
-    """Our network as a file, with the fields of the one it came from."""
-    writer = gguf.GGUFWriter(path, "llama")
-    reader = gguf.GGUFReader(FILE)
-    for name, field in reader.fields.items():
-        if not name.startswith("GGUF.") and name != "general.architecture":
-            kind, of = field.types[0], field.types[-1]
-            writer.add_key_value(name, field.contents(), kind, None if of == kind else of)
-    modules = dict(base.model.projections())
-    for name, parameter in base.model.state_dict().items():
-        theirs = their_names(GGUF, name)
-        module = modules.get(name.rpartition(".")[0])
-        widths = [len(parameter)] if module is None else list(module.parts.values())
-        for their, part in zip(theirs, parameter.split(widths), strict=True):
-            heads = {"q": base.config.n_head, "k": base.config.n_kv_head}
-            count = heads.get(their.split("attn_")[-1].split(".")[0], 0)
-            writer.add_tensor(their, side_by_side(part.numpy(), count))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
 def test_the_greedy_text_of_llama_cpp(
     llama_cpp: Any,
     base: Base,
@@ -151,7 +130,7 @@ def test_the_greedy_text_of_llama_cpp(
 ) -> None:
     """And its logits are ours, with weights in fp32: what it multiplies 4-bit weights by it would
     first round to 8 bits."""
-    write_fp32(tmp_path / "fp32.gguf", base)
+    write_gguf(tmp_path / "fp32.gguf", base, "fp32")
     f32 = int(gguf.GGMLQuantizationType.F32)
     settings = {"type_k": f32, "type_v": f32, "n_threads": 1, "n_threads_batch": 1}
     llama = llama_cpp.Llama(
@@ -169,3 +148,26 @@ def test_the_greedy_text_of_llama_cpp(
     llama.close()
     (tmp_path / "fp32.gguf").unlink()  # half a gigabyte
     assert compared >= LEAST
+
+
+def test_the_greedy_text_of_an_export(
+    base: Base, prompts: list[list[int]], answers: list[list[int]], tmp_path: Path
+) -> None:
+    """Imported and exported to Hugging Face's files, it answers chats in `transformers` with the
+    same tokens."""
+    assert main(["import", str(FILE), "--out", str(tmp_path / "base")]) == 0
+    out = export(tmp_path / "base", tmp_path / "hf", "hf")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    peer = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
+    assert isinstance(peer, transformers.LlamaForCausalLM)
+    for asked, prompt, found in zip(ASKED[:3], prompts, answers, strict=False):
+        ids = tokenizer.apply_chat_template(
+            [{"role": "user", "content": asked}], add_generation_prompt=True, return_tensors="pt"
+        )["input_ids"]
+        assert ids[0].tolist() == prompt
+        said = peer.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False
+        )[0, len(prompt) :].tolist()
+        assert said == found[: len(said)]
+        assert len(said) == NEW or said[-1] in base.stop_tokens
+    (out / "model.safetensors").unlink()  # half a gigabyte

@@ -10,7 +10,8 @@ is a language model of the family of GPT-2, Llama, Qwen2 or Qwen3, or a
 GPT2ForSequenceClassification. A GGUF file, of the same families, is kept as it is. A directory that
 is called like one of OpenAI's models is named with a slash: `./gpt2`. What `penwright-train export`
 wrote is read back as the task that it was; for other files, `--task instruct` names a model that
-follows the instruction template.
+follows the instruction template. A PEFT adapter is LoRA for a base of any of these families; it
+reads conversations in its base's template.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from model.checkpoint import TaskName, load_base, save_adapter, save_base
 from model.checkpoint.files import sha256
 from model.convert import HUB_NAMES, Imported, download, read_hugging_face
 from model.convert.gguf_read import is_gguf, read_gguf
-from model.convert.peft_files import is_peft, read_peft
+from model.convert.peft_read import is_peft, read_peft
 from model.errors import UsageError
 from training.card import portable_command
 
@@ -138,6 +139,7 @@ def _import_adapter(args: argparse.Namespace, path: Path, card: dict[str, Any]) 
         head=found.head,
         card=card,
         dtype=_DTYPES[args.dtype or "fp32"],
+        template=found.template,
     )
     rank = adapter.lora.settings.rank
     print(f"{args.out}: an adapter of rank {rank} for {adapter.task}, {args.dtype or 'fp32'}")

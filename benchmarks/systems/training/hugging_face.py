@@ -119,7 +119,7 @@ def _network(shape: base.Shape, weights: dict[str, Tensor]) -> Any:
     values = hugging_face_config(config, "GPT2LMHeadModel")
     dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
     network = transformers.GPT2LMHeadModel(transformers.GPT2Config(**values, **dropout))
-    named = hugging_face_weights(weights, "transformer.")
+    named = hugging_face_weights(weights)
     named["lm_head.weight"] = named["transformer.wte.weight"]
     network.load_state_dict(named)
     return network
