@@ -11,7 +11,7 @@ SMOLLM2 := SmolLM2-135M-Instruct.Q4_1.gguf
 # Extra arguments for pip when torch is installed, e.g. an index with the build for your machine.
 TORCH_PIP_ARGS ?=
 
-.PHONY: help setup serve weights test test-browser test-cluster test-image soak sbom lock check format models bench
+.PHONY: help setup serve weights test test-browser test-cluster test-image soak check-kernels sbom lock check format models bench
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -53,6 +53,12 @@ test-image: setup ## Build the image and test it as it runs; needs Docker.
 
 soak: setup ## Long load and failures; takes some minutes.
 	$(BIN)/pytest -m soak
+
+check-kernels: setup ## Test and fuzz the C kernels with the address and undefined-behaviour sanitizers (gcc).
+	$(BIN)/python hatch_build.py --checked
+	LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so) $$($${CC:-gcc} -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
+	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PENWRIGHT_CHECKED_KERNELS=1 $(BIN)/pytest --capture=sys -m "kernels or not kernels" \
+	  tests/kernels tests/model/test_quantize.py tests/model/test_quantized_blocks.py tests/model/test_attention.py
 
 sbom: setup ## List what the CPU image installs, with licences, as CycloneDX: sbom.json.
 	$(BIN)/pip install --quiet cyclonedx-bom

@@ -1,7 +1,8 @@
 """Compiles the C kernels when the package is installed, where there is a compiler.
 
 The extension is optional: without it `model.cpu.quantize` computes the same in torch, slower.
-Compile by hand: `python hatch_build.py`.
+Compile by hand: `python hatch_build.py`. With `--checked` it writes CHECKED, in which every access
+and every operation is checked: for `make check-kernels`.
 """
 
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,14 @@ DIRECTORY = Path("model/cpu/kernels")
 LIBRARY = DIRECTORY / "libkernels.so"
 # Without -ffp-contract=off, paths with a fused multiply-add would round differently.
 FLAGS = ["-std=gnu11", "-O3", "-ffp-contract=off", "-Wall", "-Wno-psabi", "-fPIC", "-shared"]
+CHECKED = Path("build/libkernels-checked.so")
+CHECKS = ["-O1", "-g", "-fno-omit-frame-pointer", "-fsanitize=address,undefined"]
 
 
-def compile_kernels(root: Path) -> str | None:
-    """Write LIBRARY below `root`. Returns why it could not, or None."""
-    library = root / LIBRARY
+def compile_kernels(root: Path, name: Path = LIBRARY, flags: Sequence[str] = ()) -> str | None:
+    """Write the library `name` below `root`. Returns why it could not, or None."""
+    library = root / name
+    library.parent.mkdir(parents=True, exist_ok=True)
     library.unlink(missing_ok=True)  # never leave one that an older source gave
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if not compiler:
@@ -31,7 +36,7 @@ def compile_kernels(root: Path) -> str | None:
     new = library.with_suffix(".new")
     for threads in (["-fopenmp"], []):  # some compilers come without OpenMP
         sources = [str(source) for source in sorted((root / DIRECTORY).glob("*.c"))]
-        command = [*compiler.split(), *FLAGS, *threads, *sources, "-o", str(new), "-lm"]
+        command = [*compiler.split(), *FLAGS, *flags, *threads, *sources, "-o", str(new), "-lm"]
         try:
             result = subprocess.run(command, capture_output=True, text=True)
         except OSError as error:
@@ -59,4 +64,5 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[type-arg]
 
 
 if __name__ == "__main__":
-    sys.exit(compile_kernels(Path(__file__).parent))
+    checked = sys.argv[1:] == ["--checked"]
+    sys.exit(compile_kernels(Path(__file__).parent, *([CHECKED, CHECKS] if checked else [])))

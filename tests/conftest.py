@@ -6,7 +6,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.cpu import library
+
 torch.set_num_threads(1)  # the same low bits on every machine, and no fight over two cores
+
+
+def pytest_configure() -> None:
+    """`make check-kernels` tests the library that checks itself."""
+    if os.environ.get("PENWRIGHT_CHECKED_KERNELS"):
+        library._LIBRARY = Path(__file__).parent.parent / "build" / "libkernels-checked.so"
+        assert library.load() is not None
 
 
 @pytest.fixture(scope="session")

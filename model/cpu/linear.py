@@ -119,7 +119,8 @@ class PackedLinear:
         if failed:
             raise MemoryError("no memory for the quantized rows of a linear layer")
         if self.paired:  # back to all of gate, then all of up
-            halves = y.view(*x.shape[:-1], -1, 2, CHANNELS // 2).transpose(-3, -2).flatten(-2)
+            blocks = y.shape[-1] // CHANNELS
+            halves = y.view(*x.shape[:-1], blocks, 2, CHANNELS // 2).transpose(-3, -2).flatten(-2)
             y = halves[..., : self.out_features // 2].flatten(-2)
         return y
 

@@ -47,7 +47,7 @@ class QuantizedBlocks(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         up = "mlp.up" if config.mlp == "gelu" else "mlp.gate_up"
         layers = ("attention.qkv", "attention.out", up, "mlp.down")
-        self._paths = [f"blocks.{i}.{path}" for i in range(config.n_layer) for path in layers]
+        self.paths = [f"blocks.{i}.{path}" for i in range(config.n_layer) for path in layers]
         self._group = config.n_head // config.n_kv_head
         self.network = network.Network(
             kernel,
@@ -106,7 +106,7 @@ class QuantizedBlocks(nn.Module):
             require(
                 not (lora.training and lora.settings.dropout), "quantized is for inference only"
             )
-            changes = [lora.change(path) for path in self._paths]
+            changes = [lora.change(path) for path in self.paths]
             packed = network.PackedAdapter(self.network.layers, changes)
             self._packed[lora] = packed
         return packed
