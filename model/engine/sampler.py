@@ -1,7 +1,7 @@
 """From the logits of a step to the events of its sequences.
 
-Each row passes its own processors, is drawn by its own settings and its own random numbers, and
-becomes text; then its sequence goes on or ends.
+Each row passes its own processors and constraint, a token is drawn by its own settings and its own
+random numbers, and becomes text; then the sequence goes on or ends.
 """
 
 import time
@@ -20,10 +20,10 @@ from model.engine.request import (
     Text,
     TokenLogprob,
 )
-from model.engine.scheduler import Chunk, Sequence
-from model.engine.text_stream import TextStream
+from model.engine.scheduler import TokenSequence
 from model.sampling import LogitBias, Penalties, sample
 from model.sampling.cpu import Floats, log_normaliser, ranked
+from model.tokenizer import TextStream
 
 _UNUSABLE = Failed("internal", "the network gave no usable logits")
 
@@ -35,8 +35,8 @@ class Sampler:
         self.base = base
         self.constraints = Constraints(base.tokenizer, base.stop_tokens)
 
-    def prepare(self, sequence: Sequence) -> None:
-        """Give a sequence that enters the engine what drawing its tokens needs."""
+    def prepare(self, sequence: TokenSequence) -> None:
+        """Give a new sequence what drawing its tokens needs."""
         want = sequence.request.want
         if not isinstance(want, Generate):
             return
@@ -49,19 +49,19 @@ class Sampler:
             sequence.processors.append(LogitBias(sampling))
 
     @torch.inference_mode()
-    def draw(self, chunks: list[Chunk], logits: Tensor) -> list[tuple[Sequence, list[Event]]]:
+    def draw(
+        self, sequences: list[TokenSequence], logits: Tensor
+    ) -> list[tuple[TokenSequence, list[Event]]]:
         """Draw the next token of each sequence.
 
         Args:
-            chunks: those whose sequences are at their last token.
-            logits: (len(chunks), vocab)
+            logits: (len(sequences), vocab)
 
         Returns:
             each sequence with its events; the last one is `Finished` or `Failed` when it has ended
         """
         # A network may have more rows than its tokenizer has tokens; those are never drawn.
         logits = logits[:, : self.base.tokenizer.vocab_size].float()
-        sequences = [chunk.sequence for chunk in chunks]
         wants = [_generate(sequence) for sequence in sequences]
         raw = {
             row: _row(logits[row]) for row, want in enumerate(wants) if want.logprobs is not None
@@ -74,23 +74,18 @@ class Sampler:
         ]
         tokens = sample(logits, [want.sampling for want in wants], uniforms)
         now = time.monotonic()
-        events: list[tuple[Sequence, list[Event]]] = []
+        events: list[tuple[TokenSequence, list[Event]]] = []
         for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
             if row in failed or token is None:
                 events.append((sequence, [failed.get(row, _UNUSABLE)]))
                 continue
-            sequence.first_result = sequence.first_result or now
-            sequence.tokens.append(token)
-            if row in raw:
-                count = wants[row].logprobs or 0
-                sequence.logprobs.append(self._token_logprob(token, raw[row], count))
             try:
-                events.append((sequence, self._advance(sequence, token, now)))
+                events.append((sequence, self._advance(sequence, token, raw.get(row), now)))
             except ConstraintError as error:
                 events.append((sequence, [_too_complex(error)]))
         return events
 
-    def _constrain(self, sequences: list[Sequence], logits: Tensor) -> dict[int, Failed]:
+    def _constrain(self, sequences: list[TokenSequence], logits: Tensor) -> dict[int, Failed]:
         """Bar the tokens that constraints do not allow, in place; the rows that cannot go on."""
         matchers: list[tuple[int, Matcher]] = []
         failed: dict[int, Failed] = {}
@@ -109,10 +104,20 @@ class Sampler:
                 failed[row] = _too_complex(reason)
         return failed
 
-    def _advance(self, sequence: Sequence, token: int, now: float) -> list[Event]:
-        """The events of a new token: its text, and the end if this is it."""
+    def _advance(
+        self, sequence: TokenSequence, token: int, raw: Floats | None, now: float
+    ) -> list[Event]:
+        """Give a sequence its new token; the events are its text, and the end if this is it.
+
+        Args:
+            raw: the row that it was drawn from before the processors, (vocab,), where asked for.
+        """
         want, text = _generate(sequence), sequence.text
         assert text is not None
+        sequence.first_result = sequence.first_result or now
+        sequence.tokens.append(token)
+        if raw is not None:
+            sequence.logprobs.append(self._token_logprob(token, raw, want.logprobs or 0))
         reason: FinishReason | None = None
         if token in self.base.stop_tokens:
             # The end token has no text, also where it does not end the sequence.
@@ -170,7 +175,7 @@ def _row(logits: Tensor) -> Floats:
     return row
 
 
-def _process(sequences: list[Sequence], logits: Tensor) -> None:
+def _process(sequences: list[TokenSequence], logits: Tensor) -> None:
     """Pass each row, in place, through its sequence's processors."""
     for row, sequence in enumerate(sequences):
         if not sequence.processors:
@@ -188,12 +193,12 @@ def _too_complex(reason: object) -> Failed:
     return Failed("constraint", f"the text cannot go on: {reason}")
 
 
-def _generate(sequence: Sequence) -> Generate:
+def _generate(sequence: TokenSequence) -> Generate:
     want = sequence.request.want
     assert isinstance(want, Generate)
     return want
 
 
-def _random(sequence: Sequence) -> float:
+def _random(sequence: TokenSequence) -> float:
     assert sequence.draws is not None
     return sequence.draws.random()

@@ -202,17 +202,17 @@ def test_a_row_without_usable_logits_fails_alone(
     base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = engine(base, {})
-    run = own._batch._runner.run
+    run = own._runner.run
 
     def spoil_the_second(chunks):  # type: ignore[no-untyped-def]
         output = run(chunks)
-        for row, chunk in enumerate(output.generating):
-            if chunk.sequence.request.id == "bad":
+        for row, sequence in enumerate(output.generating):
+            if sequence.request.id == "bad":
                 with torch.inference_mode():
                     output.logits[row, 7] = float("nan")
         return output
 
-    monkeypatch.setattr(own._batch._runner, "run", spoil_the_second)
+    monkeypatch.setattr(own._runner, "run", spoil_the_second)
     want = Generate(5, SamplingSettings(seed=1), ignore_eos=True)
     good, bad = own.run([Request("good", prompt(1), want), Request("bad", prompt(2), want)])
     [alone] = engine(base, {}).run([Request("good", prompt(1), want)])

@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from model.checkpoint import Adapter, Base
-from model.engine.engine import Engine
-from model.engine.inbox import QueueFull, ShuttingDown
+from model.engine.engine import Engine, QueueFull, ShuttingDown
 from model.engine.request import (
     Event,
     Failed,
@@ -80,13 +79,13 @@ LONG = Generate(50, GREEDY, ignore_eos=True)
 
 def slow_down(own: Engine, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.02) -> None:
     """Make each step take a while, so that a test can act in between."""
-    run = own._batch._runner.run
+    run = own._runner.run
 
     def slow(chunks):  # type: ignore[no-untyped-def]
         time.sleep(seconds)
         return run(chunks)
 
-    monkeypatch.setattr(own._batch._runner, "run", slow)
+    monkeypatch.setattr(own._runner, "run", slow)
 
 
 def test_requests_join_a_running_batch(running: tuple[Engine, Collected]) -> None:
@@ -152,7 +151,7 @@ def test_a_failing_step_fails_its_requests_and_no_other(
         raise RuntimeError("broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(own._batch._runner, "run", fail)
+        patch.setattr(own._runner, "run", fail)
         own.submit(Request("1", (1,), LONG))
         end = collected.wait_for_end("1")
     assert isinstance(end, Failed)

@@ -1,7 +1,7 @@
 """The sampler: rows of one step, each with its own processors, settings and log-probabilities."""
 
 import math
-from collections.abc import Sequence as Tokens
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from model.architecture import Architecture
 from model.checkpoint import Base
 from model.engine.request import Event, Failed, Finished, Generate, Request, Text, TokenLogprob
 from model.engine.sampler import Sampler
-from model.engine.scheduler import Chunk, Sequence
+from model.engine.scheduler import TokenSequence
 from model.sampling import SamplingSettings
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
@@ -33,14 +33,14 @@ def base(config: Architecture, model: Transformer, tokenizer: Tokenizer) -> Base
     return Base(Path(), "", "generate", config, model, tokenizer, end, None, {})
 
 
-def sequence(sampler: Sampler, name: str, want: Generate) -> Sequence:
-    result = Sequence(Request(name, (1, 2, 3), want), [1, 2, 3], 0.0)
+def sequence(sampler: Sampler, name: str, want: Generate) -> TokenSequence:
+    result = TokenSequence(Request(name, (1, 2, 3), want), 0.0)
     sampler.prepare(result)
     return result
 
 
-def draw(sampler: Sampler, sequences: list[Sequence], logits: Tensor) -> list[list[Event]]:
-    result = sampler.draw([Chunk(sequence, 1) for sequence in sequences], logits.clone())
+def draw(sampler: Sampler, sequences: list[TokenSequence], logits: Tensor) -> list[list[Event]]:
+    result = sampler.draw(sequences, logits.clone())
     assert [sequence for sequence, _ in result] == sequences
     return [events for _, events in result]
 
@@ -104,11 +104,11 @@ def test_a_row_without_usable_logits_fails_alone(base: Base, bad: float) -> None
 
 
 def test_processors_run_in_order_and_may_write_or_return(base: Base) -> None:
-    def only_a(logits: Tensor, prompt: Tokens[int], generated: Tokens[int]) -> Tensor:
+    def only_a(logits: Tensor, prompt: Sequence[int], generated: Sequence[int]) -> Tensor:
         assert (list(prompt), list(generated)) == ([1, 2, 3], [])
         return torch.full_like(logits, -math.inf).index_fill(0, torch.tensor([97]), 0.0)
 
-    def then_b(logits: Tensor, prompt: Tokens[int], generated: Tokens[int]) -> Tensor:
+    def then_b(logits: Tensor, prompt: Sequence[int], generated: Sequence[int]) -> Tensor:
         assert logits[97] == 0
         logits[98] = 1.0
         return logits
