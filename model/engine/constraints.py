@@ -13,18 +13,19 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import llguidance.numpy
 import numpy as np
 import torch
-from llguidance import LLExecutor, LLMatcher, LLTokenizer, TokenizerWrapper
 from torch import Tensor
 
 from model.engine.grammar_check import LIMITS, problem_of
 from model.engine.request import Constraint
 from model.errors import UsageError
 from model.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # imported with the first constraint: without one, nobody needs it
+    from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
 MOST_CHARACTERS = {"json_schema": 32_768, "regex": 2_048, "choice": 32_768}
 """Of a constraint's value, by its kind."""
@@ -64,7 +65,7 @@ class _Tokens:
 class Matcher:
     """How far one text has come on its way through its constraint."""
 
-    def __init__(self, inner: LLMatcher) -> None:
+    def __init__(self, inner: "LLMatcher") -> None:
         self.inner = inner
 
     def consume(self, token: int) -> None:
@@ -153,6 +154,8 @@ class Constraints:
         Returns:
             of rows that cannot go on, the reason; their logits are left as they are
         """
+        import llguidance.numpy
+
         vocab = self._tokenizer.vocab_size
         bits = llguidance.numpy.allocate_token_bitmask(len(matchers), vocab)
         inner = [(matcher.inner, index) for index, (_, matcher) in enumerate(matchers)]
@@ -173,19 +176,26 @@ class Constraints:
         return failed
 
     def _compile(self, grammar: str) -> Matcher:
-        inner = LLMatcher(self._lltokenizer, grammar, log_level=0, limits=LIMITS)
+        from llguidance import LLMatcher, LLParserLimits
+
+        limits = LLParserLimits(**LIMITS)
+        inner = LLMatcher(self._lltokenizer, grammar, log_level=0, limits=limits)
         if inner.is_error():
             raise ConstraintError(_reason(inner.get_error()))
         return Matcher(inner)
 
     @cached_property
-    def _lltokenizer(self) -> LLTokenizer:
+    def _lltokenizer(self) -> "LLTokenizer":
+        from llguidance import LLTokenizer, TokenizerWrapper
+
         # A second for the 50,257 tokens of GPT-2, and once is enough.
         tokens = TokenizerWrapper(_Tokens(self._tokenizer, self._stop_tokens[0]))
         return LLTokenizer(tokens, eos_token=list(self._stop_tokens))
 
     @cached_property
-    def _executor(self) -> LLExecutor:
+    def _executor(self) -> "LLExecutor":
+        from llguidance import LLExecutor
+
         return LLExecutor(torch.get_num_threads())
 
 
@@ -195,6 +205,8 @@ def _grammar(constraint: Constraint) -> str:
     Raises:
         ConstraintError: its value is too long, no Unicode, or not what its kind needs.
     """
+    from llguidance import LLMatcher
+
     value, most = constraint.value, MOST_CHARACTERS[constraint.kind]
     if len(value) > most:
         raise ConstraintError(f"has {len(value)} characters; at most {most}")

@@ -14,24 +14,25 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from typing import Any
 
 _CPU_SECONDS = 1
 _WALL_SECONDS = 30
 _MEMORY = 2**29
 _STACK = 2**20  # less than any thread of the service has
 
-LIMITS = LLParserLimits(
+LIMITS: Mapping[str, Any] = {
     # A step of a hostile grammar then takes at most some 50 ms, and its states some 50 MB.
-    initial_lexer_fuel=300_000,
-    step_lexer_fuel=20_000,
-    step_max_items=20_000,
-    max_lexer_states=20_000,
-    max_grammar_size=100_000,
-    verbose_errors=False,
-)
+    "initial_lexer_fuel": 300_000,
+    "step_lexer_fuel": 20_000,
+    "step_max_items": 20_000,
+    "max_lexer_states": 20_000,
+    "max_grammar_size": 100_000,
+    "verbose_errors": False,
+}
+"""Of the library's parser, as `LLParserLimits` has them."""
 
 
 def problem_of(grammar: str) -> str | None:
@@ -57,7 +58,10 @@ def problem_of(grammar: str) -> str | None:
 
 def compile_here(grammar: str) -> str | None:
     """Why a grammar cannot be used, found out in this process."""
-    matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0, limits=LIMITS)
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+    limits = LLParserLimits(**LIMITS)
+    matcher = LLMatcher(LLTokenizer("byte"), grammar, log_level=0, limits=limits)
     if matcher.is_error():
         return matcher.get_error()
     matcher.compute_bitmask()

@@ -3,6 +3,8 @@
 import json
 import random
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +14,6 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 import torch
-from llguidance import LLParserLimits
 
 from model.architecture import Architecture
 from model.checkpoint import Adapter, Base
@@ -294,7 +295,7 @@ def test_states_of_one_text_do_not_count_against_the_next(
     base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library's copies of a matcher share their states, and so the bound on them."""
-    monkeypatch.setattr("model.engine.constraints.LIMITS", LLParserLimits(max_lexer_states=200))
+    monkeypatch.setattr("model.engine.constraints.LIMITS", {"max_lexer_states": 200})
     many = Constraint("regex", r"[ab]*a[ab]{40}")
     own = engine(base)
     for seed in range(10):
@@ -342,3 +343,25 @@ def test_a_text_that_cannot_go_on_leaves_its_prompt_in_the_cache(base: Base) -> 
             assert events[-1].reason == "constraint"
         else:
             assert end_of(events).cached_tokens == cached
+
+
+UNCONSTRAINED = """
+import sys
+sys.modules["llguidance"] = None  # whoever imports it gets an ImportError
+
+from model.engine.engine import Engine
+from model.engine.request import Generate, Request
+from model.engine.settings import EngineSettings
+from tests.model.engines import random_base
+
+engine = Engine(random_base(64), {}, EngineSettings(slots=2), deliver=lambda events: None)
+[events] = engine.run([Request("1", (1, 2), Generate(3, ignore_eos=True))])
+print(events[-1].reason)
+"""
+
+
+def test_without_a_constraint_the_grammar_library_is_not_needed() -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", UNCONSTRAINED]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
+    assert (done.stdout, done.returncode) == ("length\n", 0), done.stderr
