@@ -19,7 +19,9 @@ BlockHash = bytes
 
 def root_hash(adapter: str | None) -> BlockHash:
     """What precedes the first block of a sequence."""
-    return _hash(b"base" if adapter is None else b"adapter " + adapter.encode())
+    # The name of a directory may be no valid Unicode.
+    name = b"base" if adapter is None else b"adapter " + adapter.encode(errors="surrogatepass")
+    return _hash(name)
 
 
 def block_hashes(parent: BlockHash, tokens: Sequence[int]) -> list[BlockHash]:

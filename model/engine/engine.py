@@ -27,7 +27,7 @@ from model.engine.sampler import Sampler
 from model.engine.scheduler import Scheduler, TokenSequence
 from model.engine.settings import EngineSettings, cache_dtype
 from model.engine.stats import EngineStats, Tally
-from model.errors import PenwrightError
+from model.errors import PenwrightError, UsageError
 from model.kv_cache import KVCache
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Engine:
         self._errands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._accepting = True  # under the lock
-        self._held = 0  # requests taken and not ended, running or not; under the lock
+        self._held: set[str] = set()  # ids taken and not ended, running or not; under the lock
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._stop_at = float("inf")
@@ -136,6 +136,7 @@ class Engine:
             QueueFull: too many wait already.
             ShuttingDown: the engine stops, or is dead.
             ContextLengthError, UsageError: as of `check`.
+            UsageError: an id that another request has, which has not ended.
         """
         self._submit(requests, first=probe, bounded=not probe)
 
@@ -148,7 +149,7 @@ class Engine:
         running, tally = len(self._scheduler.running), self._tally
         return EngineStats(
             running=running,
-            waiting=max(0, self._held - running),
+            waiting=max(0, len(self._held) - running),
             steps=tally.steps,
             slots=self.settings.slots,
             blocks=self._pool.blocks,
@@ -189,15 +190,21 @@ class Engine:
             sequences.append(TokenSequence(request, time.monotonic()))
             self._sampler.prepare(sequences[-1])
         slots, most = self.settings.slots, self.settings.max_waiting
+        ids = {request.id for request in requests}
         with self._lock:
             if not self._accepting:
                 raise ShuttingDown("the engine is shutting down")
-            if bounded and len(sequences) > slots + most - self._held:
+            if taken := ids & self._held:
+                raise UsageError(f"the request id {min(taken)!r} is in use; it must be unique")
+            if len(ids) < len(sequences):
+                raise UsageError("two requests have the same id; it must be unique")
+            held = len(self._held)
+            if bounded and len(sequences) > slots + most - held:
                 raise QueueFull(
-                    f"{max(0, self._held - slots)} requests are waiting already, of {most}; "
+                    f"{max(0, held - slots)} requests are waiting already, of {most}; "
                     f"there is no room for {len(sequences)} more"
                 )
-            self._held += len(sequences)
+            self._held |= ids
             # Still under the lock, so that no request is taken behind the thread's last errand.
             self._errands.put(partial(self._add, sequences, first=first))
 
@@ -244,9 +251,7 @@ class Engine:
 
     def _add(self, sequences: Sequence[TokenSequence], *, first: bool) -> None:
         for sequence in sequences:
-            request_id = sequence.request.id
-            assert request_id not in self._sequences, f"request id {request_id} is in use"
-            self._sequences[request_id] = sequence
+            self._sequences[sequence.request.id] = sequence
             self._scheduler.add(sequence, first=first)
 
     def _drop(self, request_id: str) -> None:
@@ -259,7 +264,7 @@ class Engine:
         del self._sequences[sequence.request.id]
         self._scheduler.remove(sequence, forget_blocks=forget_blocks)
         with self._lock:
-            self._held -= 1
+            self._held.remove(sequence.request.id)
 
     def _step(self) -> Events:
         """Expire, schedule, compute and sample once."""

@@ -5,7 +5,9 @@ A `Request` goes in, if `check` has nothing against it. Events come out, in orde
 after which nothing follows.
 """
 
-from collections.abc import Mapping
+import math
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -84,13 +86,17 @@ def check(
 
     Raises:
         ContextLengthError: the tokens, with those to come, exceed the context.
-        UsageError: an adapter that is not there, or cannot do what is wanted; no tokens.
+        UsageError: an adapter that is not there, or cannot do what is wanted; no tokens, or one
+            that is not in the vocabulary; another field has a value that is not allowed.
     """
-    want = request.want
+    want, vocab = request.want, base.tokenizer.vocab_size
     if request.adapter is not None and request.adapter not in adapters:
         raise UsageError(f"no adapter {request.adapter!r}; there are {sorted(adapters)}")
     if not request.tokens:
         raise UsageError("a request needs at least one token")
+    _check_ids("tokens", request.tokens, vocab)
+    if request.deadline is not None and math.isnan(request.deadline):
+        raise UsageError("deadline is not a number; it must be a time of time.monotonic")
     if isinstance(want, Classify):
         head = adapters[request.adapter].head if request.adapter else base.head
         if head is None:
@@ -99,11 +105,25 @@ def check(
     if isinstance(want, Generate):
         if want.max_new_tokens < 1:
             raise UsageError(f"max_new_tokens is {want.max_new_tokens}; it must be at least 1")
+        if want.logprobs is not None and want.logprobs < 0:
+            raise UsageError(f"logprobs is {want.logprobs}; it must be at least 0")
+        _check_ids("logit_bias", [token for token, _ in want.sampling.logit_bias], vocab)
         if want.constraint is not None and want.ignore_eos:
             raise UsageError("ignore_eos and a constraint, which says where a text ends")
         length += want.max_new_tokens
     if length > context_length:
         raise ContextLengthError(length, context_length)
+
+
+def _check_ids(field: str, ids: Sequence[int], vocab: int) -> None:
+    # The smallest and the largest stand for all: a prompt can have a hundred thousand.
+    for token in (min(ids), max(ids)) if ids else ():
+        if not 0 <= token < vocab:
+            raise UsageError(f"{field} has the id {token}; ids are 0 to {vocab - 1}")
+    try:
+        array("q", ids)
+    except TypeError:
+        raise UsageError(f"{field} has an id that is no integer") from None
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,13 @@
 """From the logits of a step to the events of its sequences.
 
 Each row passes its own processors and constraint, a token is drawn by its own settings and its own
-random numbers, and becomes text; then the sequence goes on or ends.
+random numbers, and becomes text; then the sequence goes on or ends. Whatever goes wrong with a row
+ends its own sequence and no other.
 """
 
+import logging
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -21,9 +24,11 @@ from model.engine.request import (
     TokenLogprob,
 )
 from model.engine.scheduler import TokenSequence
-from model.sampling import LogitBias, Penalties, sample
+from model.sampling import LogitBias, Penalties, SamplingSettings, sample
 from model.sampling.cpu import Floats, log_normaliser, ranked
 from model.tokenizer import TextStream
+
+logger = logging.getLogger(__name__)
 
 _UNUSABLE = Failed("internal", "the network gave no usable logits")
 
@@ -34,6 +39,8 @@ class Sampler:
     def __init__(self, base: Base) -> None:
         self.base = base
         self.constraints = Constraints(base.tokenizer, base.stop_tokens)
+        gaps = base.tokenizer.gaps
+        self._gaps = torch.tensor(gaps, device=base.model.device) if gaps else None
 
     def prepare(self, sequence: TokenSequence) -> None:
         """Give a new sequence what drawing its tokens needs."""
@@ -66,23 +73,27 @@ class Sampler:
         raw = {
             row: _row(logits[row]) for row, want in enumerate(wants) if want.logprobs is not None
         }
-        _process(sequences, logits)
-        failed = self._constrain(sequences, logits)
+        failed = _process(sequences, logits)
+        failed |= self._constrain(sequences, logits)
+        if self._gaps is not None:
+            logits.index_fill_(1, self._gaps, float("-inf"))
         uniforms = [
             0.0 if want.sampling.temperature == 0 else _random(sequence)
             for sequence, want in zip(sequences, wants, strict=True)
         ]
-        tokens = sample(logits, [want.sampling for want in wants], uniforms)
+        drawn = _sample(logits, [want.sampling for want in wants], uniforms)
+        for row, failure in failed.items():
+            drawn[row] = failure
         now = time.monotonic()
         events: list[tuple[TokenSequence, list[Event]]] = []
-        for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
-            if row in failed or token is None:
-                events.append((sequence, [failed.get(row, _UNUSABLE)]))
+        for row, (sequence, token) in enumerate(zip(sequences, drawn, strict=True)):
+            if isinstance(token, Failed):
+                events.append((sequence, [token]))
                 continue
             try:
                 events.append((sequence, self._advance(sequence, token, raw.get(row), now)))
-            except ConstraintError as error:
-                events.append((sequence, [_too_complex(error)]))
+            except Exception as error:
+                events.append((sequence, [_failure(error)]))
         return events
 
     def _constrain(self, sequences: list[TokenSequence], logits: Tensor) -> dict[int, Failed]:
@@ -97,12 +108,20 @@ class Sampler:
                 if sequence.matcher is None:
                     sequence.matcher = self.constraints.matcher(constraint)
                 matchers.append((row, sequence.matcher))
-            except ConstraintError as error:
-                failed[row] = _too_complex(error)
-        if matchers:
-            for row, reason in self.constraints.mask(matchers, logits).items():
-                failed[row] = _too_complex(reason)
-        return failed
+            except Exception as error:
+                failed[row] = _failure(error)
+        return failed | self._mask(matchers, logits) if matchers else failed
+
+    def _mask(self, matchers: list[tuple[int, Matcher]], logits: Tensor) -> dict[int, Failed]:
+        try:
+            reasons = self.constraints.mask(matchers, logits)
+        except Exception as error:
+            if len(matchers) == 1:
+                return {matchers[0][0]: _failure(error)}
+            # One of them is to blame; the others can be treated without it.
+            alone = (self._mask([each], logits) for each in matchers)
+            return {row: failed for each in alone for row, failed in each.items()}
+        return {row: _too_complex(reason) for row, reason in reasons.items()}
 
     def _advance(
         self, sequence: TokenSequence, token: int, raw: Floats | None, now: float
@@ -175,18 +194,46 @@ def _row(logits: Tensor) -> Floats:
     return row
 
 
-def _process(sequences: list[TokenSequence], logits: Tensor) -> None:
-    """Pass each row, in place, through its sequence's processors."""
+def _process(sequences: list[TokenSequence], logits: Tensor) -> dict[int, Failed]:
+    """Pass each row, in place, through its sequence's processors; the rows that cannot go on."""
+    failed: dict[int, Failed] = {}
     for row, sequence in enumerate(sequences):
         if not sequence.processors:
             continue
         prompt = sequence.tokens[: sequence.prompt_length]
         generated = sequence.tokens[sequence.prompt_length :]
         given = changed = logits[row]
-        for process in sequence.processors:
-            changed = process(changed, prompt, generated)
-        if changed is not given:
-            logits[row] = changed
+        try:
+            for process in sequence.processors:
+                changed = process(changed, prompt, generated)
+            if changed is not given:
+                logits[row] = changed
+        except Exception as error:
+            failed[row] = _failure(error)
+    return failed
+
+
+def _sample(
+    logits: Tensor, settings: Sequence[SamplingSettings], uniforms: Sequence[float]
+) -> list[int | Failed]:
+    """A token for each row, as of `model.sampling.sample`; or why it has none."""
+    try:
+        tokens = sample(logits, settings, uniforms)
+    except Exception as error:
+        if len(settings) == 1:
+            return [_failure(error)]
+        # One of them is to blame; what the others draw depends on their own rows alone.
+        rows = [slice(row, row + 1) for row in range(len(settings))]
+        return [_sample(logits[row], settings[row], uniforms[row])[0] for row in rows]
+    return [_UNUSABLE if token is None else token for token in tokens]
+
+
+def _failure(error: Exception) -> Failed:
+    """What a sequence gets whose row could not be treated."""
+    if isinstance(error, ConstraintError):
+        return _too_complex(error)
+    logger.error("drawing a token failed", exc_info=error)
+    return Failed("internal", f"drawing a token failed: {type(error).__name__}")
 
 
 def _too_complex(reason: object) -> Failed:

@@ -19,6 +19,7 @@ def test_hashes_depend_on_all_tokens_before_and_on_the_adapter() -> None:
     assert not set(known) & set(changed)
     assert not set(known) & set(block_hashes(root_hash("spam"), tokens))
     assert root_hash("base") != root_hash(None)
+    assert root_hash("\udc80") != root_hash("\udc81")  # as from a name that is no Unicode
 
 
 def test_a_block_is_found_by_its_hash_until_its_memory_is_needed() -> None:
