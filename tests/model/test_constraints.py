@@ -1,6 +1,7 @@
 """Constrained generation: every finished text is of its form, and nobody else notices."""
 
 import json
+import os
 import random
 import re
 import subprocess
@@ -22,7 +23,7 @@ from model.engine.engine import Engine
 from model.engine.grammar_check import compile_here
 from model.engine.request import Constraint, Event, Failed, Finished, Generate, Request, Text
 from model.engine.settings import EngineSettings
-from model.errors import UsageError
+from model.errors import PenwrightError, UsageError
 from model.lora import LoRA, LoRASettings
 from model.sampling import SamplingSettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
@@ -274,6 +275,41 @@ def test_what_would_end_the_process_is_refused(base: Base, schema: Any) -> None:
     """Compiled here, these overflow the stack, take all memory, or go on for hours."""
     with pytest.raises(ConstraintError, match=r"nested too deeply"):
         engine(base).prepare(json_schema(schema))
+
+
+@pytest.fixture
+def bare_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children have a Python without packages of its own."""
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+
+@pytest.mark.usefixtures("bare_python")
+def test_packages_that_are_found_through_pythonpath_are_found(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    engine(base).prepare(Constraint("regex", "a+"))
+    with pytest.raises(ConstraintError, match="unclosed group"):
+        engine(base).prepare(Constraint("regex", "(a"))
+
+
+@pytest.mark.usefixtures("bare_python")
+def test_a_check_that_does_not_run_is_not_the_fault_of_the_constraint(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    own, good = engine(base), Constraint("regex", "a+")
+    with pytest.raises(PenwrightError, match="No module named 'llguidance'") as caught:
+        own.prepare(good)
+    assert not isinstance(caught.value, UsageError)
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(PenwrightError, match=r"cannot be checked: .*No such file"):
+        own.prepare(good)
+    monkeypatch.undo()
+    own.prepare(good)  # nothing of it was remembered
 
 
 def test_a_constraint_that_becomes_too_complex_fails_alone(base: Base) -> None:
