@@ -225,7 +225,8 @@ def _grammar(constraint: Constraint) -> str:
     texts = isinstance(parsed, list) and all(isinstance(text, str) and text for text in parsed)
     if not texts or not parsed:
         raise ConstraintError("must be one text or more, none of them empty")
-    strings = " | ".join(json.dumps(text, ensure_ascii=False) for text in parsed)
+    # With all but ASCII escaped: U+007F as it is would be no part of a string to the library.
+    strings = " | ".join(map(json.dumps, parsed))
     return LLMatcher.grammar_from_lark(f"start: {strings}")
 
 

@@ -18,7 +18,7 @@ import torch
 
 from model.architecture import Architecture
 from model.checkpoint import Adapter, Base
-from model.engine.constraints import ConstraintError
+from model.engine.constraints import ConstraintError, Constraints
 from model.engine.engine import Engine
 from model.engine.grammar_check import compile_here
 from model.engine.request import Constraint, Event, Failed, Finished, Generate, Request, Text
@@ -41,7 +41,7 @@ PERSON = {
     "required": ["name", "age", "tags"],
     "additionalProperties": False,
 }
-CHOICES = ["yes", "no", "not sure", 'a "quote" \\ and\nline', "né🎉", "nul\0"]
+CHOICES = ["yes", "no", "not sure", 'a "quote" \\ and\nline', "né🎉", "nul\0", "del\x7f"]
 REGEX = r"(?:[a-c]{2,5}|é+){1,3}-[0-9]{4}|end"
 
 
@@ -310,6 +310,17 @@ def test_a_check_that_does_not_run_is_not_the_fault_of_the_constraint(
         own.prepare(good)
     monkeypatch.undo()
     own.prepare(good)  # nothing of it was remembered
+
+
+def test_a_choice_can_have_any_character(base: Base) -> None:
+    others = "\u2028\u2029\u200b\u200d\u0300\ufeff\ufffe\ud7ff\ue000🎉\U0010ffff"
+    texts = [f"a{character}b" for character in [*map(chr, range(256)), *others]]
+    constraints = Constraints(base.tokenizer, base.stop_tokens)
+    for text in texts:
+        matcher = constraints.matcher(choice([text, "another"]))
+        for byte in text.encode():
+            matcher.consume(byte)
+        assert matcher.complete
 
 
 def test_a_constraint_that_becomes_too_complex_fails_alone(base: Base) -> None:
