@@ -49,7 +49,7 @@ def test_packages_stay_apart(package: str) -> None:
 
 LAYERS = [
     *("settings", "stats", "request"),
-    *("grammar_check", "constraints"),
+    *("json_schema", "grammar_check", "constraints"),
     *("blocks", "scheduler", "runner", "sampler", "engine"),
 ]
 

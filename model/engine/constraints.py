@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from model.engine.grammar_check import LIMITS, problem_of
+from model.engine.json_schema import adapt
 from model.engine.request import Constraint
 from model.errors import UsageError
 from model.tokenizer import Tokenizer
@@ -161,7 +162,7 @@ class Constraints:
         inner = [(matcher.inner, index) for index, (_, matcher) in enumerate(matchers)]
         llguidance.numpy.fill_next_token_bitmask_par(self._executor, inner, bits)
         failed = {
-            row: _reason(matcher.inner.get_error())
+            row: _reason(matcher.inner.get_error(), "nothing that it allows can follow")
             for row, matcher in matchers
             if matcher.inner.is_error()
         }
@@ -233,16 +234,21 @@ def _grammar(constraint: Constraint) -> str:
 def _schema(schema: Any) -> str:
     if not isinstance(schema, dict):
         raise ConstraintError("the schema must be a JSON object")
+    adapt(schema)
     return json.dumps({**schema, "x-guidance": _JSON_OPTIONS}, ensure_ascii=False)
 
 
-def _reason(error: str) -> str:
-    """A message of the library in a line: it draws a regular expression with a pointer below."""
+def _reason(error: str, dead_end: str = "no text can satisfy it") -> str:
+    """A message of the library in a line: it draws a regular expression with a pointer below.
+
+    Args:
+        dead_end: the message for a place where no token at all can come.
+    """
     lines = [line.strip() for line in error.splitlines() if line.strip()]
     for line in lines:
         if line.startswith("error: "):
             return line.removeprefix("error: ")
     first = lines[0] if lines else "unknown"
     if first.startswith("NoExtension"):
-        return "no text can satisfy it"
+        return dead_end
     return first[:300]

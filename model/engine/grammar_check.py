@@ -10,6 +10,7 @@ It ends with 0, or with 3 and the reason why the grammar cannot be used. A limit
 """
 
 import contextlib
+import json
 import logging
 import os
 import subprocess
@@ -19,6 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from model.engine.json_schema import subschemas
 from model.errors import PenwrightError
 
 if TYPE_CHECKING:
@@ -87,7 +89,7 @@ def compile_here(grammar: str) -> str | None:
     matcher.compute_bitmask()
     if matcher.is_error():
         return "no text can satisfy it, or it is too complex"
-    return None
+    return _dead_patterns(grammar) if '"patternProperties"' in grammar else None
 
 
 def _matcher(grammar: str) -> "LLMatcher":
@@ -95,6 +97,42 @@ def _matcher(grammar: str) -> "LLMatcher":
 
     limits = LLParserLimits(**LIMITS)
     return LLMatcher(LLTokenizer("byte"), grammar, log_level=0, limits=limits)
+
+
+def _dead_patterns(grammar: str) -> str | None:
+    """Whether a schema's patterns match no names but those that its `properties` has.
+
+    Behind the last property the library would still allow a comma, and then nothing.
+    """
+    for entry in json.loads(grammar)["grammars"]:
+        for part in subschemas(entry.get("json_schema")):
+            names, patterns = part.get("properties"), part.get("patternProperties")
+            closed = part.get("additionalProperties") is False
+            if closed and names and patterns and _nothing_follows([*names], [*patterns]):
+                shown = ", ".join(map(json.dumps, patterns))
+                return (
+                    f"the patternProperties {shown} match only names that are in properties, which "
+                    'is not supported beside "additionalProperties": false'
+                )
+    return None
+
+
+def _nothing_follows(names: list[str], patterns: list[str]) -> bool:
+    """Whether an object with all of `names` can have no other that one of `patterns` matches."""
+    schema = {
+        "type": "object",
+        "properties": {name: {"type": "null"} for name in names},
+        "patternProperties": dict.fromkeys(patterns, True),
+        "additionalProperties": False,
+        "required": names,
+        "x-guidance": {"item_separator": ",", "key_separator": ":", "whitespace_flexible": False},
+    }
+    matcher = _matcher(json.dumps({"grammars": [{"json_schema": schema}]}))
+    text = "{" + "".join(f"{json.dumps(name, ensure_ascii=False)}:null," for name in names)
+    if not all(map(matcher.consume_token, text.encode())):
+        return False
+    matcher.compute_bitmask()
+    return matcher.is_error()
 
 
 def limit_this_process() -> None:

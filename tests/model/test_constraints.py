@@ -231,6 +231,7 @@ REFUSED = [
     (json_schema({"enum": []}), "empty"),
     (json_schema({"$ref": "#"}), "no text can satisfy it"),
     (json_schema({"x-guidance": {"lenient": True}, "not": {}}), '"not"'),
+    (json_schema({"type": "number", "exclusiveMinimum": 1, "maximum": 1}), "is equal to maximum"),
     (json_schema({"description": "x" * 40_000}), "at most 32768"),
     (choice([]), "one text or more"),
     (choice(["a", ""]), "one text or more"),
@@ -321,6 +322,18 @@ def test_a_choice_can_have_any_character(base: Base) -> None:
         for byte in text.encode():
             matcher.consume(byte)
         assert matcher.complete
+
+
+def test_a_dead_end_on_the_way_is_told_as_one(base: Base) -> None:
+    """Not as a constraint that no text can satisfy: there were several."""
+    one = {"type": "object", "properties": {"x": {"type": "null"}}}
+    other = {"patternProperties": {"^x$": True}, "additionalProperties": False}
+    constraints = Constraints(base.tokenizer, base.stop_tokens)
+    matcher = constraints.matcher(json_schema({"allOf": [one, other]}))
+    for byte in b'{"x": null, ':
+        matcher.consume(byte)
+    reasons = constraints.mask([(0, matcher)], torch.zeros(1, base.tokenizer.vocab_size))
+    assert reasons == {0: "nothing that it allows can follow"}
 
 
 def test_a_constraint_that_becomes_too_complex_fails_alone(base: Base) -> None:
