@@ -15,7 +15,7 @@ import logging
 import queue
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -190,21 +190,20 @@ class Engine:
             sequences.append(TokenSequence(request, time.monotonic()))
             self._sampler.prepare(sequences[-1])
         slots, most = self.settings.slots, self.settings.max_waiting
-        ids = {request.id for request in requests}
+        ids = Counter(request.id for request in requests)
         with self._lock:
             if not self._accepting:
                 raise ShuttingDown("the engine is shutting down")
-            if taken := ids & self._held:
-                raise UsageError(f"the request id {min(taken)!r} is in use; it must be unique")
-            if len(ids) < len(sequences):
-                raise UsageError("two requests have the same id; it must be unique")
+            for request_id, times in ids.items():
+                if times > 1 or request_id in self._held:
+                    raise UsageError(f"id is {request_id!r}, as another's; it must be unique")
             held = len(self._held)
             if bounded and len(sequences) > slots + most - held:
                 raise QueueFull(
                     f"{max(0, held - slots)} requests are waiting already, of {most}; "
                     f"there is no room for {len(sequences)} more"
                 )
-            self._held |= ids
+            self._held.update(ids)
             # Still under the lock, so that no request is taken behind the thread's last errand.
             self._errands.put(partial(self._add, sequences, first=first))
 

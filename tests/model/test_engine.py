@@ -243,10 +243,10 @@ def test_ids_without_a_token_are_never_drawn(base: Base) -> None:
 def test_a_request_id_is_unique_while_its_request_is_in_the_engine(base: Base) -> None:
     own = engine(base, {})
     want = Generate(4, GREEDY, ignore_eos=True)
-    with pytest.raises(UsageError, match="two requests have the same id"):
+    with pytest.raises(UsageError, match="id is 'a', as another's; it must be unique"):
         own.run([Request("a", (1,), want), Request("a", (2,), want)])
     own.submit(Request("a", (1,), want))
-    with pytest.raises(UsageError, match="the request id 'a' is in use"):
+    with pytest.raises(UsageError, match="id is 'a', as another's"):
         own.run([Request("b", (1,), want), Request("a", (2,), want)])
     assert own.stats().waiting == 1
     [events] = own.run([Request("b", (1,), want)])  # `a` runs beside it, and ends

@@ -206,7 +206,7 @@ def test_a_second_request_with_the_same_id_is_refused_to_its_caller_alone(
     slow_down(own, monkeypatch)
     own.submit(Request("1", (1, 2), LONG))
     for _ in range(2):  # not yet seen by the engine's thread, and running
-        with pytest.raises(UsageError, match="id '1' is in use"):
+        with pytest.raises(UsageError, match="id is '1', as another's"):
             own.submit(Request("1", (3,), LONG))
         collected.wait_for_any("1")
     own.cancel("1")
