@@ -1,11 +1,11 @@
 """Generated texts of a given form: JSON of a schema, a regular expression, one of several choices.
 
-llguidance says for each place of a text which tokens can come there. The tokens that cannot get the
-logit -inf before one is drawn; the end token can come exactly where the text is complete. Of all
-constrained rows of a step, the masks are filled and applied together.
+llguidance says at each place of a text which tokens can come next. All others get the logit -inf
+before one is drawn; the end token can come exactly where the text is complete. The masks of all
+constrained rows of a step are filled and applied together.
 
-Users write schemas and expressions, some to see what breaks: each is compiled in a process of its
-own first (`model.engine.grammar_check`), and every step has a bound.
+Users write schemas and expressions, some of them to see what breaks: each is first compiled in a
+process of its own (`model.engine.grammar_check`), and there is a bound on every step.
 """
 
 import json
@@ -25,7 +25,7 @@ from model.engine.request import Constraint
 from model.errors import UsageError
 from model.tokenizer import Tokenizer
 
-if TYPE_CHECKING:  # imported with the first constraint: without one, nobody needs it
+if TYPE_CHECKING:  # else it is imported with the first constraint
     from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
 MOST_CHARACTERS = {"json_schema": 32_768, "regex": 2_048, "choice": 32_768}
@@ -101,10 +101,11 @@ class Constraints:
     def prepare(self, constraint: Constraint, count: int = 1) -> None:
         """Check a constraint, and make matchers that `matcher` will then have at once.
 
-        This can take a second, and keeps other threads from nothing meanwhile.
+        This can take a second, during which other threads go on.
 
         Raises:
             ConstraintError: it cannot be used.
+            PenwrightError: it cannot be checked here, whatever it is.
         """
         grammar = _grammar(constraint)
         with self._lock:

@@ -118,11 +118,12 @@ class Engine:
     def prepare(self, constraint: Constraint, count: int = 1) -> None:
         """Check a constraint, and compile it for as many requests; this can take a second.
 
-        Requests whose constraint was not prepared work as well, but others wait meanwhile; and one
-        that is there to do harm does it.
+        Requests whose constraint was not prepared work as well, but others wait meanwhile, and a
+        constraint that is meant to do harm does it.
 
         Raises:
             ConstraintError: it cannot be used.
+            PenwrightError: it cannot be checked here, whatever it is.
         """
         self._sampler.constraints.prepare(constraint, count)
 

@@ -3,7 +3,7 @@
     python -m model.engine.grammar_check < grammar
 
 There are schemas of a few hundred characters whose compilation takes hours or overflows the stack,
-and neither can be ended within a process that is to live on. What passes here, under a limit of
+and neither can be stopped within a process that is to live on. What passes here, under limits of
 time, memory and stack, is compiled again where it is used.
 
 It ends with 0, or with 3 and the reason why the grammar cannot be used. A limit kills it.
@@ -73,7 +73,7 @@ def problem_of(grammar: str) -> str | None:
         return None
     if done.returncode == _REFUSED:
         return done.stdout.decode(errors="replace")
-    if done.returncode < 0:
+    if not 0 < done.returncode < 256:  # a signal; on Windows, an exception
         return _TOO_MUCH
     said = done.stderr.decode(errors="replace").strip()
     logger.error("the process that checks constraints ended with %d: %s", done.returncode, said)
