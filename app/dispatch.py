@@ -18,10 +18,10 @@ from app.watching.metrics import Metrics
 from app.watching.observation import OBSERVATION
 from app.watching.sequence_metrics import Figures
 from model.checkpoint import Adapter, Base, checkpoint_name
-from model.engine.engine import Engine
-from model.engine.inbox import QueueFull, ShuttingDown
-from model.engine.request import Embed, EngineStats, Event, Failed, Generate, Request
+from model.engine.engine import Engine, QueueFull, ShuttingDown
+from model.engine.request import Embed, Event, Failed, Generate, Request
 from model.engine.settings import EngineSettings
+from model.engine.stats import EngineStats
 from model.sampling import SamplingSettings
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ tokens of each sequence are and where the new ones go.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -61,63 +61,67 @@ class KVCache:
         return self.keys.nbytes + self.values.nbytes
 
 
-@dataclass(frozen=True)
-class Segment:
-    """The new tokens of one sequence within a step."""
+class Span(Protocol):
+    """The new tokens of one sequence in a step; the scheduler's chunks are such spans."""
 
-    blocks: Sequence[int]
-    """Where its tokens are, in their order; enough for the new ones, too."""
-    start: int
-    """How many tokens of this sequence are in the cache already."""
-    length: int
-    """How many follow now: 1 when decoding, more in prefill."""
+    @property
+    def blocks(self) -> Sequence[int]:
+        """Where the sequence's tokens are, in order, with room for the new ones."""
+
+    @property
+    def start(self) -> int:
+        """How many of its tokens are in the cache already."""
+
+    @property
+    def length(self) -> int:
+        """How many follow now: 1 in decode, more in prefill."""
 
 
 class CacheStep:
-    """Attention of one forward pass over a flat batch of segments.
+    """Attention of one forward pass over a flat batch of spans.
 
-    The tokens of all segments stand one after another in one dimension, so that no padding is ever
-    computed, and prefill and decoding share a step. With the kernel, a token gets the same bits
+    The tokens of all spans stand one after another in one dimension, so that no padding is ever
+    computed, and prefill and decode share a step. With the kernel, a token gets the same bits
     however its sequence is cut into steps, and whatever else is in them; without, nearly the same.
     """
 
-    def __init__(self, cache: KVCache, segments: Sequence[Segment]) -> None:
-        for segment in segments:
-            assert segment.start + segment.length <= len(segment.blocks) * BLOCK_TOKENS, (
-                "segment overruns its blocks"
+    def __init__(self, cache: KVCache, spans: Sequence[Span]) -> None:
+        for span in spans:
+            assert span.start + span.length <= len(span.blocks) * BLOCK_TOKENS, (
+                "a span overruns its blocks"
             )
         self.cache = cache
         self.plan: Plan | None = None
         """The same for the kernel."""
         if cache.paged:
-            self.plan = Plan(cache.paged, [(s.blocks, s.start, s.length) for s in segments])
+            self.plan = Plan(cache.paged, [(s.blocks, s.start, s.length) for s in spans])
             return
         device = cache.keys.device
         places = [
-            (segment.blocks[at // BLOCK_TOKENS], at % BLOCK_TOKENS)
-            for segment in segments
-            for at in range(segment.start, segment.start + segment.length)
+            (span.blocks[at // BLOCK_TOKENS], at % BLOCK_TOKENS)
+            for span in spans
+            for at in range(span.start, span.start + span.length)
         ]
         # Of each new token: its block, and its place there.
         self._block, self._place = torch.tensor(places, device=device).view(-1, 2).unbind(1)
-        self._segments = [
+        self._spans = [
             (
-                torch.tensor(segment.blocks[: blocks_for(end)], device=device),
-                segment.length,
+                torch.tensor(span.blocks[: blocks_for(end)], device=device),
+                span.length,
                 end,
-                self._mask(segment, device),
+                self._mask(span, device),
             )
-            for segment in segments
-            for end in [segment.start + segment.length]
+            for span in spans
+            for end in [span.start + span.length]
         ]
 
     @staticmethod
-    def _mask(segment: Segment, device: torch.device) -> Tensor | None:
-        """What the tokens of a chunk see: all that is cached and, of their own, the earlier."""
-        if segment.length == 1:
+    def _mask(span: Span, device: torch.device) -> Tensor | None:
+        """What the tokens of a span see: all that is cached and, among their own, the earlier."""
+        if span.length == 1:
             return None
-        shape = (segment.length, segment.start + segment.length)
-        return torch.ones(shape, dtype=torch.bool, device=device).tril_(segment.start)
+        shape = (span.length, span.start + span.length)
+        return torch.ones(shape, dtype=torch.bool, device=device).tril_(span.start)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Store `key` and `value`, and attend over all that each sequence has so far.
@@ -137,7 +141,7 @@ class CacheStep:
         values[self._block, :, self._place] = value.to(values.dtype)
         out = torch.empty_like(query)
         first = 0
-        for blocks, length, end, mask in self._segments:
+        for blocks, length, end, mask in self._spans:
             rows = slice(first, first + length)
             out[rows] = _attended(
                 query[rows].to(keys.dtype),

@@ -1,4 +1,4 @@
-"""Which package may import which: training → model ← app."""
+"""What may import what: training → model ← app; and in the engine, each layer those below it."""
 
 import ast
 from pathlib import Path
@@ -45,3 +45,26 @@ def test_packages_stay_apart(package: str) -> None:
     for file in files:
         wrong = imported(file.read_text(encoding="utf-8")) & FORBIDDEN[package]
         assert not wrong, f"{file.relative_to(ROOT)} imports {', '.join(wrong)}"
+
+
+LAYERS = [
+    *("settings", "stats", "request"),
+    *("json_schema", "grammar_check", "constraints"),
+    *("blocks", "scheduler", "runner", "sampler", "engine"),
+]
+
+
+def test_no_layer_of_the_engine_imports_one_above_it() -> None:
+    """Not for a type either: imports under TYPE_CHECKING count as others do."""
+    folder = ROOT / "model" / "engine"
+    assert {file.stem for file in folder.glob("*.py")} == {"__init__", *LAYERS}
+    for height, layer in enumerate(LAYERS):
+        tree = ast.parse((folder / f"{layer}.py").read_text(encoding="utf-8"))
+        modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        used = {m.removeprefix("model.engine.") for m in modules if m.startswith("model.engine")}
+        assert used <= set(LAYERS[:height]), f"{layer} imports {used - set(LAYERS[:height])}"
+    for file in (ROOT / "model").rglob("*.py"):
+        if folder not in file.parents:
+            text = file.read_text(encoding="utf-8")
+            assert "import model.engine" not in text
+            assert "from model.engine" not in text

@@ -19,9 +19,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from model.engine.histogram import Distribution, Histogram
-from model.engine.request import EngineStats
-from model.engine.tally import COUNTS, STEP_SECONDS
+from model.engine.stats import COUNTS, STEP_SECONDS, Distribution, EngineStats, Histogram
 
 
 @dataclass(frozen=True)

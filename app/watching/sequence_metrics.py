@@ -12,9 +12,8 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 from app.watching.engine_metrics import buckets
-from model.engine.histogram import Histogram
 from model.engine.request import Timings
-from model.engine.tally import COUNTS, STEP_SECONDS
+from model.engine.stats import COUNTS, STEP_SECONDS, Histogram
 
 SECONDS = (
     *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),

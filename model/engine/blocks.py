@@ -1,9 +1,9 @@
 """Which block of the cache belongs to whom, and which tokens are in it.
 
-A full block is known by what its keys and values depend on: the adapter, and all tokens from the
-beginning of the sequence to the end of the block. A sequence that begins with the same tokens under
-the same adapter takes the block over instead of computing it. A block that nobody uses any more
-keeps its content until its memory is needed, the least recently used first.
+A full block is known by the hash of what its keys and values depend on: the adapter, and all tokens
+from the beginning of the sequence to the end of the block. A sequence that begins with the same
+tokens under the same adapter takes the block over instead of computing it again. A block that
+nobody uses any more keeps what is in it until its memory is needed, the least recently used first.
 """
 
 import hashlib
@@ -13,25 +13,27 @@ from collections.abc import Sequence
 
 from model.kv_cache import BLOCK_TOKENS
 
-Content = bytes
-"""Digest of an adapter's name and of all tokens up to the end of a block."""
+BlockHash = bytes
+"""Of an adapter's name and all tokens up to the end of a block."""
 
 
-def root(adapter: str | None) -> Content:
-    """What stands before the first block of a sequence."""
-    return _digest(b"base" if adapter is None else b"adapter " + adapter.encode())
+def root_hash(adapter: str | None) -> BlockHash:
+    """What precedes the first block of a sequence."""
+    # The name of a directory may be no valid Unicode.
+    name = b"base" if adapter is None else b"adapter " + adapter.encode(errors="surrogatepass")
+    return _hash(name)
 
 
-def contents(parent: Content, tokens: Sequence[int]) -> list[Content]:
-    """The contents of the full blocks of `tokens`, which follow the block `parent`."""
-    result = []
+def block_hashes(parent: BlockHash, tokens: Sequence[int]) -> list[BlockHash]:
+    """Hashes of the full blocks of `tokens`, which follow the block `parent`."""
+    hashes = []
     for start in range(0, len(tokens) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
-        parent = _digest(parent + array("q", tokens[start : start + BLOCK_TOKENS]).tobytes())
-        result.append(parent)
-    return result
+        parent = _hash(parent + array("q", tokens[start : start + BLOCK_TOKENS]).tobytes())
+        hashes.append(parent)
+    return hashes
 
 
-def _digest(data: bytes) -> Content:
+def _hash(data: bytes) -> BlockHash:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
@@ -40,7 +42,7 @@ class BlockPool:
 
     Args:
         blocks: how many there are.
-        reuse: whether contents are found again; without, every block is just memory.
+        reuse: whether full blocks are found again; without, every block is just memory.
     """
 
     def __init__(self, blocks: int, *, reuse: bool = True) -> None:
@@ -49,19 +51,19 @@ class BlockPool:
         self._users = [0] * blocks
         # Blocks without users, in the order in which they are to be taken; a set with an order.
         self._idle: OrderedDict[int, None] = OrderedDict.fromkeys(range(blocks))
-        self._content: dict[int, Content] = {}
-        self._of_content: dict[Content, int] = {}
+        self._hash_of: dict[int, BlockHash] = {}
+        self._block_of: dict[BlockHash, int] = {}
 
     @property
     def free(self) -> int:
         """Blocks that nobody uses, whether or not something is in them."""
         return len(self._idle)
 
-    def find(self, wanted: Sequence[Content]) -> list[int]:
-        """The blocks with the first contents of `wanted`, as far as they are there."""
+    def find(self, hashes: Sequence[BlockHash]) -> list[int]:
+        """The blocks with the first of `hashes`, up to the first that is not there."""
         found = []
-        for content in wanted:
-            block = self._of_content.get(content)
+        for block_hash in hashes:
+            block = self._block_of.get(block_hash)
             if block is None:
                 break
             found.append(block)
@@ -84,26 +86,26 @@ class BlockPool:
         self._users[block] = 1
         return block
 
-    def remember(self, block: int, content: Content) -> None:
+    def remember(self, block: int, block_hash: BlockHash) -> None:
         """`block` is full and computed, and others may share it."""
-        # Where another block has the same content already, this one stays nameless.
-        if self.reuse and self._of_content.setdefault(content, block) == block:
-            self._content[block] = content
+        # Where another block with this hash is known already, this one stays unknown.
+        if self.reuse and self._block_of.setdefault(block_hash, block) == block:
+            self._hash_of[block] = block_hash
 
     def forget(self, blocks: Sequence[int]) -> None:
         """Nobody is to find what is in `blocks`."""
         for block in blocks:
-            content = self._content.pop(block, None)
-            if content is not None:
-                del self._of_content[content]
+            block_hash = self._hash_of.pop(block, None)
+            if block_hash is not None:
+                del self._block_of[block_hash]
 
     def release(self, blocks: Sequence[int]) -> None:
         """Give the blocks of a sequence back, in the order in which it has them."""
-        # The end first: a beginning without its end is of use to others, an end alone is not.
+        # The end first: a beginning is of use to others without its end, an end alone is not.
         for block in reversed(blocks):
             assert self._users[block] > 0, f"cache block {block} released twice"
             self._users[block] -= 1
             if self._users[block] == 0:
                 self._idle[block] = None
-                if block not in self._content:
+                if block not in self._hash_of:
                     self._idle.move_to_end(block, last=False)

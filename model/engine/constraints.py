@@ -1,11 +1,11 @@
 """Generated texts of a given form: JSON of a schema, a regular expression, one of several choices.
 
-llguidance says for each place of a text which tokens can come there. The tokens that cannot get the
-logit -inf before one is drawn; the end token can come exactly where the text is complete. Of all
-constrained rows of a step, the masks are filled and applied together.
+llguidance says at each place of a text which tokens can come next. All others get the logit -inf
+before one is drawn; the end token can come exactly where the text is complete. The masks of all
+constrained rows of a step are filled and applied together.
 
-Users write schemas and expressions, some to see what breaks: each is compiled in a process of its
-own first (`model.engine.grammar_check`), and every step has a bound.
+Users write schemas and expressions, some of them to see what breaks: each is first compiled in a
+process of its own (`model.engine.grammar_check`), and there is a bound on every step.
 """
 
 import json
@@ -13,18 +13,20 @@ import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import llguidance.numpy
 import numpy as np
 import torch
-from llguidance import LLExecutor, LLMatcher, LLTokenizer, TokenizerWrapper
 from torch import Tensor
 
 from model.engine.grammar_check import LIMITS, problem_of
+from model.engine.json_schema import adapt
 from model.engine.request import Constraint
 from model.errors import UsageError
 from model.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # else it is imported with the first constraint
+    from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
 MOST_CHARACTERS = {"json_schema": 32_768, "regex": 2_048, "choice": 32_768}
 """Of a constraint's value, by its kind."""
@@ -64,7 +66,7 @@ class _Tokens:
 class Matcher:
     """How far one text has come on its way through its constraint."""
 
-    def __init__(self, inner: LLMatcher) -> None:
+    def __init__(self, inner: "LLMatcher") -> None:
         self.inner = inner
 
     def consume(self, token: int) -> None:
@@ -99,10 +101,11 @@ class Constraints:
     def prepare(self, constraint: Constraint, count: int = 1) -> None:
         """Check a constraint, and make matchers that `matcher` will then have at once.
 
-        This can take a second, and keeps other threads from nothing meanwhile.
+        This can take a second, during which other threads go on.
 
         Raises:
             ConstraintError: it cannot be used.
+            PenwrightError: it cannot be checked here, whatever it is.
         """
         grammar = _grammar(constraint)
         with self._lock:
@@ -153,12 +156,14 @@ class Constraints:
         Returns:
             of rows that cannot go on, the reason; their logits are left as they are
         """
+        import llguidance.numpy
+
         vocab = self._tokenizer.vocab_size
         bits = llguidance.numpy.allocate_token_bitmask(len(matchers), vocab)
         inner = [(matcher.inner, index) for index, (_, matcher) in enumerate(matchers)]
         llguidance.numpy.fill_next_token_bitmask_par(self._executor, inner, bits)
         failed = {
-            row: _reason(matcher.inner.get_error())
+            row: _reason(matcher.inner.get_error(), "nothing that it allows can follow")
             for row, matcher in matchers
             if matcher.inner.is_error()
         }
@@ -173,19 +178,26 @@ class Constraints:
         return failed
 
     def _compile(self, grammar: str) -> Matcher:
-        inner = LLMatcher(self._lltokenizer, grammar, log_level=0, limits=LIMITS)
+        from llguidance import LLMatcher, LLParserLimits
+
+        limits = LLParserLimits(**LIMITS)
+        inner = LLMatcher(self._lltokenizer, grammar, log_level=0, limits=limits)
         if inner.is_error():
             raise ConstraintError(_reason(inner.get_error()))
         return Matcher(inner)
 
     @cached_property
-    def _lltokenizer(self) -> LLTokenizer:
+    def _lltokenizer(self) -> "LLTokenizer":
+        from llguidance import LLTokenizer, TokenizerWrapper
+
         # A second for the 50,257 tokens of GPT-2, and once is enough.
         tokens = TokenizerWrapper(_Tokens(self._tokenizer, self._stop_tokens[0]))
         return LLTokenizer(tokens, eos_token=list(self._stop_tokens))
 
     @cached_property
-    def _executor(self) -> LLExecutor:
+    def _executor(self) -> "LLExecutor":
+        from llguidance import LLExecutor
+
         return LLExecutor(torch.get_num_threads())
 
 
@@ -195,6 +207,8 @@ def _grammar(constraint: Constraint) -> str:
     Raises:
         ConstraintError: its value is too long, no Unicode, or not what its kind needs.
     """
+    from llguidance import LLMatcher
+
     value, most = constraint.value, MOST_CHARACTERS[constraint.kind]
     if len(value) > most:
         raise ConstraintError(f"has {len(value)} characters; at most {most}")
@@ -213,23 +227,29 @@ def _grammar(constraint: Constraint) -> str:
     texts = isinstance(parsed, list) and all(isinstance(text, str) and text for text in parsed)
     if not texts or not parsed:
         raise ConstraintError("must be one text or more, none of them empty")
-    strings = " | ".join(json.dumps(text, ensure_ascii=False) for text in parsed)
+    # With all but ASCII escaped: U+007F as it is would be no part of a string to the library.
+    strings = " | ".join(map(json.dumps, parsed))
     return LLMatcher.grammar_from_lark(f"start: {strings}")
 
 
 def _schema(schema: Any) -> str:
     if not isinstance(schema, dict):
         raise ConstraintError("the schema must be a JSON object")
+    adapt(schema)
     return json.dumps({**schema, "x-guidance": _JSON_OPTIONS}, ensure_ascii=False)
 
 
-def _reason(error: str) -> str:
-    """A message of the library in a line: it draws a regular expression with a pointer below."""
+def _reason(error: str, dead_end: str = "no text can satisfy it") -> str:
+    """A message of the library in a line: it draws a regular expression with a pointer below.
+
+    Args:
+        dead_end: the message for a place where no token at all can come.
+    """
     lines = [line.strip() for line in error.splitlines() if line.strip()]
     for line in lines:
         if line.startswith("error: "):
             return line.removeprefix("error: ")
     first = lines[0] if lines else "unknown"
     if first.startswith("NoExtension"):
-        return "no text can satisfy it"
+        return dead_end
     return first[:300]

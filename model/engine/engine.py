@@ -1,8 +1,8 @@
 """Continuous batching: requests join and leave between the steps of one shared batch.
 
-The engine owns one base, its adapters and their cache, and turns them in a thread of its own.
-Callers hand in plain `Request`s from any thread and get plain events back through `deliver`, once
-a step at most.
+The engine owns one base, its adapters and their cache, and runs them in a thread of its own.
+Callers hand in plain `Request`s from any thread and get plain events back through `deliver`, at
+most once a step.
 
     engine = Engine(base, {"spam": adapter}, EngineSettings(), deliver)
     engine.start()
@@ -12,26 +12,39 @@ Training uses the same engine without the thread: `engine.run(requests)`.
 """
 
 import logging
+import queue
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from model.checkpoint import Adapter, Base
-from model.engine.batch import Batch, Events
-from model.engine.checks import check
-from model.engine.inbox import Inbox, wake
-from model.engine.request import Constraint, EngineStats, Event, FailureReason, Request
+from model.engine.blocks import BlockPool
+from model.engine.request import Constraint, Event, Failed, FailureReason, Request, Text, check
+from model.engine.runner import Runner
+from model.engine.sampler import Sampler
+from model.engine.scheduler import Scheduler, TokenSequence
 from model.engine.settings import EngineSettings, cache_dtype
-from model.errors import PenwrightError
+from model.engine.stats import EngineStats, Tally
+from model.errors import PenwrightError, UsageError
+from model.kv_cache import KVCache
 
 logger = logging.getLogger(__name__)
 
-Deliver = Callable[[Events], None]
+Events = list[tuple[str, Event]]
+"""With the ids of their requests."""
 
 _MOST_FAILURES = 10
 """Steps that may fail in a row before the engine gives up: a device can be lost for good."""
+
+
+class QueueFull(PenwrightError):
+    """As many requests wait as may."""
+
+
+class ShuttingDown(PenwrightError):
+    """The engine takes no more requests."""
 
 
 class Engine:
@@ -48,55 +61,71 @@ class Engine:
         base: Base,
         adapters: Mapping[str, Adapter],
         settings: EngineSettings,
-        deliver: Deliver,
+        deliver: Callable[[Events], None],
     ) -> None:
+        dtype = cache_dtype(base.model)
+        blocks = settings.blocks(base.config, dtype)
         self.base = base
         self.settings = settings
-        self.context_length = settings.context_length(base.config, cache_dtype(base.model))
+        self.context_length = settings.context_length(base.config, dtype)
         """The most tokens of a sequence."""
         self._adapters = dict(adapters)
-        self._inbox = Inbox(settings)
-        self._batch = Batch(base, adapters, settings, ended=self._inbox.ended)
         self._deliver = deliver
+        # The engine's thread alone changes these.
+        self._cache = KVCache(base.config, blocks, dtype=dtype, device=base.model.device)
+        self._pool = BlockPool(blocks, reuse=settings.reuse_prefixes)
+        step_tokens = settings.tokens_of_step(base.model)
+        self._scheduler = Scheduler(self._pool, settings.slots, step_tokens)
+        self._runner = Runner(base, adapters, self._cache)
+        self._sampler = Sampler(base)
+        self._sequences: dict[str, TokenSequence] = {}
+        self._tally = Tally()
+        self._failures = 0  # steps that failed since the last that did not
+        # What other threads ask of it: they leave errands, which it runs between two steps.
+        self._errands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._accepting = True  # under the lock
+        self._held: set[str] = set()  # ids taken and not ended, running or not; under the lock
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._stop_at = float("inf")
 
-    # ---- from any thread ----
+    # ---- for any thread ----
 
     def start(self) -> None:
-        """Turn in a thread of its own from now on."""
+        """Run in a thread of its own from now on."""
         assert self._thread is None, "the engine was started before"
-        self._thread = threading.Thread(target=self._turn, name="engine", daemon=True)
+        self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
         self._thread.start()
 
     def stop(self, timeout: float) -> None:
-        """Take no more requests, finish those admitted, and end the thread.
+        """Take no more requests, finish those that were taken, and end the thread.
 
         What is not finished after `timeout` seconds fails with `shutdown`.
         """
-        self._inbox.close()
+        self._refuse_more()
         self._stop_at = time.monotonic() + timeout
         self._stopping.set()
-        self._inbox.put(wake)
+        self._errands.put(lambda: None)  # wakes the thread
         if self._thread is not None:
             self._thread.join(timeout + 10)
 
     @property
     def alive(self) -> bool:
-        """Whether the thread turns."""
+        """Whether the thread runs."""
         return self._thread is not None and self._thread.is_alive()
 
     def prepare(self, constraint: Constraint, count: int = 1) -> None:
         """Check a constraint, and compile it for as many requests; this can take a second.
 
-        Requests whose constraint was not prepared work as well, but others wait meanwhile; and one
-        that is there to do harm does it.
+        Requests whose constraint was not prepared work as well, but others wait meanwhile, and a
+        constraint that is meant to do harm does it.
 
         Raises:
             ConstraintError: it cannot be used.
+            PenwrightError: it cannot be checked here, whatever it is.
         """
-        self._batch.constraints.prepare(constraint, count)
+        self._sampler.constraints.prepare(constraint, count)
 
     def submit(self, *requests: Request, probe: bool = False) -> None:
         """Hand in requests, all of them or none. Their events come through `deliver`.
@@ -107,18 +136,35 @@ class Engine:
         Raises:
             QueueFull: too many wait already.
             ShuttingDown: the engine stops, or is dead.
-            ContextLengthError: the tokens, with those to come, exceed the context.
-            UsageError: an adapter that is not there, or cannot do what is wanted; no tokens.
+            ContextLengthError, UsageError: as of `check`.
+            UsageError: an id that another request has, which has not ended.
         """
-        self._admit(requests, probe=probe, bounded=not probe)
+        self._submit(requests, first=probe, bounded=not probe)
 
     def cancel(self, request_id: str) -> None:
         """Drop a request wherever it is, before the next step. Nothing more is delivered for it."""
-        self._inbox.put(partial(self._batch.leave, request_id))
+        self._errands.put(partial(self._drop, request_id))
 
     def stats(self) -> EngineStats:
         """Figures of this moment."""
-        return self._batch.stats(held=self._inbox.held)
+        running, tally = len(self._scheduler.running), self._tally
+        return EngineStats(
+            running=running,
+            waiting=max(0, len(self._held) - running),
+            steps=tally.steps,
+            slots=self.settings.slots,
+            blocks=self._pool.blocks,
+            free_blocks=self._pool.free,
+            cache_bytes=self._cache.nbytes,
+            preemptions=self._scheduler.preemptions,
+            prompt_tokens=self._scheduler.prompt_tokens,
+            cached_tokens=self._scheduler.cached_tokens,
+            generated_tokens=tally.generated_tokens,
+            step_seconds=tally.step_seconds.distribution(),
+            step_sequences=tally.step_sequences.distribution(),
+            step_tokens=tally.step_tokens.distribution(),
+            token_gaps=tally.token_gaps.distribution(),
+        )
 
     def run(self, requests: Iterable[Request]) -> list[list[Event]]:
         """Answer all of `requests` in the calling thread, without `start`.
@@ -126,47 +172,156 @@ class Engine:
         Returns:
             the events of each request, in order
         """
-        assert self._thread is None, "the engine turns in its thread"
+        assert self._thread is None, "the engine runs in its thread"
         requests = list(requests)
-        self._admit(requests, bounded=False)
-        self._inbox.empty(wait=False)
+        self._submit(requests, bounded=False)
+        self._run_errands(wait=False)
         events: dict[str, list[Event]] = defaultdict(list)
-        while self._batch:
-            for request_id, event in self._batch.step():
+        while self._sequences:
+            for request_id, event in self._step():
                 events[request_id].append(event)
         return [events[request.id] for request in requests]
 
-    def _admit(
-        self, requests: Sequence[Request], *, probe: bool = False, bounded: bool = True
+    def _submit(
+        self, requests: Sequence[Request], *, first: bool = False, bounded: bool = True
     ) -> None:
+        sequences = []
         for request in requests:
             check(request, self.base, self._adapters, self.context_length)
-        submitted = time.monotonic()
-        enter = partial(self._batch.enter, requests, submitted, first=probe)
-        self._inbox.admit(len(requests), enter, bounded=bounded)
+            sequences.append(TokenSequence(request, time.monotonic()))
+            self._sampler.prepare(sequences[-1])
+        slots, most = self.settings.slots, self.settings.max_waiting
+        ids = Counter(request.id for request in requests)
+        with self._lock:
+            if not self._accepting:
+                raise ShuttingDown("the engine is shutting down")
+            for request_id, times in ids.items():
+                if times > 1 or request_id in self._held:
+                    raise UsageError(f"id is {request_id!r}, as another's; it must be unique")
+            held = len(self._held)
+            if bounded and len(sequences) > slots + most - held:
+                raise QueueFull(
+                    f"{max(0, held - slots)} requests are waiting already, of {most}; "
+                    f"there is no room for {len(sequences)} more"
+                )
+            self._held.update(ids)
+            # Still under the lock, so that no request is taken behind the thread's last errand.
+            self._errands.put(partial(self._add, sequences, first=first))
+
+    def _refuse_more(self) -> None:
+        with self._lock:
+            self._accepting = False
 
     # ---- in the engine's thread ----
 
-    def _turn(self) -> None:
-        """The thread: step while there is work, and leave nobody waiting when it ends."""
+    def _serve(self) -> None:
+        """The thread: step while there is work, and leave nobody waiting at the end."""
         reason: FailureReason = "internal"
         try:
-            self._turn_until_stopped()
+            self._serve_until_stopped()
             reason = "shutdown"
         except Exception:
             logger.exception("the engine's thread died")
         finally:
-            self._inbox.close()
-            self._inbox.empty(wait=False)
-            self._deliver(self._batch.fail_all(reason, "the engine has stopped"))
+            self._refuse_more()
+            self._run_errands(wait=False)
+            left = list(self._sequences.values())
+            self._deliver([self._fail(each, reason, "the engine has stopped") for each in left])
 
-    def _turn_until_stopped(self) -> None:
+    def _serve_until_stopped(self) -> None:
         while True:
-            self._inbox.empty(wait=not self._batch and not self._stopping.is_set())
-            if self._stopping.is_set() and (not self._batch or time.monotonic() >= self._stop_at):
+            self._run_errands(wait=not self._sequences and not self._stopping.is_set())
+            late = time.monotonic() >= self._stop_at
+            if self._stopping.is_set() and (late or not self._sequences):
                 return
-            events = self._batch.step()
+            events = self._step()
             if events:
                 self._deliver(events)
-            if self._batch.failures >= _MOST_FAILURES:
-                raise PenwrightError(f"{self._batch.failures} steps in a row have failed")
+            if self._failures >= _MOST_FAILURES:
+                raise PenwrightError(f"{self._failures} steps in a row have failed")
+
+    def _run_errands(self, *, wait: bool) -> None:
+        """Do what other threads asked for; `wait` until they ask for something."""
+        try:
+            self._errands.get(block=wait)()
+            while True:
+                self._errands.get_nowait()()
+        except queue.Empty:
+            pass
+
+    def _add(self, sequences: Sequence[TokenSequence], *, first: bool) -> None:
+        for sequence in sequences:
+            self._sequences[sequence.request.id] = sequence
+            self._scheduler.add(sequence, first=first)
+
+    def _drop(self, request_id: str) -> None:
+        sequence = self._sequences.get(request_id)
+        if sequence is not None:  # else it has ended meanwhile
+            self._remove(sequence)
+
+    def _remove(self, sequence: TokenSequence, *, forget_blocks: bool = False) -> None:
+        """Take a sequence out, for whatever reason."""
+        del self._sequences[sequence.request.id]
+        self._scheduler.remove(sequence, forget_blocks=forget_blocks)
+        with self._lock:
+            self._held.remove(sequence.request.id)
+
+    def _step(self) -> Events:
+        """Expire, schedule, compute and sample once."""
+        events = self._expire()
+        chunks = self._scheduler.schedule()
+        assert chunks or not self._sequences, "sequences wait and nothing is scheduled"
+        if not chunks:
+            return events
+        started = time.monotonic()
+        try:
+            output = self._runner.run(chunks)
+            self._scheduler.computed(chunks)
+            # Who has a result keeps it, should the drawing of others fail.
+            events += self._settle(output.results)
+            if output.generating:
+                drawn = self._sampler.draw(output.generating, output.logits)
+                self._count(output.generating)
+                events += self._settle(drawn)
+            self._failures = 0
+        except Exception as error:
+            self._failures += 1
+            logger.exception("a step failed")
+            for chunk in chunks:
+                if chunk.sequence.request.id in self._sequences:
+                    message = f"the step failed: {type(error).__name__}"
+                    events.append(self._fail(chunk.sequence, "internal", message))
+        self._tally.step([chunk.length for chunk in chunks], time.monotonic() - started)
+        return events
+
+    def _expire(self) -> Events:
+        now = time.monotonic()
+        return [
+            self._fail(sequence, "deadline", "the request's time is over")
+            for sequence in list(self._sequences.values())
+            if sequence.request.deadline is not None and now >= sequence.request.deadline
+        ]
+
+    def _settle(
+        self, outcomes: Iterable[tuple[TokenSequence, list[Event]]]
+    ) -> Iterator[tuple[str, Event]]:
+        """The events of each sequence, by its request; a sequence that has ended is removed."""
+        for sequence, events in outcomes:
+            if events and not isinstance(events[-1], Text):
+                failed = isinstance(events[-1], Failed) and events[-1].reason == "internal"
+                self._remove(sequence, forget_blocks=failed)
+            for event in events:
+                yield sequence.request.id, event
+
+    def _fail(
+        self, sequence: TokenSequence, reason: FailureReason, message: str
+    ) -> tuple[str, Event]:
+        self._remove(sequence)
+        return sequence.request.id, Failed(reason, message)
+
+    def _count(self, sequences: Sequence[TokenSequence]) -> None:
+        """Each of `sequences` got a token."""
+        now = time.monotonic()
+        self._tally.tokens([sequence.last_token for sequence in sequences], now)
+        for sequence in sequences:
+            sequence.last_token = now

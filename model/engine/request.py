@@ -1,13 +1,18 @@
 """What goes into the engine and what comes out of it: plain data, no tensor, module or lock.
 
-A `Request` goes in. Events come out, in order: any number of `Text`, then one `Finished`; or one
-`Classified`; or one `Embedded`; or at any point one `Failed`, after which nothing follows.
+A `Request` goes in, if `check` has nothing against it. Events come out, in order: any number of
+`Text`, then one `Finished`; or one `Classified`; or one `Embedded`; or at any point one `Failed`,
+after which nothing follows.
 """
 
+import math
+from array import array
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from model.engine.histogram import Distribution
+from model.checkpoint import Adapter, Base
+from model.errors import ContextLengthError, UsageError
 from model.sampling import SamplingSettings
 
 FinishReason = Literal["stop", "length", "eos"]
@@ -69,6 +74,56 @@ class Request:
     """Name of an adapter that the engine was given; None is the base alone."""
     deadline: float | None = None
     """On the clock of `time.monotonic`; past it the request fails with `deadline`."""
+
+
+def check(
+    request: Request, base: Base, adapters: Mapping[str, Adapter], context_length: int
+) -> None:
+    """Refuse what an engine of `base` and `adapters` cannot do.
+
+    Args:
+        context_length: the most tokens of a sequence.
+
+    Raises:
+        ContextLengthError: the tokens, with those to come, exceed the context.
+        UsageError: an adapter that is not there, or cannot do what is wanted; no tokens, or one
+            that is not in the vocabulary; another field has a value that is not allowed.
+    """
+    want, vocab = request.want, base.tokenizer.vocab_size
+    if request.adapter is not None and request.adapter not in adapters:
+        raise UsageError(f"no adapter {request.adapter!r}; there are {sorted(adapters)}")
+    if not request.tokens:
+        raise UsageError("a request needs at least one token")
+    _check_ids("tokens", request.tokens, vocab)
+    if request.deadline is not None and math.isnan(request.deadline):
+        raise UsageError("deadline is not a number; it must be a time of time.monotonic")
+    if isinstance(want, Classify):
+        head = adapters[request.adapter].head if request.adapter else base.head
+        if head is None:
+            raise UsageError(f"{request.adapter or 'the base'} has no classification head")
+    length = len(request.tokens)
+    if isinstance(want, Generate):
+        if want.max_new_tokens < 1:
+            raise UsageError(f"max_new_tokens is {want.max_new_tokens}; it must be at least 1")
+        if want.logprobs is not None and want.logprobs < 0:
+            raise UsageError(f"logprobs is {want.logprobs}; it must be at least 0")
+        _check_ids("logit_bias", [token for token, _ in want.sampling.logit_bias], vocab)
+        if want.constraint is not None and want.ignore_eos:
+            raise UsageError("ignore_eos and a constraint, which says where a text ends")
+        length += want.max_new_tokens
+    if length > context_length:
+        raise ContextLengthError(length, context_length)
+
+
+def _check_ids(field: str, ids: Sequence[int], vocab: int) -> None:
+    # The smallest and the largest stand for all: a prompt can have a hundred thousand.
+    for token in (min(ids), max(ids)) if ids else ():
+        if not 0 <= token < vocab:
+            raise UsageError(f"{field} has the id {token}; ids are 0 to {vocab - 1}")
+    try:
+        array("q", ids)
+    except TypeError:
+        raise UsageError(f"{field} has an id that is no integer") from None
 
 
 @dataclass(frozen=True)
@@ -146,36 +201,3 @@ class Failed:
 
 
 Event = Text | Finished | Classified | Embedded | Failed
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """Figures of an engine at one moment."""
-
-    running: int
-    waiting: int
-    steps: int
-    """Steps since the start: it grows while the engine turns."""
-    slots: int
-    """Sequences that can run at once."""
-    blocks: int
-    """Blocks of the cache."""
-    free_blocks: int
-    """Those that no running sequence uses; all of them when the engine is idle."""
-    cache_bytes: int
-    preemptions: int
-    """How often a sequence had to leave the cache for another, since the start."""
-    prompt_tokens: int
-    """Tokens of admitted prompts, since the start."""
-    cached_tokens: int
-    """How many of them were in the cache already."""
-    generated_tokens: int
-    """Tokens that were drawn, since the start."""
-    step_seconds: Distribution
-    """Of all steps since the start, as the following."""
-    step_sequences: Distribution
-    """Sequences in a step."""
-    step_tokens: Distribution
-    """Tokens computed in a step, of prompts and generated ones."""
-    token_gaps: Distribution
-    """Seconds from one token of a sequence to its next."""

@@ -1,36 +1,34 @@
 """One step on the device: a flat batch of chunks through the network.
 
 All tokens of a step stand in one dimension, sorted by adapter, so that each adapter is applied to
-one run of neighbouring rows and no padding is computed. Logits and labels are computed only for
-sequences whose last token is in the step.
+one run of neighbouring rows and no padding is computed. Logits, labels and embeddings are computed
+only for sequences whose last token is in the step.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from model.checkpoint import Adapter, Base
-from model.engine.request import Classify, Embed
-from model.engine.scheduler import Chunk
-from model.engine.scheduler import Sequence as RunningSequence
-from model.kv_cache import CacheStep, KVCache, Segment
+from model.engine.request import Classified, Classify, Embed, Embedded, Event, Failed
+from model.engine.scheduler import Chunk, TokenSequence
+from model.kv_cache import CacheStep, KVCache
 from model.lora import AdapterRows, LoRA
 
 
-@dataclass(frozen=True)
-class StepOutput:
-    """What a step computed for the chunks that complete their sequences."""
+class StepOutput(NamedTuple):
+    """What a step gives to the sequences whose last token was in it."""
 
-    generating: list[Chunk]
+    results: list[tuple[TokenSequence, list[Event]]]
+    """Labels and embeddings, which end their sequences."""
+    generating: list[TokenSequence]
     logits: Tensor
-    """(len(generating), vocab)"""
-    classified: list[tuple[Chunk, tuple[float, ...], tuple[float, ...]]]
-    """Label probabilities of each, and the logits that they are the softmax of."""
-    embedded: list[tuple[Chunk, tuple[float, ...]]]
-    """The mean of the hidden states of all tokens, (n_embd,)."""
+    """(len(generating), vocab), for their next tokens."""
 
 
 class Runner:
@@ -48,44 +46,52 @@ class Runner:
         chunks = sorted(chunks, key=lambda chunk: chunk.sequence.request.adapter or "")
         tokens = [token for chunk in chunks for token in chunk.tokens]
         positions = [
-            chunk.sequence.cached + offset for chunk in chunks for offset in range(chunk.length)
+            position
+            for chunk in chunks
+            for position in range(chunk.start, chunk.start + chunk.length)
         ]
-        segments = [Segment(c.sequence.blocks, c.sequence.cached, c.length) for c in chunks]
-        hidden = self.base.model(
+        hidden = self.base.model(  # (tokens, n_embd)
             torch.tensor(tokens, device=self.device),
             positions=torch.tensor(positions, device=self.device),
-            cache=CacheStep(self.cache, segments),
+            cache=CacheStep(self.cache, chunks),
             adapters=self._adapter_rows(chunks),
         )
-        ends: list[tuple[Chunk, int]] = []
+        results: list[tuple[TokenSequence, list[Event]]] = []
+        generating, rows = [], []
         end = 0
         for chunk in chunks:
             start, end = end, end + chunk.length
-            if isinstance(chunk.sequence.request.want, Embed):
-                _add_up(chunk.sequence, hidden[start:end])
-            if chunk.completes:
-                ends.append((chunk, end - 1))
-        return self._outputs(hidden, ends)
-
-    def _outputs(self, hidden: Tensor, ends: list[tuple[Chunk, int]]) -> StepOutput:
-        generating, rows, classified, embedded = [], [], [], []
-        for chunk, row in ends:
-            request = chunk.sequence.request
-            if isinstance(request.want, Classify):
-                head = self.adapters[request.adapter].head if request.adapter else self.base.head
-                assert head is not None, "the engine admits no such request"
-                logits = head.calibrated(hidden[row : row + 1])[0]
-                probabilities = torch.softmax(logits, dim=-1)
-                classified.append((chunk, tuple(probabilities.tolist()), tuple(logits.tolist())))
-            elif isinstance(request.want, Embed):
-                total = chunk.sequence.hidden_sum
-                assert total is not None, "a chunk was added up before"
-                embedded.append((chunk, tuple((total / len(request.tokens)).tolist())))
+            sequence, want = chunk.sequence, chunk.sequence.request.want
+            if isinstance(want, Embed):
+                _add_up(sequence, hidden[start:end])
+            if not chunk.completes:
+                continue
+            if isinstance(want, Embed):
+                results.append((sequence, [_embedded(sequence)]))
+            elif isinstance(want, Classify):
+                results.append((sequence, [self._classified(sequence, hidden[end - 1 : end])]))
             else:
-                generating.append(chunk)
-                rows.append(row)
-        logits = self.base.model.logits(hidden[rows])
-        return StepOutput(generating, logits, classified, embedded)
+                generating.append(sequence)
+                rows.append(end - 1)
+        return StepOutput(results, generating, self.base.model.logits(hidden[rows]))
+
+    def _classified(self, sequence: TokenSequence, hidden: Tensor) -> Event:
+        """The label of a sequence whose last token has `hidden`, (1, n_embd)."""
+        name = sequence.request.adapter
+        head = self.adapters[name].head if name else self.base.head
+        assert head is not None, "such a request is refused on submission"
+        logits = head.calibrated(hidden)[0]
+        probabilities = torch.softmax(logits, dim=-1).tolist()
+        if not _finite(probabilities):
+            return Failed("internal", "the network gave no usable probabilities")
+        now = sequence.first_result = time.monotonic()
+        return Classified(
+            tuple(probabilities),
+            tuple(logits.tolist()),
+            sequence.prompt_length,
+            sequence.reused,
+            sequence.timings(now),
+        )
 
     def _adapter_rows(self, chunks: Sequence[Chunk]) -> AdapterRows | None:
         groups: list[tuple[LoRA, slice]] = []
@@ -98,8 +104,22 @@ class Runner:
         return AdapterRows(groups) if groups else None
 
 
-def _add_up(sequence: RunningSequence, hidden: Tensor) -> None:
-    """Add the hidden states of its next tokens, (tokens, n_embd), to what a sequence has."""
+def _add_up(sequence: TokenSequence, hidden: Tensor) -> None:
+    """Add the hidden states of a sequence's next tokens, (tokens, n_embd), to what it has."""
     total = hidden.float().sum(dim=0)
     before = sequence.hidden_sum
     sequence.hidden_sum = total if before is None else before + total
+
+
+def _embedded(sequence: TokenSequence) -> Event:
+    """The embedding of a sequence all of whose hidden states were added up."""
+    assert sequence.hidden_sum is not None
+    values = (sequence.hidden_sum / sequence.prompt_length).tolist()
+    if not _finite(values):
+        return Failed("internal", "the network gave no usable hidden states")
+    now = sequence.first_result = time.monotonic()
+    return Embedded(tuple(values), sequence.prompt_length, sequence.timings(now))
+
+
+def _finite(numbers: Iterable[float]) -> bool:
+    return all(map(math.isfinite, numbers))

@@ -1,10 +1,13 @@
 """From the logits of a step to the events of its sequences.
 
-Each row passes its own processors, is drawn by its own settings and its own random numbers, and
-becomes text; then its sequence goes on or ends.
+Each row passes its own processors and constraint, a token is drawn by its own settings and its own
+random numbers, and becomes text; then the sequence goes on or ends. Whatever goes wrong with a row
+ends its own sequence and no other.
 """
 
+import logging
 import time
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,10 +23,12 @@ from model.engine.request import (
     Text,
     TokenLogprob,
 )
-from model.engine.scheduler import Chunk, Sequence
-from model.engine.text_stream import TextStream
-from model.sampling import LogitBias, Penalties, sample
+from model.engine.scheduler import TokenSequence
+from model.sampling import LogitBias, Penalties, SamplingSettings, sample
 from model.sampling.cpu import Floats, log_normaliser, ranked
+from model.tokenizer import TextStream
+
+logger = logging.getLogger(__name__)
 
 _UNUSABLE = Failed("internal", "the network gave no usable logits")
 
@@ -34,9 +39,11 @@ class Sampler:
     def __init__(self, base: Base) -> None:
         self.base = base
         self.constraints = Constraints(base.tokenizer, base.stop_tokens)
+        gaps = base.tokenizer.gaps
+        self._gaps = torch.tensor(gaps, device=base.model.device) if gaps else None
 
-    def prepare(self, sequence: Sequence) -> None:
-        """Give a sequence that enters the engine what drawing its tokens needs."""
+    def prepare(self, sequence: TokenSequence) -> None:
+        """Give a new sequence what drawing its tokens needs."""
         want = sequence.request.want
         if not isinstance(want, Generate):
             return
@@ -49,48 +56,47 @@ class Sampler:
             sequence.processors.append(LogitBias(sampling))
 
     @torch.inference_mode()
-    def draw(self, chunks: list[Chunk], logits: Tensor) -> list[tuple[Sequence, list[Event]]]:
+    def draw(
+        self, sequences: list[TokenSequence], logits: Tensor
+    ) -> list[tuple[TokenSequence, list[Event]]]:
         """Draw the next token of each sequence.
 
         Args:
-            chunks: those whose sequences are at their last token.
-            logits: (len(chunks), vocab)
+            logits: (len(sequences), vocab)
 
         Returns:
             each sequence with its events; the last one is `Finished` or `Failed` when it has ended
         """
         # A network may have more rows than its tokenizer has tokens; those are never drawn.
         logits = logits[:, : self.base.tokenizer.vocab_size].float()
-        sequences = [chunk.sequence for chunk in chunks]
         wants = [_generate(sequence) for sequence in sequences]
         raw = {
             row: _row(logits[row]) for row, want in enumerate(wants) if want.logprobs is not None
         }
-        _process(sequences, logits)
-        failed = self._constrain(sequences, logits)
+        failed = _process(sequences, logits)
+        failed |= self._constrain(sequences, logits)
+        if self._gaps is not None:
+            logits.index_fill_(1, self._gaps, float("-inf"))
         uniforms = [
             0.0 if want.sampling.temperature == 0 else _random(sequence)
             for sequence, want in zip(sequences, wants, strict=True)
         ]
-        tokens = sample(logits, [want.sampling for want in wants], uniforms)
+        drawn = _sample(logits, [want.sampling for want in wants], uniforms)
+        for row, failure in failed.items():
+            drawn[row] = failure
         now = time.monotonic()
-        events: list[tuple[Sequence, list[Event]]] = []
-        for row, (sequence, token) in enumerate(zip(sequences, tokens, strict=True)):
-            if row in failed or token is None:
-                events.append((sequence, [failed.get(row, _UNUSABLE)]))
+        events: list[tuple[TokenSequence, list[Event]]] = []
+        for row, (sequence, token) in enumerate(zip(sequences, drawn, strict=True)):
+            if isinstance(token, Failed):
+                events.append((sequence, [token]))
                 continue
-            sequence.first_result = sequence.first_result or now
-            sequence.tokens.append(token)
-            if row in raw:
-                count = wants[row].logprobs or 0
-                sequence.logprobs.append(self._token_logprob(token, raw[row], count))
             try:
-                events.append((sequence, self._advance(sequence, token, now)))
-            except ConstraintError as error:
-                events.append((sequence, [_too_complex(error)]))
+                events.append((sequence, self._advance(sequence, token, raw.get(row), now)))
+            except Exception as error:
+                events.append((sequence, [_failure(error)]))
         return events
 
-    def _constrain(self, sequences: list[Sequence], logits: Tensor) -> dict[int, Failed]:
+    def _constrain(self, sequences: list[TokenSequence], logits: Tensor) -> dict[int, Failed]:
         """Bar the tokens that constraints do not allow, in place; the rows that cannot go on."""
         matchers: list[tuple[int, Matcher]] = []
         failed: dict[int, Failed] = {}
@@ -102,17 +108,35 @@ class Sampler:
                 if sequence.matcher is None:
                     sequence.matcher = self.constraints.matcher(constraint)
                 matchers.append((row, sequence.matcher))
-            except ConstraintError as error:
-                failed[row] = _too_complex(error)
-        if matchers:
-            for row, reason in self.constraints.mask(matchers, logits).items():
-                failed[row] = _too_complex(reason)
-        return failed
+            except Exception as error:
+                failed[row] = _failure(error)
+        return failed | self._mask(matchers, logits) if matchers else failed
 
-    def _advance(self, sequence: Sequence, token: int, now: float) -> list[Event]:
-        """The events of a new token: its text, and the end if this is it."""
+    def _mask(self, matchers: list[tuple[int, Matcher]], logits: Tensor) -> dict[int, Failed]:
+        try:
+            reasons = self.constraints.mask(matchers, logits)
+        except Exception as error:
+            if len(matchers) == 1:
+                return {matchers[0][0]: _failure(error)}
+            # One of them is to blame; the others can be treated without it.
+            alone = (self._mask([each], logits) for each in matchers)
+            return {row: failed for each in alone for row, failed in each.items()}
+        return {row: _too_complex(reason) for row, reason in reasons.items()}
+
+    def _advance(
+        self, sequence: TokenSequence, token: int, raw: Floats | None, now: float
+    ) -> list[Event]:
+        """Give a sequence its new token; the events are its text, and the end if this is it.
+
+        Args:
+            raw: the row that it was drawn from before the processors, (vocab,), where asked for.
+        """
         want, text = _generate(sequence), sequence.text
         assert text is not None
+        sequence.first_result = sequence.first_result or now
+        sequence.tokens.append(token)
+        if raw is not None:
+            sequence.logprobs.append(self._token_logprob(token, raw, want.logprobs or 0))
         reason: FinishReason | None = None
         if token in self.base.stop_tokens:
             # The end token has no text, also where it does not end the sequence.
@@ -170,30 +194,58 @@ def _row(logits: Tensor) -> Floats:
     return row
 
 
-def _process(sequences: list[Sequence], logits: Tensor) -> None:
-    """Pass each row, in place, through its sequence's processors."""
+def _process(sequences: list[TokenSequence], logits: Tensor) -> dict[int, Failed]:
+    """Pass each row, in place, through its sequence's processors; the rows that cannot go on."""
+    failed: dict[int, Failed] = {}
     for row, sequence in enumerate(sequences):
         if not sequence.processors:
             continue
         prompt = sequence.tokens[: sequence.prompt_length]
         generated = sequence.tokens[sequence.prompt_length :]
         given = changed = logits[row]
-        for process in sequence.processors:
-            changed = process(changed, prompt, generated)
-        if changed is not given:
-            logits[row] = changed
+        try:
+            for process in sequence.processors:
+                changed = process(changed, prompt, generated)
+            if changed is not given:
+                logits[row] = changed
+        except Exception as error:
+            failed[row] = _failure(error)
+    return failed
+
+
+def _sample(
+    logits: Tensor, settings: Sequence[SamplingSettings], uniforms: Sequence[float]
+) -> list[int | Failed]:
+    """A token for each row, as of `model.sampling.sample`; or why it has none."""
+    try:
+        tokens = sample(logits, settings, uniforms)
+    except Exception as error:
+        if len(settings) == 1:
+            return [_failure(error)]
+        # One of them is to blame; what the others draw depends on their own rows alone.
+        rows = [slice(row, row + 1) for row in range(len(settings))]
+        return [_sample(logits[row], settings[row], uniforms[row])[0] for row in rows]
+    return [_UNUSABLE if token is None else token for token in tokens]
+
+
+def _failure(error: Exception) -> Failed:
+    """What a sequence gets whose row could not be treated."""
+    if isinstance(error, ConstraintError):
+        return _too_complex(error)
+    logger.error("drawing a token failed", exc_info=error)
+    return Failed("internal", f"drawing a token failed: {type(error).__name__}")
 
 
 def _too_complex(reason: object) -> Failed:
     return Failed("constraint", f"the text cannot go on: {reason}")
 
 
-def _generate(sequence: Sequence) -> Generate:
+def _generate(sequence: TokenSequence) -> Generate:
     want = sequence.request.want
     assert isinstance(want, Generate)
     return want
 
 
-def _random(sequence: Sequence) -> float:
+def _random(sequence: TokenSequence) -> float:
     assert sequence.draws is not None
     return sequence.draws.random()

@@ -11,7 +11,7 @@ those characters, and neither an exception nor the end token.
 from model.tokenizer.alphabet import byte_of_character
 from model.tokenizer.patterns import GPT2_PATTERN, PATTERN
 from model.tokenizer.special import END_OF_TEXT, SpecialTokens
-from model.tokenizer.stream import StreamDecoder
+from model.tokenizer.stream import StreamDecoder, TextStream
 from model.tokenizer.tokenizer import Tokenizer
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "PATTERN",
     "SpecialTokens",
     "StreamDecoder",
+    "TextStream",
     "Tokenizer",
     "byte_of_character",
 ]

@@ -58,6 +58,8 @@ class Tokenizer:
         self._names = {token: text for text, token in special_tokens.ids.items()}
         self.vocab_size = max(self._bytes) + 1
         """The largest id and one; some ids below it may stand for no token."""
+        self.gaps = tuple(token for token in range(self.vocab_size) if token not in self._bytes)
+        """Those ids."""
         self.missing_bytes = tuple(b for b in range(256) if bytes([b]) not in ranks)
         """Bytes that no token stands for: text with them cannot be encoded."""
         # Stand-ins, so that neither library drops such a byte: `encode` finds them and says so.

@@ -131,7 +131,7 @@ def test_a_hanging_engine_does_not_hang_requests(
 ) -> None:
     with serve(models=checkpoints, request_timeout=0.2) as live:
         [dispatcher] = live.service._dispatchers()
-        dispatcher.engine._inbox.put(lambda: time.sleep(2.5))
+        dispatcher.engine._errands.put(lambda: time.sleep(2.5))
         answer = live.client.post("/generate", json={"prompt": "a"})
         assert answer.status_code == 504
 

@@ -112,7 +112,7 @@ def test_a_dead_engine_is_not_ready(checkpoints: Path) -> None:
         def die() -> None:
             raise SystemExit
 
-        dispatcher.engine._inbox.put(die)
+        dispatcher.engine._errands.put(die)
         live.wait(lambda: not dispatcher.engine.alive)
         answer = live.client.get("/readyz")
         assert answer.status_code == 503
@@ -126,7 +126,7 @@ def test_a_stuck_engine_is_not_ready(checkpoints: Path, monkeypatch: pytest.Monk
     with serve(models=checkpoints) as live:
         [dispatcher] = live.service._dispatchers()
         go = threading.Event()
-        dispatcher.engine._inbox.put(lambda: go.wait(10) and None)
+        dispatcher.engine._errands.put(lambda: go.wait(10) and None)
         answer = live.client.get("/readyz")
         assert answer.status_code == 503
         assert answer.json()["type"].endswith(":engine-stuck")
@@ -148,7 +148,7 @@ def test_an_engine_that_is_emptied_without_a_step_is_ready(checkpoints: Path) ->
 
         with live.client.stream("POST", "/generate", json={**LONG, "stream": True}):
             live.wait(lambda: live.running() == 1)
-            dispatcher.engine._inbox.put(block)
+            dispatcher.engine._errands.put(block)
             assert blocked.wait(10)
             asked = pool.submit(httpx.get, f"{live.url}/readyz", timeout=30)
             # It has seen a busy engine, and now all that the engine has is cancelled.

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from app.service import Service
 from app.watching.engine_metrics import ModelInfo
 from app.watching.metrics import REJECTIONS
-from model.engine.histogram import Histogram
+from model.engine.stats import Histogram
 
 from .conftest import ROOT, Live, serve
 from .test_leaving import LONG, send

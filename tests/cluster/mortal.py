@@ -16,7 +16,7 @@ class Mortal(Penwright):
                 raise SystemExit
 
             [dispatcher] = self._service._dispatchers()
-            dispatcher.engine._inbox.put(exit_thread)
+            dispatcher.engine._errands.put(exit_thread)
 
         app.add_api_route("/die", die)
         return app

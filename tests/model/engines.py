@@ -1,7 +1,8 @@
-"""Networks with random weights for the tests of engines, and what came out of one."""
+"""Networks with random weights for the tests of engines, what goes in and what came out."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -12,6 +13,14 @@ from model.engine.request import Event, Text
 from model.lora import LoRA, LoRASettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
 from model.transformer import Transformer
+
+
+class Span(NamedTuple):
+    """The new tokens of one sequence, as `CacheStep` asks for them."""
+
+    blocks: Sequence[int]
+    start: int
+    length: int
 
 
 def random_base(context: int) -> Base:

@@ -1,60 +1,61 @@
-"""The blocks of the cache: who uses them adds up, and content is found by its tokens."""
+"""The blocks of the cache: who uses them adds up, and a full one is found by its tokens."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.engine.blocks import BlockPool, contents, root
+from model.engine.blocks import BlockPool, block_hashes, root_hash
 
-NAMES = contents(root(None), range(160))
+HASHES = block_hashes(root_hash(None), range(160))
 
 
-def test_contents_depend_on_all_tokens_before_and_on_the_adapter() -> None:
+def test_hashes_depend_on_all_tokens_before_and_on_the_adapter() -> None:
     tokens = list(range(48))
-    known = contents(root(None), tokens)
+    known = block_hashes(root_hash(None), tokens)
     assert len(known) == 3
-    assert known == contents(root(None), tokens + [5] * 15)  # only full blocks have a content
-    assert known[1:] == contents(known[0], tokens[16:])  # and they can be had one by one
-    changed = contents(root(None), [99, *tokens[1:]])
+    assert known == block_hashes(root_hash(None), tokens + [5] * 15)  # only full blocks have a hash
+    assert known[1:] == block_hashes(known[0], tokens[16:])  # and they can be had one by one
+    changed = block_hashes(root_hash(None), [99, *tokens[1:]])
     assert not set(known) & set(changed)
-    assert not set(known) & set(contents(root("spam"), tokens))
-    assert root("base") != root(None)
+    assert not set(known) & set(block_hashes(root_hash("spam"), tokens))
+    assert root_hash("base") != root_hash(None)
+    assert root_hash("\udc80") != root_hash("\udc81")  # as from a name that is no Unicode
 
 
-def test_a_block_is_found_by_its_content_until_its_memory_is_needed() -> None:
+def test_a_block_is_found_by_its_hash_until_its_memory_is_needed() -> None:
     pool = BlockPool(3)
     blocks = [pool.take() for _ in range(2)]
-    for block, content in zip(blocks, NAMES, strict=False):
-        pool.remember(block, content)
+    for block, block_hash in zip(blocks, HASHES, strict=False):
+        pool.remember(block, block_hash)
     pool.release(blocks)
     assert pool.free == 3
-    assert pool.find(NAMES[:3]) == blocks
-    assert pool.find(NAMES[1:]) == blocks[1:]
-    assert pool.find([NAMES[5], NAMES[0]]) == []
-    # The block without content goes first, then the end of the sequence, then its beginning.
+    assert pool.find(HASHES[:3]) == blocks
+    assert pool.find(HASHES[1:]) == blocks[1:]
+    assert pool.find([HASHES[5], HASHES[0]]) == []
+    # The block with nothing in it goes first, then the end of the sequence, then its beginning.
     order = [pool.take() for _ in range(3)]
     assert order[1:] == blocks[::-1]
-    assert pool.find(NAMES) == []
+    assert pool.find(HASHES) == []
 
 
 def test_the_least_recently_used_content_goes_first() -> None:
     pool = BlockPool(2)
     first, second = pool.take(), pool.take()
-    pool.remember(first, NAMES[0])
-    pool.remember(second, NAMES[1])
+    pool.remember(first, HASHES[0])
+    pool.remember(second, HASHES[1])
     pool.release([first])
     pool.release([second])
     pool.share([first])
     pool.release([first])
     assert pool.take() == second
-    assert pool.find(NAMES[:1]) == [first]
+    assert pool.find(HASHES[:1]) == [first]
 
 
 def test_a_shared_block_is_free_when_its_last_user_is_gone() -> None:
     pool = BlockPool(2)
     block = pool.take()
-    pool.remember(block, NAMES[0])
-    pool.share(pool.find(NAMES[:1]))
+    pool.remember(block, HASHES[0])
+    pool.share(pool.find(HASHES[:1]))
     pool.release([block])
     assert pool.free == 1
     pool.release([block])
@@ -63,22 +64,22 @@ def test_a_shared_block_is_free_when_its_last_user_is_gone() -> None:
         pool.release([block])
 
 
-def test_the_second_block_of_one_content_stays_nameless() -> None:
+def test_the_second_block_with_the_same_tokens_is_not_found() -> None:
     pool = BlockPool(2)
     first, second = pool.take(), pool.take()
-    pool.remember(first, NAMES[0])
-    pool.remember(second, NAMES[0])
-    assert pool.find(NAMES[:1]) == [first]
+    pool.remember(first, HASHES[0])
+    pool.remember(second, HASHES[0])
+    assert pool.find(HASHES[:1]) == [first]
     pool.forget([second])
-    assert pool.find(NAMES[:1]) == [first]
+    assert pool.find(HASHES[:1]) == [first]
     pool.forget([first])
-    assert pool.find(NAMES[:1]) == []
+    assert pool.find(HASHES[:1]) == []
 
 
 def test_without_reuse_nothing_is_found() -> None:
     pool = BlockPool(1, reuse=False)
-    pool.remember(pool.take(), NAMES[0])
-    assert pool.find(NAMES[:1]) == []
+    pool.remember(pool.take(), HASHES[0])
+    assert pool.find(HASHES[:1]) == []
 
 
 ACTIONS = st.sampled_from(["take", "share", "remember", "forget", "release"])
@@ -94,11 +95,11 @@ def test_whatever_happens_users_and_free_blocks_add_up(actions: list[tuple[str, 
             assert block not in held
             held.append(block)
         elif action == "share":
-            found = pool.find(NAMES[number : number + 1])
+            found = pool.find(HASHES[number : number + 1])
             pool.share(found)
             held += found
         elif action == "remember" and held:
-            pool.remember(held[number % len(held)], NAMES[number])
+            pool.remember(held[number % len(held)], HASHES[number])
         elif action == "forget" and held:
             pool.forget(held[:1])
         elif action == "release" and held:

@@ -1,8 +1,11 @@
 """Constrained generation: every finished text is of its form, and nobody else notices."""
 
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,16 +15,15 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 import torch
-from llguidance import LLParserLimits
 
 from model.architecture import Architecture
 from model.checkpoint import Adapter, Base
-from model.engine.constraints import ConstraintError
+from model.engine.constraints import ConstraintError, Constraints
 from model.engine.engine import Engine
 from model.engine.grammar_check import compile_here
 from model.engine.request import Constraint, Event, Failed, Finished, Generate, Request, Text
 from model.engine.settings import EngineSettings
-from model.errors import UsageError
+from model.errors import PenwrightError, UsageError
 from model.lora import LoRA, LoRASettings
 from model.sampling import SamplingSettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
@@ -39,7 +41,7 @@ PERSON = {
     "required": ["name", "age", "tags"],
     "additionalProperties": False,
 }
-CHOICES = ["yes", "no", "not sure", 'a "quote" \\ and\nline', "né🎉", "nul\0"]
+CHOICES = ["yes", "no", "not sure", 'a "quote" \\ and\nline', "né🎉", "nul\0", "del\x7f"]
 REGEX = r"(?:[a-c]{2,5}|é+){1,3}-[0-9]{4}|end"
 
 
@@ -229,6 +231,7 @@ REFUSED = [
     (json_schema({"enum": []}), "empty"),
     (json_schema({"$ref": "#"}), "no text can satisfy it"),
     (json_schema({"x-guidance": {"lenient": True}, "not": {}}), '"not"'),
+    (json_schema({"type": "number", "exclusiveMinimum": 1, "maximum": 1}), "is equal to maximum"),
     (json_schema({"description": "x" * 40_000}), "at most 32768"),
     (choice([]), "one text or more"),
     (choice(["a", ""]), "one text or more"),
@@ -275,6 +278,64 @@ def test_what_would_end_the_process_is_refused(base: Base, schema: Any) -> None:
         engine(base).prepare(json_schema(schema))
 
 
+@pytest.fixture
+def bare_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children have a Python without packages of its own."""
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+
+
+@pytest.mark.usefixtures("bare_python")
+def test_packages_that_are_found_through_pythonpath_are_found(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    engine(base).prepare(Constraint("regex", "a+"))
+    with pytest.raises(ConstraintError, match="unclosed group"):
+        engine(base).prepare(Constraint("regex", "(a"))
+
+
+@pytest.mark.usefixtures("bare_python")
+def test_a_check_that_does_not_run_is_not_the_fault_of_the_constraint(
+    base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    own, good = engine(base), Constraint("regex", "a+")
+    with pytest.raises(PenwrightError, match="No module named 'llguidance'") as caught:
+        own.prepare(good)
+    assert not isinstance(caught.value, UsageError)
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    with pytest.raises(PenwrightError, match=r"cannot be checked: .*No such file"):
+        own.prepare(good)
+    monkeypatch.undo()
+    own.prepare(good)  # nothing of it was remembered
+
+
+def test_a_choice_can_have_any_character(base: Base) -> None:
+    others = "\u2028\u2029\u200b\u200d\u0300\ufeff\ufffe\ud7ff\ue000🎉\U0010ffff"
+    texts = [f"a{character}b" for character in [*map(chr, range(256)), *others]]
+    constraints = Constraints(base.tokenizer, base.stop_tokens)
+    for text in texts:
+        matcher = constraints.matcher(choice([text, "another"]))
+        for byte in text.encode():
+            matcher.consume(byte)
+        assert matcher.complete
+
+
+def test_a_dead_end_on_the_way_is_told_as_one(base: Base) -> None:
+    """Not as a constraint that no text can satisfy: there were several."""
+    one = {"type": "object", "properties": {"x": {"type": "null"}}}
+    other = {"patternProperties": {"^x$": True}, "additionalProperties": False}
+    constraints = Constraints(base.tokenizer, base.stop_tokens)
+    matcher = constraints.matcher(json_schema({"allOf": [one, other]}))
+    for byte in b'{"x": null, ':
+        matcher.consume(byte)
+    reasons = constraints.mask([(0, matcher)], torch.zeros(1, base.tokenizer.vocab_size))
+    assert reasons == {0: "nothing that it allows can follow"}
+
+
 def test_a_constraint_that_becomes_too_complex_fails_alone(base: Base) -> None:
     hostile = Constraint("regex", "(([a-z]{1,100}){1,100}){1,100}")
     own = engine(base)
@@ -294,7 +355,7 @@ def test_states_of_one_text_do_not_count_against_the_next(
     base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The library's copies of a matcher share their states, and so the bound on them."""
-    monkeypatch.setattr("model.engine.constraints.LIMITS", LLParserLimits(max_lexer_states=200))
+    monkeypatch.setattr("model.engine.constraints.LIMITS", {"max_lexer_states": 200})
     many = Constraint("regex", r"[ab]*a[ab]{40}")
     own = engine(base)
     for seed in range(10):
@@ -342,3 +403,25 @@ def test_a_text_that_cannot_go_on_leaves_its_prompt_in_the_cache(base: Base) -> 
             assert events[-1].reason == "constraint"
         else:
             assert end_of(events).cached_tokens == cached
+
+
+UNCONSTRAINED = """
+import sys
+sys.modules["llguidance"] = None  # whoever imports it gets an ImportError
+
+from model.engine.engine import Engine
+from model.engine.request import Generate, Request
+from model.engine.settings import EngineSettings
+from tests.model.engines import random_base
+
+engine = Engine(random_base(64), {}, EngineSettings(slots=2), deliver=lambda events: None)
+[events] = engine.run([Request("1", (1, 2), Generate(3, ignore_eos=True))])
+print(events[-1].reason)
+"""
+
+
+def test_without_a_constraint_the_grammar_library_is_not_needed() -> None:
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", UNCONSTRAINED]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=False)
+    assert (done.stdout, done.returncode) == ("length\n", 0), done.stderr

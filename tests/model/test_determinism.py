@@ -19,12 +19,13 @@ from model.cpu.quantize import quantize
 from model.engine.engine import Engine
 from model.engine.request import Classified, Classify, Finished, Generate, Request, Text
 from model.engine.settings import EngineSettings
-from model.kv_cache import CacheStep, KVCache, Segment
+from model.kv_cache import CacheStep, KVCache
 from model.lora import LoRA, LoRASettings
 from model.rope import Llama3Scaling, Rope
 from model.sampling import SamplingSettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
 from model.transformer import Transformer
+from tests.model.engines import Span
 
 pytestmark = pytest.mark.skipif(
     library.load() is None, reason="the C kernels are not compiled; torch alone promises less"
@@ -198,7 +199,7 @@ def test_widths_that_no_vector_divides(
             cache, parts, start = KVCache(LLAMA, 13, dtype=dtype), [], 0
             for length in cuts:
                 places = torch.arange(start, start + length)
-                step = CacheStep(cache, [Segment(range(13), start, length)])
+                step = CacheStep(cache, [Span(range(13), start, length)])
                 parts.append(model(tokens[places], positions=places, cache=step))
                 start += length
             found.append(torch.cat(parts))

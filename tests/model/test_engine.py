@@ -1,5 +1,7 @@
 """The engine: batched equals single, and everything that enters leaves again."""
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from model.engine.engine import Engine
 from model.engine.request import (
     Classified,
     Classify,
+    Embed,
     Failed,
     Finished,
     Generate,
@@ -20,6 +23,7 @@ from model.engine.request import (
 from model.engine.settings import EngineSettings
 from model.errors import ContextLengthError, UsageError
 from model.sampling import SamplingSettings
+from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
 from model.transformer import Transformer
 from tests.model.engines import prompt, random_adapter, random_base, text_of
 
@@ -175,6 +179,9 @@ def test_logprobs_are_those_of_the_network(base: Base) -> None:
         ({"adapter": "absent"}, UsageError),
         ({"want": Classify()}, UsageError),
         ({"want": Generate(0)}, UsageError),
+        ({"want": Generate(4, logprobs=-1)}, UsageError),
+        ({"tokens": (1, 2.5)}, UsageError),
+        ({"deadline": math.nan}, UsageError),
         ({"want": Generate(CONTEXT)}, ContextLengthError),
         (
             {"tokens": (1,) * (CONTEXT + 1), "want": Classify(), "adapter": "spam"},
@@ -190,6 +197,64 @@ def test_bad_requests_are_refused_on_submission(
         engine(base, adapters).submit(Request(**fields))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("bad", [-1, 257, 2**70])
+@pytest.mark.parametrize("field", ["tokens", "logit_bias"])
+def test_an_id_outside_of_the_vocabulary_is_refused(base: Base, field: str, bad: int) -> None:
+    """In a step with others, it would end them all."""
+    own = engine(base, {})
+    biased = SamplingSettings(logit_bias=((3, 1.0), (bad, -1.0)))
+    wrong = {
+        "tokens": Request("wrong", (1, bad, 2), Generate(4)),
+        "logit_bias": Request("wrong", (1, 2), Generate(4, biased)),
+    }[field]
+    message = rf"{field} has the id {bad}; ids are 0 to 256"
+    for want in (wrong.want, Embed()) if field == "tokens" else (wrong.want,):
+        with pytest.raises(UsageError, match=message):
+            own.run([Request("good", (1, 2), Generate(4)), replace(wrong, want=want)])
+    assert own.stats().waiting == 0
+    [events] = own.run([Request("good", (0, 256), Generate(4, GREEDY, ignore_eos=True))])
+    assert isinstance(events[-1], Finished)
+
+
+def test_ids_without_a_token_are_never_drawn(base: Base) -> None:
+    """A tokenizer may leave gaps in its ids, for which a network has logits all the same."""
+    tokenizer = Tokenizer({bytes([i]): 2 * i for i in range(256)}, PATTERN, {END_OF_TEXT: 600})
+    assert tokenizer.gaps == (*range(1, 511, 2), *range(511, 600))
+    config = Architecture(601, CONTEXT, n_layer=1, n_head=2, n_embd=32)
+    model = Transformer(config).eval()
+    model.init_weights(torch.Generator().manual_seed(0))
+    gapped = Base(Path(), "", "generate", config, model, tokenizer, (600,), None, {})
+    bias = tuple((gap, 100.0) for gap in tokenizer.gaps)
+    samplings = [
+        SamplingSettings(temperature=100, seed=0),
+        SamplingSettings(temperature=0, logit_bias=bias, repetition_penalty=2.0),
+    ]
+    wants = [Generate(40, sampling, ignore_eos=True, logprobs=0) for sampling in samplings]
+    # A prompt may hold such an id: it has an embedding.
+    answers = engine(gapped, {}).run(
+        [Request(str(i), (2, 3), want) for i, want in enumerate(wants)]
+    )
+    for events in answers:
+        tokens = [entry.token for e in events if isinstance(e, Text) for entry in e.logprobs]
+        assert len(tokens) == 40
+        assert not set(tokens) & set(tokenizer.gaps)
+
+
+def test_a_request_id_is_unique_while_its_request_is_in_the_engine(base: Base) -> None:
+    own = engine(base, {})
+    want = Generate(4, GREEDY, ignore_eos=True)
+    with pytest.raises(UsageError, match="id is 'a', as another's; it must be unique"):
+        own.run([Request("a", (1,), want), Request("a", (2,), want)])
+    own.submit(Request("a", (1,), want))
+    with pytest.raises(UsageError, match="id is 'a', as another's"):
+        own.run([Request("b", (1,), want), Request("a", (2,), want)])
+    assert own.stats().waiting == 1
+    [events] = own.run([Request("b", (1,), want)])  # `a` runs beside it, and ends
+    assert isinstance(events[-1], Finished)
+    [events] = own.run([Request("a", (1,), want)])
+    assert isinstance(events[-1], Finished)
+
+
 def test_a_full_context_can_be_used_to_its_last_token(base: Base) -> None:
     tokens = (1,) * (CONTEXT - 4)
     [events] = engine(base, {}).run([Request("1", tokens, Generate(4, GREEDY, ignore_eos=True))])
@@ -202,17 +267,17 @@ def test_a_row_without_usable_logits_fails_alone(
     base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = engine(base, {})
-    run = own._batch._runner.run
+    run = own._runner.run
 
     def spoil_the_second(chunks):  # type: ignore[no-untyped-def]
         output = run(chunks)
-        for row, chunk in enumerate(output.generating):
-            if chunk.sequence.request.id == "bad":
+        for row, sequence in enumerate(output.generating):
+            if sequence.request.id == "bad":
                 with torch.inference_mode():
                     output.logits[row, 7] = float("nan")
         return output
 
-    monkeypatch.setattr(own._batch._runner, "run", spoil_the_second)
+    monkeypatch.setattr(own._runner, "run", spoil_the_second)
     want = Generate(5, SamplingSettings(seed=1), ignore_eos=True)
     good, bad = own.run([Request("good", prompt(1), want), Request("bad", prompt(2), want)])
     [alone] = engine(base, {}).run([Request("good", prompt(1), want)])

@@ -160,7 +160,7 @@ def test_an_engine_takes_the_memory_that_it_is_given(base: Base) -> None:
 def test_a_spoilt_sequence_spoils_no_other(base: Base, monkeypatch: pytest.MonkeyPatch) -> None:
     own = engine(base)
     plain = request("1", list(range(60)), 5)
-    run = own._batch._runner.run
+    run = own._runner.run
 
     def spoil(chunks):  # type: ignore[no-untyped-def]
         output = run(chunks)
@@ -168,7 +168,7 @@ def test_a_spoilt_sequence_spoils_no_other(base: Base, monkeypatch: pytest.Monke
         return output
 
     with monkeypatch.context() as patched:
-        patched.setattr(own._batch._runner, "run", spoil)
+        patched.setattr(own._runner, "run", spoil)
         [events] = own.run([plain])
     assert isinstance(events[-1], Failed)
     [events] = own.run([replace(plain, id="2")])

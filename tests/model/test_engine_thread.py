@@ -7,8 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from model.checkpoint import Adapter, Base
-from model.engine.engine import Engine
-from model.engine.inbox import QueueFull, ShuttingDown
+from model.engine.engine import Engine, QueueFull, ShuttingDown
 from model.engine.request import (
     Event,
     Failed,
@@ -17,7 +16,9 @@ from model.engine.request import (
     Request,
     Text,
 )
+from model.engine.scheduler import TokenSequence
 from model.engine.settings import EngineSettings
+from model.errors import UsageError
 from model.sampling import SamplingSettings
 from tests.model.engines import prompt, random_adapter, random_base
 
@@ -80,13 +81,13 @@ LONG = Generate(50, GREEDY, ignore_eos=True)
 
 def slow_down(own: Engine, monkeypatch: pytest.MonkeyPatch, seconds: float = 0.02) -> None:
     """Make each step take a while, so that a test can act in between."""
-    run = own._batch._runner.run
+    run = own._runner.run
 
     def slow(chunks):  # type: ignore[no-untyped-def]
         time.sleep(seconds)
         return run(chunks)
 
-    monkeypatch.setattr(own._batch._runner, "run", slow)
+    monkeypatch.setattr(own._runner, "run", slow)
 
 
 def test_requests_join_a_running_batch(running: tuple[Engine, Collected]) -> None:
@@ -152,7 +153,7 @@ def test_a_failing_step_fails_its_requests_and_no_other(
         raise RuntimeError("broken")
 
     with monkeypatch.context() as patch:
-        patch.setattr(own._batch._runner, "run", fail)
+        patch.setattr(own._runner, "run", fail)
         own.submit(Request("1", (1,), LONG))
         end = collected.wait_for_end("1")
     assert isinstance(end, Failed)
@@ -196,3 +197,70 @@ def test_admission_counts_before_the_engine_has_looked(base: Base) -> None:
     with pytest.raises(QueueFull):
         own.submit(Request("one too many", (1,), LONG))
     assert own.stats().waiting == 5
+
+
+def test_a_second_request_with_the_same_id_is_refused_to_its_caller_alone(
+    running: tuple[Engine, Collected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, collected = running
+    slow_down(own, monkeypatch)
+    own.submit(Request("1", (1, 2), LONG))
+    for _ in range(2):  # not yet seen by the engine's thread, and running
+        with pytest.raises(UsageError, match="id is '1', as another's"):
+            own.submit(Request("1", (3,), LONG))
+        collected.wait_for_any("1")
+    own.cancel("1")
+    own.submit(Request("2", (1,), Generate(1, GREEDY, ignore_eos=True)))
+    assert isinstance(collected.wait_for_end("2"), Finished)
+    collected.events.clear()
+    own.submit(Request("1", (1, 2), LONG))  # the first one is gone, and its id is free again
+    assert isinstance(collected.wait_for_end("1"), Finished)
+
+
+def test_an_id_is_free_once_the_end_of_its_request_was_delivered(base: Base) -> None:
+    """Many threads with few ids: each may use one again as soon as it has its answer."""
+    collected, refused = Collected(), []
+    own = Engine(base, {}, EngineSettings(slots=4), collected)
+    own.start()
+
+    def ask(name: str) -> None:
+        try:
+            for _ in range(20):
+                own.submit(Request(name, (1, 2), Generate(2, GREEDY, ignore_eos=True)))
+                collected.wait_for_end(name)
+                collected.events.pop(name)
+        except UsageError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=ask, args=(name,)) for name in "abcdef"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not refused
+    assert own.stats().running == own.stats().waiting == 0
+    own.stop(5)
+
+
+def test_bad_requests_one_after_another_do_not_end_the_engine(
+    running: tuple[Engine, Collected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fails by itself: no step counts as failed, and a lost device is another matter."""
+    own, collected = running
+    prepare = own._sampler.prepare
+
+    def broken(logits: object, prompt: object, generated: object) -> None:
+        raise IndexError
+
+    def spoil(sequence: TokenSequence) -> None:
+        prepare(sequence)
+        if sequence.request.id.startswith("bad"):
+            sequence.processors.append(broken)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(own._sampler, "prepare", spoil)
+    for i in range(15):
+        own.submit(Request(f"bad {i}", (1,), LONG))
+        end = collected.wait_for_end(f"bad {i}")
+        assert end == Failed("internal", "drawing a token failed: IndexError")
+    own.submit(Request("good", (1,), LONG))
+    assert isinstance(collected.wait_for_end("good"), Finished)

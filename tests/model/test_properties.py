@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.engine.text_stream import TextStream
-from model.tokenizer import END_OF_TEXT, GPT2_PATTERN, StreamDecoder, Tokenizer
+from model.tokenizer import END_OF_TEXT, GPT2_PATTERN, StreamDecoder, TextStream, Tokenizer
 
 # The same examples every time; for others: derandomize=False.
 EXAMPLES = settings(max_examples=200, derandomize=True, deadline=None, database=None)

@@ -1,8 +1,9 @@
 """The sampler: rows of one step, each with its own processors, settings and log-probabilities."""
 
 import math
-from collections.abc import Sequence as Tokens
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,19 @@ from torch import Tensor
 
 from model.architecture import Architecture
 from model.checkpoint import Base
-from model.engine.request import Event, Failed, Finished, Generate, Request, Text, TokenLogprob
+from model.engine.request import (
+    Constraint,
+    Event,
+    Failed,
+    Finished,
+    Generate,
+    Request,
+    Text,
+    TokenLogprob,
+)
 from model.engine.sampler import Sampler
-from model.engine.scheduler import Chunk, Sequence
-from model.sampling import SamplingSettings
+from model.engine.scheduler import TokenSequence
+from model.sampling import SamplingSettings, sample
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 
@@ -33,14 +43,14 @@ def base(config: Architecture, model: Transformer, tokenizer: Tokenizer) -> Base
     return Base(Path(), "", "generate", config, model, tokenizer, end, None, {})
 
 
-def sequence(sampler: Sampler, name: str, want: Generate) -> Sequence:
-    result = Sequence(Request(name, (1, 2, 3), want), [1, 2, 3], 0.0)
+def sequence(sampler: Sampler, name: str, want: Generate) -> TokenSequence:
+    result = TokenSequence(Request(name, (1, 2, 3), want), 0.0)
     sampler.prepare(result)
     return result
 
 
-def draw(sampler: Sampler, sequences: list[Sequence], logits: Tensor) -> list[list[Event]]:
-    result = sampler.draw([Chunk(sequence, 1) for sequence in sequences], logits.clone())
+def draw(sampler: Sampler, sequences: list[TokenSequence], logits: Tensor) -> list[list[Event]]:
+    result = sampler.draw(sequences, logits.clone())
     assert [sequence for sequence, _ in result] == sequences
     return [events for _, events in result]
 
@@ -104,11 +114,11 @@ def test_a_row_without_usable_logits_fails_alone(base: Base, bad: float) -> None
 
 
 def test_processors_run_in_order_and_may_write_or_return(base: Base) -> None:
-    def only_a(logits: Tensor, prompt: Tokens[int], generated: Tokens[int]) -> Tensor:
+    def only_a(logits: Tensor, prompt: Sequence[int], generated: Sequence[int]) -> Tensor:
         assert (list(prompt), list(generated)) == ([1, 2, 3], [])
         return torch.full_like(logits, -math.inf).index_fill(0, torch.tensor([97]), 0.0)
 
-    def then_b(logits: Tensor, prompt: Tokens[int], generated: Tokens[int]) -> Tensor:
+    def then_b(logits: Tensor, prompt: Sequence[int], generated: Sequence[int]) -> Tensor:
         assert logits[97] == 0
         logits[98] = 1.0
         return logits
@@ -135,3 +145,58 @@ def test_half_precision_and_rows_that_are_no_tokens(base: Base) -> None:
     for _ in range(3):
         draw(sampler, rows, logits.bfloat16())
     assert all(row.generated == 3 and max(row.tokens) < 261 for row in rows)
+
+
+BAD = Generate(9, SamplingSettings(seed=8), constraint=Constraint("regex", "[0-9]{30}"))
+
+
+def break_one(fault: str, sampler: Sampler, row: TokenSequence, patch: pytest.MonkeyPatch) -> None:
+    """Have the treatment of `row` raise an error, and that of no other."""
+
+    def broken(*args: object) -> Any:
+        raise KeyError("as of a bug")
+
+    assert BAD.constraint is not None
+    constraints = sampler.constraints
+    make, mask, matcher = constraints.matcher, constraints.mask, constraints.matcher(BAD.constraint)
+    if fault == "processor":
+        row.processors = [broken]
+    elif fault == "text":
+        patch.setattr(row.text, "push", broken)
+    elif fault == "matcher":
+        patch.setattr(
+            constraints, "matcher", lambda c: broken() if c is BAD.constraint else make(c)
+        )
+    elif fault == "mask":
+        row.matcher = matcher
+        patch.setattr(
+            constraints,
+            "mask",
+            lambda m, g: broken() if matcher in dict(m).values() else mask(m, g),
+        )
+    elif fault == "consume":
+        row.matcher = matcher
+        patch.setattr(matcher, "consume", broken)
+    else:
+        patch.setattr(
+            "model.engine.sampler.sample",
+            lambda g, s, u: broken() if BAD.sampling in s else sample(g, s, u),
+        )
+
+
+@pytest.mark.parametrize("fault", ["processor", "text", "matcher", "mask", "consume", "sample"])
+def test_a_row_that_cannot_be_treated_fails_alone(
+    base: Base, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others, one of them with a constraint as well, get what they get without it."""
+    sampler = Sampler(base)
+    constrained = Generate(9, SamplingSettings(seed=9), constraint=Constraint("regex", "[a-z]{30}"))
+    wants = [*WANTS, constrained]
+    logits = logits_of_steps(3, len(wants) + 1, 261)
+    without = [sequence(sampler, str(row), want) for row, want in enumerate(wants)]
+    expected = [draw(sampler, without, step[1:]) for step in logits]
+    rows = [sequence(sampler, str(row), want) for row, want in enumerate([BAD, *wants])]
+    break_one(fault, sampler, rows[0], monkeypatch)
+    bad, *events = draw(sampler, rows, logits[0])
+    assert bad == [Failed("internal", "drawing a token failed: KeyError")]
+    assert [events, *(draw(sampler, rows[1:], step[1:]) for step in logits[1:])] == expected

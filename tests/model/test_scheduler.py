@@ -6,13 +6,15 @@ import pytest
 
 from model.engine.blocks import BlockPool
 from model.engine.request import Generate, Request
-from model.engine.scheduler import Chunk, Scheduler, Sequence
+from model.engine.scheduler import Chunk, Scheduler, TokenSequence
 
 
-def sequence(name: str, length: int, *, adapter: str | None = None, first: int = 0) -> Sequence:
+def sequence(
+    name: str, length: int, *, adapter: str | None = None, first: int = 0
+) -> TokenSequence:
     """A request whose prompt is shared with no other, unless they have the same `first` token."""
     tokens = (first or hash(name) % 10**6, *range(1, length))
-    return Sequence(Request(name, tokens, Generate(50), adapter), list(tokens), 0.0)
+    return TokenSequence(Request(name, tokens, Generate(50), adapter), 0.0)
 
 
 def scheduler(blocks: int = 64, slots: int = 4, step_tokens: int = 64) -> Scheduler:
@@ -52,10 +54,10 @@ def test_a_short_prompt_passes_the_long_ones_and_the_oldest_keeps_a_quarter() ->
     own.add(sequence("short", 40))
     assert step(own) == {"old": 16, "short": 40, "long": 8}
     old, steps = own.running[0], 2
-    while old.left > 1:
-        before = old.left
+    while old.uncached > 1:
+        before = old.uncached
         assert sum(step(own).values()) <= 64
-        assert before - old.left >= min(15, before - 1)
+        assert before - old.uncached >= min(15, before - 1)
         steps += 1
     assert steps <= 900 // 15 + 1
 
@@ -66,7 +68,7 @@ def test_a_long_prompt_gets_whole_steps_when_it_is_alone(monkeypatch: pytest.Mon
     assert step(own) == {"old": 64}
     own.add(sequence("new", 10))
     assert step(own) == {"old": 16, "new": 10}
-    own.finish(own.running[1])
+    own.remove(own.running[1])
     assert step(own) == {"old": 16}  # another may come
     now = time.monotonic()
     monkeypatch.setattr(time, "monotonic", lambda: now + 2)
@@ -86,7 +88,7 @@ def test_sequences_enter_in_the_order_of_arrival_while_slots_last() -> None:
         own.add(sequence(name, 5))
     own.add(sequence("probe", 1), first=True)
     assert step(own) == {"probe": 1, "a": 5}
-    own.finish(own.running[0])
+    own.remove(own.running[0])
     assert step(own) == {"a": 1, "b": 5}
 
 
@@ -97,7 +99,7 @@ def test_who_does_not_fit_waits_and_nobody_passes() -> None:
     own.add(sequence("c", 5))
     assert step(own) == {"a": 64}
     assert [s.request.id for s in own.waiting] == ["b", "c"]
-    own.finish(own.running[0])
+    own.remove(own.running[0])
     assert list(step(own)) == ["b", "c"]
 
 
@@ -115,12 +117,12 @@ def test_when_the_cache_is_full_the_newest_makes_room_and_comes_back() -> None:
     assert b.blocks == []
     assert [s.request.id for s in own.waiting] == ["b", "c"]
     assert a.running
-    own.finish(a)
+    own.remove(a)
     tokens = list(b.tokens)
     assert sum(step(own).values()) <= len(tokens)  # some of its blocks may still be there
     assert b.tokens == [*tokens, 7]
-    own.finish(b)
-    own.finish(own.waiting[0])
+    own.remove(b)
+    own.remove(own.waiting[0])
     assert own.pool.free == 4
 
 
@@ -143,7 +145,7 @@ def test_a_beginning_that_is_there_is_not_computed_again() -> None:
     own.add(sequence("other text", 50, first=6))
     scheduled = step(own)
     assert scheduled["b"] == 50 - 32
-    own.finish(own.running[0])
+    own.remove(own.running[0])
     b = own.running[0]
     assert (b.reused, b.request.id) == (32, "b")
     assert [s.reused for s in own.running[1:]] == [0, 0]
@@ -163,8 +165,8 @@ def test_blocks_of_generated_text_are_found_too() -> None:
     own.add(a)
     while len(a.tokens) < 40:
         step(own)
-    own.finish(a)
-    follow = Sequence(Request("b", tuple(a.tokens), Generate(5)), list(a.tokens), 0.0)
+    own.remove(a)
+    follow = TokenSequence(Request("b", tuple(a.tokens), Generate(5)), 0.0)
     own.add(follow)
     assert step(own) == {"b": 8}
     assert follow.reused == 32
@@ -187,18 +189,18 @@ def test_who_waits_for_a_beginning_goes_on_when_it_is_cancelled() -> None:
     own.add(a)
     own.add(b)
     assert list(step(own)) == ["a"]
-    own.finish(a)
+    own.remove(a)
     assert step(own) == {"b": 28}  # two blocks were there
-    own.finish(b)
+    own.remove(b)
     assert own.pool.free == own.pool.blocks
 
 
-def test_what_is_spoilt_is_not_given_to_others() -> None:
+def test_what_is_to_be_forgotten_is_not_given_to_others() -> None:
     own = scheduler()
     a = sequence("a", 40, first=5)
     own.add(a)
     step(own)
-    own.finish(a, spoilt=True)
+    own.remove(a, forget_blocks=True)
     own.add(sequence("b", 40, first=5))
     assert step(own) == {"b": 40}
 
@@ -215,7 +217,7 @@ def test_everything_ends_and_every_block_comes_back(blocks: int) -> None:
         assert 0 < sum(step(own).values()) <= 24
         for s in list(own.running):
             if len(s.tokens) >= ends[s.request.id]:
-                own.finish(s)
+                own.remove(s)
                 done.append(s.request.id)
         if len(done) == 30:
             break

@@ -7,8 +7,9 @@ import torch
 
 from model.architecture import PRESETS, Architecture
 from model.errors import ContextLengthError
-from model.kv_cache import CacheStep, KVCache, Segment
+from model.kv_cache import CacheStep, KVCache
 from model.transformer import Transformer
+from tests.model.engines import Span
 
 
 @pytest.mark.parametrize(
@@ -135,13 +136,13 @@ class TestCache:
 
     def test_a_segment_stays_in_its_blocks(self, config: Architecture) -> None:
         with pytest.raises(AssertionError, match="overruns"):
-            CacheStep(KVCache(config, blocks=2), [Segment([1], 15, 2)])
+            CacheStep(KVCache(config, blocks=2), [Span([1], 15, 2)])
 
     def test_a_block_forgets_its_last_user(self, model: Transformer) -> None:
         cache = KVCache(model.config, blocks=2)
         with torch.no_grad():
             for length in (20, 5):
-                step = CacheStep(cache, [Segment([1, 0], 0, length)])
+                step = CacheStep(cache, [Span([1, 0], 0, length)])
                 places = torch.arange(length)
                 hidden = model(places + 40, positions=places, cache=step)
             alone = model((torch.arange(5) + 40)[None])[0]

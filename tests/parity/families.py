@@ -12,9 +12,10 @@ import transformers
 from torch import Tensor
 from transformers.initialization import no_init_weights
 
-from model.kv_cache import CacheStep, KVCache, Segment, blocks_for
+from model.kv_cache import CacheStep, KVCache, blocks_for
 from model.tokenizer import byte_of_character
 from model.transformer import Transformer
+from tests.model.engines import Span
 
 Peer = Any
 """A language model of `transformers`."""
@@ -190,11 +191,11 @@ def cached_logits(
     out: list[list[Tensor]] = [[] for _ in sequences]
     for counts in steps:
         turn = [i for i, count in enumerate(counts) if count]
-        segments = [Segment(blocks[i], done[i], counts[i]) for i in turn]
+        spans = [Span(blocks[i], done[i], counts[i]) for i in turn]
         tokens = [t for i in turn for t in sequences[i][done[i] : done[i] + counts[i]]]
         places = [p for i in turn for p in range(done[i], done[i] + counts[i])]
         hidden = model(
-            torch.tensor(tokens), positions=torch.tensor(places), cache=CacheStep(cache, segments)
+            torch.tensor(tokens), positions=torch.tensor(places), cache=CacheStep(cache, spans)
         )
         parts = model.logits(hidden).split([counts[i] for i in turn])
         for i, part in zip(turn, parts, strict=True):

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from model.checkpoint import Base, load_adapter, load_base, save_adapter
 from model.convert.peft_write import write_peft
-from model.kv_cache import CacheStep, KVCache, Segment
+from model.kv_cache import CacheStep, KVCache
 from model.lora import AdapterRows, LoRA, LoRASettings
 from model.transformer import Transformer
+from tests.model.engines import Span
 from tests.parity.families import CASES, new_peer, write_peer
 from training.cli import main
 
@@ -89,7 +90,7 @@ def test_merged_equals_applied_in_other_families(
             torch.tensor(TOKENS * 2),
             positions=torch.arange(len(TOKENS)).repeat(2),
             cache=CacheStep(
-                KVCache(model.config, 2), [Segment([i], 0, len(TOKENS)) for i in range(2)]
+                KVCache(model.config, 2), [Span([i], 0, len(TOKENS)) for i in range(2)]
             ),
             adapters=AdapterRows([(lora, slice(len(TOKENS), None))]),
         )
@@ -120,12 +121,12 @@ def test_a_mixed_batch_equals_each_row_alone(pair: tuple[Any, Base]) -> None:
     first, second = new_lora(model, 1), new_lora(model, 2)
     sequences = [(TOKENS, first), ([7], first), ([1, 2, 3], None), ([9, 8, 7, 6], second)]
     cache = KVCache(model.config, blocks=4)
-    segments = [Segment([block], 0, len(tokens)) for block, (tokens, _) in enumerate(sequences)]
+    spans = [Span([block], 0, len(tokens)) for block, (tokens, _) in enumerate(sequences)]
     adapters = AdapterRows([(first, slice(0, 7)), (second, slice(10, 14))])
     hidden = model(
         torch.tensor([token for tokens, _ in sequences for token in tokens]),
         positions=torch.tensor([place for tokens, _ in sequences for place in range(len(tokens))]),
-        cache=CacheStep(cache, segments),
+        cache=CacheStep(cache, spans),
         adapters=adapters,
     )
     parts = model.logits(hidden).split([len(tokens) for tokens, _ in sequences])
