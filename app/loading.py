@@ -29,13 +29,13 @@ from model.checkpoint import (
     load_adapter,
     load_base,
 )
-from model.checkpoint.files import dtype_name
 from model.checkpoint.model_set import ModelSet, load_model_set
 from model.classifier import UNSURE, ClassifierHead
 from model.cpu.quantize import quantize
 from model.errors import CheckpointError, PenwrightError, UsageError
 from model.kv_cache import BLOCK_TOKENS
 from model.prompts import Template
+from model.weight_files import dtype_name
 
 logger = logging.getLogger(__name__)
 

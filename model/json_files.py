@@ -6,6 +6,7 @@ JSON forbids (NaN) or leaves open (a key that is there twice). `read_json` refus
 """
 
 import json
+import math
 import re
 import reprlib
 import stat
@@ -64,6 +65,22 @@ def read_json(
     if len(content) > most_bytes:
         raise CheckpointError(f"{path}: is larger than the {most_bytes} bytes that are allowed")
     return parse_json(content, path, not_finite=not_finite)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as JSON; a number that is not finite becomes null, as JSON has none."""
+    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value
 
 
 def parse_json(content: bytes, source: Path | str, *, not_finite: bool = False) -> dict[str, Any]:

@@ -47,24 +47,88 @@ def test_packages_stay_apart(package: str) -> None:
         assert not wrong, f"{file.relative_to(ROOT)} imports {', '.join(wrong)}"
 
 
-LAYERS = [
-    *("settings", "stats", "request"),
-    *("json_schema", "grammar_check", "constraints"),
-    *("blocks", "scheduler", "runner", "sampler", "engine"),
-]
+LAYERS = (
+    *("errors", "tasks", "json_files", "rope", "architecture", "projection", "positions"),
+    *("attention", "transformer", "classifier", "lora", "cpu", "kv_cache", "weight_files"),
+    *("tokenizer", "prompts", "sampling"),
+    # What reads other programs' files, checkpoints, and what writes other programs' files.
+    *("convert", "checkpoint", "convert.hf_write", "convert.gguf_write"),
+    *("convert.peft_modules", "convert.peft_read", "convert.peft_write"),
+    *("engine.settings", "engine.stats", "engine.request"),
+    *("engine.json_schema", "engine.grammar_check", "engine.constraints"),
+    *("engine.blocks", "engine.scheduler", "engine.runner", "engine.sampler", "engine.engine"),
+)
+"""The modules and folders of `model`, the lowest first."""
 
 
-def test_no_layer_of_the_engine_imports_one_above_it() -> None:
-    """Not for a type either: imports under TYPE_CHECKING count as others do."""
-    folder = ROOT / "model" / "engine"
-    assert {file.stem for file in folder.glob("*.py")} == {"__init__", *LAYERS}
-    for height, layer in enumerate(LAYERS):
-        tree = ast.parse((folder / f"{layer}.py").read_text(encoding="utf-8"))
-        modules = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
-        used = {m.removeprefix("model.engine.") for m in modules if m.startswith("model.engine")}
-        assert used <= set(LAYERS[:height]), f"{layer} imports {used - set(LAYERS[:height])}"
-    for file in (ROOT / "model").rglob("*.py"):
-        if folder not in file.parents:
-            text = file.read_text(encoding="utf-8")
-            assert "import model.engine" not in text
-            assert "from model.engine" not in text
+def layer_of(module: str) -> int:
+    """The height of a module: that of the longest name in `LAYERS` which stands for it."""
+    names = [name for name in LAYERS if f"{module}.".startswith(f"model.{name}.")]
+    assert names, f"{module} stands in no layer"
+    return LAYERS.index(max(names, key=len))
+
+
+def modules_of(package: str) -> dict[str, Path]:
+    found = {}
+    for file in sorted((ROOT / package).rglob("*.py")):
+        parts = file.relative_to(ROOT).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+def imports_of(modules: dict[str, Path]) -> dict[str, set[str]]:
+    """What each module imports of the others, for a type alone as well. To import a module of
+    another folder is to import that folder, whose `__init__` is run."""
+    graph = {}
+    for module, file in modules.items():
+        used: set[str] = set()
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                used |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                names = {f"{node.module}.{alias.name}" for alias in node.names}
+                used |= names & modules.keys()
+                used |= {node.module} if names - modules.keys() else set()
+        for name in used & modules.keys():
+            folder = name.rpartition(".")[0]
+            if "." in folder and not f"{module}.".startswith(f"{folder}."):
+                used = used | {folder}
+        graph[module] = used & modules.keys() - {module}
+    return graph
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other around, or none."""
+    done: set[str] = set()
+
+    def search(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module in done:
+            return []
+        for used in sorted(graph[module]):
+            if found := search(used, [*path, module]):
+                return found
+        done.add(module)
+        return []
+
+    return next((found for module in graph if (found := search(module, []))), [])
+
+
+def test_a_circle_is_found() -> None:
+    assert circle({"a": {"b"}, "b": {"c", "d"}, "c": set(), "d": {"b"}}) == ["b", "d", "b"]
+    assert circle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
+
+
+def test_no_module_imports_one_above_it() -> None:
+    graph = imports_of(modules_of("model"))
+    assert len(graph) > 80
+    for module, used in graph.items():
+        if module in ("model", "model.engine"):
+            continue
+        for other in used:
+            assert layer_of(other) <= layer_of(module), f"{module} imports {other}"
+
+
+def test_no_modules_import_each_other() -> None:
+    assert not circle(imports_of(modules_of("model")))

@@ -12,27 +12,16 @@ from torch import nn
 from model.checkpoint import golden
 from model.checkpoint.atomic import new_directory
 from model.checkpoint.base import Base, labels_from
-from model.checkpoint.files import (
-    CARD,
-    FORMAT_VERSION,
-    assign,
-    check_target,
-    dtype_name,
-    read_card,
-    read_weights,
-    sha256,
-    write_card,
-    write_json,
-    write_weights,
-)
+from model.checkpoint.files import CARD, FORMAT_VERSION, check_target, read_card, write_card
 from model.checkpoint.names import current_name
 from model.checkpoint.settings import read_adapter_settings
 from model.classifier import ClassifierHead
 from model.errors import CheckpointError, UsageError
-from model.json_files import read_json
+from model.json_files import read_json, write_json
 from model.lora import LoRA, LoRASettings
 from model.prompts import Alpaca, Template, from_settings
 from model.tasks import TaskName
+from model.weight_files import assign, dtype_name, read_weights, sha256, write_weights
 
 _SETTINGS, _WEIGHTS = "adapter.json", "adapter.safetensors"
 _OLD_PREFIX = "base_model.model.transformer."

@@ -13,20 +13,7 @@ from torch import nn
 from model.architecture import Architecture
 from model.checkpoint import golden
 from model.checkpoint.atomic import new_directory
-from model.checkpoint.files import (
-    CARD,
-    FORMAT_VERSION,
-    assign,
-    check_target,
-    dtype_name,
-    read_card,
-    read_shapes,
-    read_weights,
-    sha256,
-    write_card,
-    write_json,
-    write_weights,
-)
+from model.checkpoint.files import CARD, FORMAT_VERSION, check_target, read_card, write_card
 from model.checkpoint.names import current_name
 from model.checkpoint.settings import GGUF, SAFETENSORS, read_config
 from model.classifier import ClassifierHead, Labels
@@ -34,11 +21,12 @@ from model.convert.gguf_read import is_gguf, read_gguf, read_gguf_network
 from model.convert.hf_read import read_hugging_face
 from model.convert.tensors import Imported, check_size
 from model.errors import CheckpointError, UsageError
-from model.json_files import read_json
+from model.json_files import read_json, write_json
 from model.prompts import Alpaca, Template, from_settings
 from model.tasks import TaskName
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
+from model.weight_files import assign, dtype_name, read_shapes, read_weights, sha256, write_weights
 
 CONFIG = "config.json"
 

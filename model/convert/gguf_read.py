@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from model.architecture import Architecture
-from model.checkpoint.files import sha256
 from model.convert.families import FAMILIES
 from model.convert.gguf_config import DIVISORS, family_of, read_architecture
 from model.convert.gguf_file import GGUFFile, read_header
@@ -18,6 +17,7 @@ from model.errors import CheckpointError
 from model.prompts import recognise
 from model.tasks import TASKS
 from model.transformer import Transformer
+from model.weight_files import sha256
 
 _HEAD, _EMBEDDING = "output.weight", "token_embd.weight"
 

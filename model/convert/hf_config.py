@@ -12,11 +12,11 @@ from typing import Any
 import torch
 
 from model.architecture import Architecture
-from model.checkpoint.files import dtype_name
 from model.convert.families import FAMILIES, family_of, in_their_words
 from model.errors import CheckpointError, UsageError
 from model.json_files import field, shown
 from model.rope import DivisorScaling, LinearScaling, Llama3Scaling, Rope, Scaling, frequencies
+from model.weight_files import dtype_name
 
 _ARITHMETIC: dict[str, dict[str, tuple[Any, ...]]] = {
     "gpt2": {

@@ -17,7 +17,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.checkpoint.files import sha256
 from model.convert.families import FAMILIES, HF_PREFIX
 from model.convert.hf_config import read_architecture, says_tied
 from model.convert.hf_head import read_head
@@ -27,6 +26,7 @@ from model.json_files import field, list_field, read_json, shown
 from model.prompts import recognise
 from model.tasks import TASKS
 from model.tokenizer.hugging_face import read_tokenizer, tokenizer_files
+from model.weight_files import sha256
 
 CONFIG, MODEL, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 OWN = "penwright"

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Base
-from model.checkpoint.files import write_json, write_weights
 from model.convert.bpe_files import write_tokenizer
 from model.convert.families import FAMILIES, HF_PREFIX, family_of
 from model.convert.hf_config import config_values
 from model.convert.hf_head import check_family, fold
 from model.convert.hf_read import CLASSIFIER, CONFIG, CONV1D, MODEL, OWN
 from model.convert.tensors import taken_apart, widths_of
+from model.json_files import write_json
+from model.weight_files import write_weights
 
 
 def write_hugging_face(directory: Path, base: Base, dtype: torch.dtype) -> None:

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Base
-from model.checkpoint.files import assign, read_weights
 from model.classifier import ClassifierHead
 from model.convert.families import family_of
 from model.convert.hf_head import labels_of, unfold
@@ -35,6 +34,7 @@ from model.json_files import field, read_json, shown
 from model.lora import TARGETS, LoRA, LoRASettings, Site
 from model.prompts import Template, from_settings
 from model.tasks import TASKS, TaskName
+from model.weight_files import assign, read_weights
 
 _ARITHMETIC: dict[str, tuple[Any, ...]] = {
     "peft_type": ("LORA",),

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Adapter, Base
-from model.checkpoint.files import write_json, write_weights
 from model.convert.families import family_of
 from model.convert.hf_head import check_family, fold
 from model.convert.hf_read import OWN
@@ -29,7 +28,9 @@ from model.convert.peft_modules import (
     Module,
     modules_of,
 )
+from model.json_files import write_json
 from model.lora import LoRA, Site
+from model.weight_files import write_weights
 
 
 def write_peft(

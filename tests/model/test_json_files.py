@@ -9,11 +9,18 @@ from typing import Any
 
 import pytest
 
-from model.checkpoint.files import read_json as of_checkpoints
-from model.checkpoint.files import read_versioned, write_json
+from model.checkpoint.files import read_versioned
 from model.checkpoint.model_set import load_model_set
 from model.errors import CheckpointError
-from model.json_files import MOST_LEVELS, field, list_field, parse_json, read_json, shown
+from model.json_files import (
+    MOST_LEVELS,
+    field,
+    list_field,
+    parse_json,
+    read_json,
+    shown,
+    write_json,
+)
 
 
 def nested(levels: int) -> bytes:
@@ -36,7 +43,6 @@ def nested(levels: int) -> bytes:
 def test_what_is_read(tmp_path: Path, content: bytes, wanted: dict[str, Any]) -> None:
     (tmp_path / "file.json").write_bytes(content)
     assert read_json(tmp_path / "file.json") == wanted
-    assert of_checkpoints(tmp_path / "file.json") == wanted
 
 
 BROKEN = [

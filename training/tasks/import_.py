@@ -21,11 +21,11 @@ from typing import Any
 import torch
 
 from model.checkpoint import TaskName, load_base, save_adapter, save_base
-from model.checkpoint.files import sha256
 from model.convert import HUB_NAMES, Imported, download, read_hugging_face
 from model.convert.gguf_read import is_gguf, read_gguf
 from model.convert.peft_read import is_peft, read_peft
 from model.errors import UsageError
+from model.weight_files import sha256
 from training.card import portable_command
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from model.checkpoint.atomic import write_file
-from model.checkpoint.files import read_json
 from model.errors import DataError, UsageError
+from model.json_files import read_json
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer, byte_of_character
 from training.data.text import documents, read_text
 
