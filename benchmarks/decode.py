@@ -1,6 +1,7 @@
 """Tokens per second of GPT-2 124M on a CPU: ours and others', in turns, in one run.
 
     python -m benchmarks.decode [--check] [--rounds 5] [--systems NAME …] [--json FILE]
+    python -m benchmarks.decode --model smollm2     the real SmolLM2-135M, beside llama.cpp
 
 Rows
     decoding one sequence    64 random prompt tokens; 64 steps of one sequence, greedily
@@ -18,10 +19,10 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import gpt2, record
+from benchmarks import gpt2, record, smollm2
 from benchmarks.agree import agree
 from benchmarks.rounds import Outcome, Work, Workers, compare, everyone, say, table
-from benchmarks.systems import OURS, PEERS, SYSTEMS
+from benchmarks.systems import OURS, PEERS, SMOLLM2, SYSTEMS
 from benchmarks.systems.base import GREEDY, Sampling, Tokens
 from benchmarks.worker import Worker, WorkerFailed
 
@@ -38,7 +39,7 @@ SAMPLINGS: tuple[Sampling, ...] = (
     {"temperature": 1.0, "top_p": 0.95, "seed": 3},
 )
 """Rows of a batch take them in turns."""
-VOCAB = 50256  # without the end token
+VOCAB = smollm2.VOCAB  # of the smaller one, which is within that of GPT-2
 
 
 def prompts(lengths: Sequence[int], *seed: object) -> list[Tokens]:
@@ -105,7 +106,9 @@ def measure(
     systems: Sequence[str], work: Path, threads: int, rounds: int, *, check: bool
 ) -> tuple[list[Outcome], dict[str, object]]:
     """The outcomes, and what else is known of the run."""
-    gpt2.prepare(work)
+    if not set(systems) <= set(SMOLLM2):
+        gpt2.prepare(work)
+    work.mkdir(parents=True, exist_ok=True)
     with Workers(systems, work, threads) as workers:
         agreement = agree(workers) if check else {}
         tune(workers)
@@ -115,15 +118,21 @@ def measure(
 
 def main() -> None:
     parser = record.parser(__doc__.splitlines()[0])
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=[OURS, *PEERS])
+    parser.add_argument("--model", choices=("gpt2", "smollm2"), default="gpt2")
+    parser.add_argument(
+        "--systems", nargs="+", choices=SYSTEMS, help="others than all of a model's"
+    )
     parser.add_argument("--check", action="store_true", help="first see that all compute the same")
     arguments = parser.parse_args()
     rounds = 1 if arguments.quick else arguments.rounds
+    all_of_them = SMOLLM2 if arguments.model == "smollm2" else (OURS, *PEERS)
+    systems = arguments.systems or all_of_them
     outcomes, about = measure(
-        arguments.systems, arguments.work, arguments.threads, rounds, check=arguments.check
+        systems, arguments.work, arguments.threads, rounds, check=arguments.check
     )
-    print(table(outcomes, OURS))
-    rows = [outcome.to_dict(OURS) for outcome in outcomes]
+    ours = all_of_them[0]
+    print(table(outcomes, ours))
+    rows = [outcome.to_dict(ours) for outcome in outcomes]
     values = record.record("benchmarks.decode", arguments, rounds=rounds, works=rows, **about)
     record.write(values, arguments.json)
 

@@ -19,8 +19,12 @@ SYSTEMS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "ctranslate2-int8": ("ctranslate2_peer.CTranslate2", {}),
     "llama.cpp-q8_0": ("llama_cpp_peer.LlamaCpp", {"kind": "q8_0"}),
     "llama.cpp-f16": ("llama_cpp_peer.LlamaCpp", {"kind": "f16"}),
+    "smollm2-penwright": ("penwright.Penwright", {"quantize": True, "smollm2": True}),
+    "smollm2-llama.cpp-q8_0": ("llama_cpp_peer.LlamaCpp", {"kind": "q8_0", "smollm2": True}),
+    "smollm2-llama.cpp-q4_1": ("llama_cpp_peer.LlamaCpp", {"kind": "q4_1", "smollm2": True}),
+    "smollm2-llama.cpp-q4_0": ("llama_cpp_peer.LlamaCpp", {"kind": "q4_0", "smollm2": True}),
 }
-"""Where each system is, and its options."""
+"""Where each system is, and its options: on GPT-2 124M, or the model that its name begins with."""
 
 TRAINERS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "training-penwright": ("training.penwright.Penwright", {}),
@@ -31,6 +35,7 @@ TRAINERS: Mapping[str, tuple[str, dict[str, Any]]] = {
 """The training loops, of another interface: `training.base.TrainingSystem`."""
 
 OURS = "penwright"
+SMOLLM2 = tuple(name for name in SYSTEMS if name.startswith("smollm2-"))
 PEERS = ("transformers-fp32", "transformers-bf16", "ctranslate2-int8", "llama.cpp-q8_0")
 
 

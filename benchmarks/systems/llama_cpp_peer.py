@@ -17,6 +17,7 @@ from llama_cpp import llama_cpp as c
 from numpy.typing import NDArray
 
 from benchmarks.gpt2 import Files
+from benchmarks.smollm2 import requantized
 from benchmarks.systems.base import Sampling, System, Tokens
 from benchmarks.systems.gguf_files import write_gguf
 
@@ -27,8 +28,8 @@ _TUNE_TRIES = 3
 class LlamaCpp(System):
     """A context for each kind of work, with the better of its settings: see `tune`."""
 
-    def __init__(self, work: Path, threads: int, *, kind: str) -> None:
-        path = write_gguf(Files(work), kind)
+    def __init__(self, work: Path, threads: int, *, kind: str, smollm2: bool = False) -> None:
+        path = requantized(work, kind) if smollm2 else write_gguf(Files(work), kind)
         # Its log goes where Python's objects are gone at exit: drop it.
         self._quiet = c.llama_log_callback(lambda level, text, data: None)
         c.llama_log_set(self._quiet, ctypes.c_void_p(0))

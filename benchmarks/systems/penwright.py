@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpt2 import Files
+from benchmarks.smollm2 import file as smollm2_file
 from benchmarks.systems.base import GREEDY, Sampling, System, Tokens
 from model.checkpoint import load_adapter, load_base
 from model.cpu import quantize as eight_bit
@@ -38,10 +39,11 @@ class Penwright(System):
         quantize: bool,
         slots: int | None = None,
         adapters: bool = True,
+        smollm2: bool = False,
     ) -> None:
         torch.set_num_threads(threads)
-        files = Files(work)
-        base = load_base(files.penwright)
+        files, adapters = Files(work), adapters and not smollm2
+        base = load_base(smollm2_file() if smollm2 else files.penwright)
         if quantize:
             eight_bit.quantize(base.model)
         paths = (files.head, files.instruct, files.classify) if adapters else ()
