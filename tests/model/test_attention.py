@@ -1,6 +1,10 @@
 """Attention over the cache in C: close to torch's, and the same bits however it is cut up."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -187,3 +191,22 @@ def test_which_caches_the_kernel_can_do(
     tokens: int, width: int, dtype: torch.dtype, fits: bool
 ) -> None:
     assert PagedCache.fits(torch.empty(1, 2, 3, tokens, width, dtype=dtype)) == fits
+
+
+def test_without_assertions_a_block_that_is_not_there_is_refused() -> None:
+    """`python -O` drops every `assert`; what C relies on must not go with them."""
+    script = (
+        "import torch; from model.cpu import library\n"
+        "from model.cpu.attention import PagedCache, Plan\n"
+        "cells = torch.zeros(1, 3, 1, 16, 16)\n"
+        "cache = PagedCache(library.load(), cells, cells.clone())\n"
+        "x = torch.zeros(1, 1, 16)\n"
+        "try: Plan(cache, [([10**9], 0, 1)]).attend(0, x, x, x)\n"
+        "except ValueError as error: print(error)\n"
+    )
+    if library.load() is None:
+        pytest.skip("the C kernels were not compiled when the package was installed")
+    command = [sys.executable, "-O", "-c", script]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(command, check=True, env=environment, capture_output=True, text=True)
+    assert "blocks are from 0 to 2" in done.stdout

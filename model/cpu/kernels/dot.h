@@ -277,8 +277,7 @@ VNNI static void dot_groups_vnni(const int8_t *x, int64_t stride, const uint8_t 
         tile_groups_vnni(x, stride, w, groups, 1, 4, 0, steps, offsets, sums, ahead, step);
         break;
     case 2:
-        tile_groups_vnni(x, stride, w, groups, 2, 2, 0, steps, offsets, sums, ahead, step);
-        tile_groups_vnni(x, stride, w, groups, 2, 2, 32, steps, offsets, sums, NULL, 0);
+        tile_groups_vnni(x, stride, w, groups, 2, 4, 0, steps, offsets, sums, ahead, step);
         break;
     case 3:
         tile_groups_vnni(x, stride, w, groups, 3, 2, 0, steps, offsets, sums, ahead, step);

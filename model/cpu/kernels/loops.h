@@ -77,9 +77,12 @@ ATTRIBUTES static void quantize_spans(const float *restrict x, int64_t n, int8_t
     const int64_t spans = (n + GROUP - 1) / GROUP * (GROUP / SPAN);
     for (int64_t g = 0; g < spans; g++, s += SPAN) {
         const int64_t left = n - g * SPAN;
-        float own[SPAN] = {0};
-        if (left > 0)
-            memcpy(own, x + g * SPAN, sizeof(float) * (left < SPAN ? left : SPAN));
+        float own[SPAN];
+        if (left >= SPAN)
+            memcpy(own, x + g * SPAN, sizeof(own));
+        else
+            for (int i = 0; i < SPAN; i++)
+                own[i] = i < left ? x[g * SPAN + i] : 0;
         float largest = 0, not_finite = 0;
 #pragma omp simd reduction(max : largest) reduction(+ : not_finite)
         for (int i = 0; i < SPAN; i++) {
@@ -88,15 +91,21 @@ ATTRIBUTES static void quantize_spans(const float *restrict x, int64_t n, int8_t
             not_finite += own[i] * 0.0f;
         }
         const float step = largest / 127;
-        const int usable = not_finite == 0 && step > 1e-30f; /* else 1 / step could overflow */
-        const float inverse = usable ? 1 / step : 0;
-        int32_t sum = 0;
-        for (int i = 0; i < SPAN; i++) {
-            const int32_t whole = usable ? (int32_t)rintf(own[i] * inverse) : 0;
-            s[i] = (int8_t)whole;
-            sum += whole;
+        if (not_finite != 0 || !(step > 1e-30f)) { /* NaN compares as different from 0, too */
+            steps[g] = not_finite != 0 ? NAN : 0;  /* a step so small that 1 / step overflows is 0 */
+            offsets[g] = 0;
+            memset(s, 0, SPAN);
+            continue;
         }
-        steps[g] = usable ? step : not_finite == 0 ? 0 : NAN;
+        const float inverse = 1 / step;
+        int32_t whole[SPAN], sum = 0;
+        for (int i = 0; i < SPAN; i++)
+            whole[i] = (int32_t)rintf(own[i] * inverse);
+        for (int i = 0; i < SPAN; i++)
+            s[i] = (int8_t)whole[i];
+        for (int i = 0; i < SPAN; i++)
+            sum += whole[i];
+        steps[g] = step;
         offsets[g] = -128 * sum;
     }
 }

@@ -124,10 +124,10 @@ static void all_blocks(Worker *me, const Block *blocks, int64_t count, const Sha
     }
 }
 
-/* The memory of a call, in floats: the shares of the threads in each stage; what is encoded, for
+/* The memory of a call, in floats: the progress of the threads in each stage; what is encoded, for
    each thread if it is a single row; what each thread has for itself; and `more`. */
 typedef struct {
-    int64_t shares, encoded, copies, own, all;
+    int64_t progress, encoded, copies, own, all;
 } Sizes;
 
 static Sizes sizes_of(int64_t stages, int64_t rows, int64_t inputs, const Adapters *adapters,
@@ -135,9 +135,9 @@ static Sizes sizes_of(int64_t stages, int64_t rows, int64_t inputs, const Adapte
 {
     const int64_t bytes = (inputs + GROUP - 1) / GROUP * GROUP;
     const int64_t each = bytes / 4 + 2 * bytes / SPAN + (adapters ? adapters->rank : 0);
-    Sizes sizes = {stages * threads * (int64_t)(sizeof(Share) / sizeof(float)),
+    Sizes sizes = {stages * threads * (int64_t)(sizeof(Progress) / sizeof(float)),
                    (rows * each + 15) / 16 * 16, rows == 1 ? threads : 1, (own + 15) / 16 * 16, 0};
-    sizes.all = sizes.shares + sizes.copies * sizes.encoded + threads * sizes.own + more;
+    sizes.all = sizes.progress + sizes.copies * sizes.encoded + threads * sizes.own + more;
     return sizes;
 }
 
@@ -145,7 +145,7 @@ static float *new_memory(const Sizes *sizes)
 {
     float *memory = aligned_alloc(64, (sizes->all * sizeof(float) + 64) / 64 * 64);
     if (memory)
-        memset(memory, 0, sizes->shares * sizeof(float));
+        memset(memory, 0, sizes->progress * sizeof(float));
     return memory;
 }
 
@@ -154,8 +154,8 @@ static Worker this_worker(int path, int64_t rows, int64_t inputs, const Adapters
                           const Sizes *sizes, float *memory)
 {
     const int64_t number = omp_get_thread_num();
-    const Team team = {(Share *)memory, number, omp_get_num_threads()};
-    memory += sizes->shares;
+    const Team team = {(Progress *)memory, number, omp_get_num_threads()};
+    memory += sizes->progress;
     float *encoded = memory + (sizes->copies > 1 ? number : 0) * sizes->encoded;
     const int64_t bytes = (inputs + GROUP - 1) / GROUP * GROUP, spans = rows * bytes / SPAN;
     float *steps = encoded + rows * bytes / 4, *zeros = steps + spans;

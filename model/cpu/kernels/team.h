@@ -21,10 +21,10 @@
 typedef struct {
     _Alignas(64) atomic_uint taken; /* of this thread's share */
     atomic_uint done, sleepers;     /* of all; those of thread 0 count */
-} Share;
+} Progress;
 
 typedef struct {
-    Share *shares; /* of the stage that this thread is in: one for each thread */
+    Progress *progress; /* of the stage that this thread is in: one for each thread */
     int64_t number, threads;
 } Team;
 
@@ -51,9 +51,9 @@ static int64_t take(Pieces *pieces)
         const int64_t first = share_of(team, pieces->total, whose);
         const int64_t size = share_of(team, pieces->total, whose + 1) - first;
         /* First without a claim: a share that is used up is not written to again and again. */
-        if (atomic_load(&team->shares[whose].taken) >= size)
+        if (atomic_load(&team->progress[whose].taken) >= size)
             continue;
-        const int64_t piece = atomic_fetch_add(&team->shares[whose].taken, 1);
+        const int64_t piece = atomic_fetch_add(&team->progress[whose].taken, 1);
         if (piece < size) {
             pieces->mine++;
             return first + piece;
@@ -66,8 +66,8 @@ static int64_t take(Pieces *pieces)
 static void finish_pieces(Pieces *pieces)
 {
     Team *team = pieces->team;
-    Share *all = team->shares;
-    team->shares += team->threads;
+    Progress *all = team->progress;
+    team->progress += team->threads;
     if (team->threads == 1)
         return;
     if (atomic_fetch_add(&all->done, pieces->mine) + pieces->mine == pieces->total) {
