@@ -8,7 +8,7 @@ It takes two minutes and 3 GB of memory.
 
 import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +73,25 @@ def base() -> Base:
 
 @pytest.fixture(scope="module")
 def prompts(base: Base) -> list[list[int]]:
-    assert base.template is not None
-    chats = [
-        encode(base.template.render([Message("user", text)]), base.tokenizer).ids for text in ASKED
-    ]
-    return [*chats, *(base.tokenizer.encode(text) for text in TEXTS)]
+    return prompts_of(base, ASKED, TEXTS)
 
 
 @pytest.fixture(scope="module")
 def answers(base: Base, prompts: list[list[int]]) -> list[list[int]]:
-    """Greedy tokens of all prompts at once, from the engine."""
+    return greedy_tokens(base, prompts)
+
+
+def prompts_of(base: Base, asked: Sequence[str], texts: Sequence[str]) -> list[list[int]]:
+    """Some as chats, some as they are."""
+    assert base.template is not None
+    chats = [
+        encode(base.template.render([Message("user", text)]), base.tokenizer).ids for text in asked
+    ]
+    return [*chats, *(base.tokenizer.encode(text) for text in texts)]
+
+
+def greedy_tokens(base: Base, prompts: list[list[int]]) -> list[list[int]]:
+    """The next tokens of all prompts at once, from the engine."""
     want = Generate(NEW, SamplingSettings(temperature=0.0), ignore_eos=True, logprobs=0)
     requests = [Request(str(i), tuple(prompt), want) for i, prompt in enumerate(prompts)]
     engine = Engine(base, {}, EngineSettings(cache_mb=512), deliver=lambda events: None)

@@ -15,14 +15,17 @@ import torch.nn.functional as F
 
 from model.checkpoint import Base, load_base
 from model.cpu.quantize import quantize
-from model.engine.engine import Engine
-from model.engine.request import Generate, Request, Text
-from model.engine.settings import EngineSettings
-from model.prompts import Message, encode
-from model.sampling import SamplingSettings
 from model.transformer import Transformer
 from tests.parity.families import our_logits
-from tests.parity.test_smollm2 import ASKED, FILE, LEAST, NEW, TEXTS
+from tests.parity.test_smollm2 import (
+    ASKED,
+    FILE,
+    LEAST,
+    NEW,
+    TEXTS,
+    greedy_tokens,
+    prompts_of,
+)
 
 pytestmark = [
     pytest.mark.skipif(
@@ -98,27 +101,12 @@ def quantized() -> Transformer:
     return model
 
 
-def greedy(base: Base, prompts: list[list[int]]) -> list[list[int]]:
-    want = Generate(NEW, SamplingSettings(temperature=0.0), ignore_eos=True, logprobs=0)
-    requests = [Request(str(i), tuple(prompt), want) for i, prompt in enumerate(prompts)]
-    engine = Engine(base, {}, EngineSettings(cache_mb=512), deliver=lambda events: None)
-    return [
-        [value.token for event in events if isinstance(event, Text) for value in event.logprobs]
-        for events in engine.run(requests)
-    ]
-
-
 def test_greedy_text(base: Base, quantized: Transformer) -> None:
     """24 tokens of each prompt, up to the first place where fp32 has two that are nearly equal:
     the same for nine prompts in ten. (On two cores with VNNI it was 59 of 64.)"""
-    assert base.template is not None
-    prompts = [
-        encode(base.template.render([Message("user", text)]), base.tokenizer).ids
-        for text in ASKED + MORE_ASKED
-    ]
-    prompts += [base.tokenizer.encode(text) for text in TEXTS + MORE_TEXTS]
+    prompts = prompts_of(base, ASKED + MORE_ASKED, TEXTS + MORE_TEXTS)
     compared, same = 0, 0
-    for prompt, found in zip(prompts, greedy(base, prompts), strict=True):
+    for prompt, found in zip(prompts, greedy_tokens(base, prompts), strict=True):
         tokens, places = prompt + found[:-1], slice(len(prompt) - 1, None)
         best, second = our_logits(base.model, tokens)[places].topk(2).values.unbind(-1)
         near = (best - second < NEAR).nonzero()
