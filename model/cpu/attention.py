@@ -120,9 +120,11 @@ class Plan:
         cache = self.cache
         shape = (self.tokens, cache.heads, cache.head_dim)
         queries = (self.tokens, cache.heads * cache.group, cache.head_dim)
-        require(0 <= layer < cache.layers, f"layer is {layer}; the cache has {cache.layers}")
-        require(query.shape == queries, f"queries are {tuple(query.shape)}; expected {queries}")
-        require(key.shape == value.shape == shape, f"keys and values are not {shape}")
+        if not 0 <= layer < cache.layers:
+            raise ValueError(f"layer is {layer}; the cache has {cache.layers}")
+        if query.shape != queries or not key.shape == value.shape == shape:
+            found = [tuple(part.shape) for part in (query, key, value)]
+            raise ValueError(f"q, k and v are {found}; expected {queries} and {shape} twice")
         require(query.is_cpu and key.is_cpu and value.is_cpu, "the kernels are for the CPU")
         dtype = query.dtype
         query, key, value = query.float(), key.float(), value.float()

@@ -74,8 +74,8 @@ class PackedLinear:
         require(scale.shape == (len(values), *groups), f"scale is {tuple(scale.shape)}")
         require(scale.dtype == kind, f"scale is {scale.dtype}; it must be {kind}")
         require(bias is None or bias.shape == (len(values),), "each channel needs a bias")
-        together = GROUP if self.grouped else 4
-        values = self._whole_blocks(F.pad(values, (0, -self.in_features % together)))
+        missing = -self.in_features % (GROUP if self.grouped else 4)
+        values = self._whole_blocks(F.pad(values, (0, missing)) if missing else values)
         scale = self._whole_blocks(scale)
         bias = torch.zeros(self.out_features) if bias is None else bias.float()
         self.bias = self._whole_blocks(bias)
@@ -101,11 +101,11 @@ class PackedLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(…, in_features) -> (…, out_features), fp32"""
-        require(x.is_cpu, f"the kernels are for the CPU; x is on {x.device}")
-        require(
-            x.shape[-1] == self.in_features,
-            f"x has {x.shape[-1]} features; the layer needs {self.in_features}",
-        )
+        if not x.is_cpu or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"x is {tuple(x.shape)} on {x.device}; the layer needs {self.in_features} features "
+                "on the CPU"
+            )
         x = x.float().contiguous()
         y = torch.empty(*x.shape[:-1], self._weights.out_features)
         failed = self.kernel.library.int8_linear(
@@ -130,8 +130,10 @@ class PackedLinear:
         Raises:
             IndexError: there is no such channel.
         """
-        require(channels.is_cpu, f"the kernels are for the CPU; channels are on {channels.device}")
-        require(channels.dtype == torch.int64, f"channels are int64, not {channels.dtype}")
+        if not channels.is_cpu or channels.dtype != torch.int64:
+            raise ValueError(
+                f"channels are {channels.dtype} on {channels.device}, not int64 on CPU"
+            )
         require(not self.paired, "the channels of a paired layer are in another order")
         channels = channels.contiguous()
         out = torch.empty(*channels.shape, self.in_features)
@@ -145,7 +147,9 @@ class PackedLinear:
 def whole_blocks(channels: Tensor) -> Tensor:
     """(channels, …) with zeros for what is missing to whole blocks of channels."""
     missing = -len(channels) % CHANNELS
-    return F.pad(channels, (0, 0) * (channels.ndim - 1) + (0, missing)).contiguous()
+    if missing:
+        channels = F.pad(channels, (0, 0) * (channels.ndim - 1) + (0, missing))
+    return channels.contiguous()
 
 
 def in_pairs(channels: Tensor) -> Tensor:

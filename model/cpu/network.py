@@ -176,6 +176,7 @@ class Network:
         for name, size in (("width", self.width), ("hidden", self.hidden), ("head_dim", head_dim)):
             require(size % 16 == 0, f"{name} is {size}; it must be a multiple of 16")
         self._held = tuple(blocks)
+        self._of_cache = (len(blocks), kv_heads, heads, head_dim)
         self._shape = _Shape(self.width, self.hidden, swiglu)
         self._blocks = (_Block * len(blocks))(
             *(
@@ -212,19 +213,17 @@ class Network:
         """
         cache = plan.cache
         tokens = plan.tokens
-        require(x.is_cpu, f"the kernels are for the CPU; x is on {x.device}")
-        require(x.shape == (tokens, self.width), f"x is {tuple(x.shape)}; the plan has {tokens}")
+        if not x.is_cpu or x.shape != (tokens, self.width):
+            raise ValueError(f"x is {tuple(x.shape)} on {x.device}; the plan has {tokens} tokens")
         of_cache = (cache.layers, cache.heads, cache.heads * cache.group, cache.head_dim)
-        own = (len(self._blocks), self.kv_heads, self.heads, self.head_dim)
-        require(of_cache == own, f"the cache is of {of_cache}; the network needs {own}")
+        if of_cache != self._of_cache:
+            raise ValueError(f"the cache is of {of_cache}; the network needs {self._of_cache}")
         cosines = sines = None
         if angles is not None:
             cosines, sines = (part.float().contiguous() for part in angles)
             shape = (tokens, self.head_dim // 2)
-            require(
-                cosines.shape == sines.shape == shape and cosines.is_cpu and sines.is_cpu,
-                f"angles are {tuple(cosines.shape)}; expected {shape}",
-            )
+            if not cosines.shape == sines.shape == shape or not (cosines.is_cpu and sines.is_cpu):
+                raise ValueError(f"angles are {tuple(cosines.shape)}; expected {shape}")
         out = x.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         rows = _Rows(adapters, tokens, len(self.layers)) if adapters else None
         step = _Step(
