@@ -13,23 +13,29 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from benchmarks import record, report_training
 from benchmarks.cells import number, ratio
-from benchmarks.systems import OURS
+from benchmarks.systems import OURS, SMOLLM2
 
 README = Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of the results -->"
-ENGINE = ("decode", "classify", "mixed", "serve", "startup")
+ENGINE = ("decode", "smollm2", "classify", "mixed", "serve", "startup")
 TRAINING = ("train", "finetune", "muon")
 """These want a peer's clone or a text to be named, or hours: only those that --only names run."""
 NAMES = (*ENGINE, *TRAINING)
-_EXTRA = {"decode": ["--check"]}
+_COMMANDS = {
+    "decode": ["benchmarks.decode", "--check"],
+    "smollm2": ["benchmarks.decode", "--model", "smollm2"],
+}
 
-GOALS: dict[str, tuple[tuple[str, float], ...]] = {
+Goals = Mapping[str, tuple[tuple[str, float], ...]]
+
+GOALS: Goals = {
     "decoding one sequence": (
         ("llama.cpp-q8_0", 1.5),
         ("ctranslate2-int8", 3.0),
@@ -49,7 +55,7 @@ def measure(names: Sequence[str], passed: Sequence[str]) -> None:
     """Run each benchmark in a process of its own, so that nothing of one is left for the next."""
     for name in names:
         out = record.RESULTS / f"{name}.json"
-        command = [sys.executable, "-m", f"benchmarks.{name}", *_EXTRA.get(name, []), *passed]
+        command = [sys.executable, "-m", *_COMMANDS.get(name, [f"benchmarks.{name}"]), *passed]
         print(f"== {name}", flush=True)
         subprocess.run([*command, "--json", str(out)], cwd=README.parent.parent, check=True)
 
@@ -80,23 +86,24 @@ def provenance(run: Run) -> str:
     )
 
 
-def _rates(run: Run) -> str:
+def _rates(run: Run, ours: str = OURS, goals: Goals | None = None) -> str:
     lines = [
-        f"| work | {OURS} | peers, the best first | {OURS} is faster by |",
+        f"| work | {ours} | peers, the best first | {ours} is faster by |",
         "|---|---|---|---|",
     ]
     for work in run["works"]:
         systems = work["systems"]
-        mine = systems.get(OURS)
+        mine = systems.get(ours)
         peers = sorted(
-            (name for name in systems if name != OURS), key=lambda n: -systems[n]["median"]
+            (name for name in systems if name != ours), key=lambda n: -systems[n]["median"]
         )
         cells = [f"{name} {number(systems[name]['median'])}" for name in peers]
-        cells += [f"{name}: {reason}" for name, reason in work["failed"].items() if name != OURS]
-        ours = number(mine["median"]) if mine else work["failed"].get(OURS, "not run")
-        ratios = [ratio(work, *goal) for goal in GOALS.get(work["work"], (("", 0.0),))]
+        cells += [f"{name}: {reason}" for name, reason in work["failed"].items() if name != ours]
+        found = number(mine["median"]) if mine else work["failed"].get(ours, "not run")
+        wanted = (GOALS if goals is None else goals).get(work["work"], (("", 0.0),))
+        ratios = [ratio(work, *goal) for goal in wanted]
         lines.append(
-            f"| {work['work']}, {work['unit']} | {ours} | {'; '.join(cells)} "
+            f"| {work['work']}, {work['unit']} | {found} | {'; '.join(cells)} "
             f"| {'; '.join(ratios)} |"
         )
     return "\n".join(lines)
@@ -140,6 +147,7 @@ def _startup(run: Run) -> str:
 
 SECTIONS: dict[str, Callable[[Run], str]] = {
     "decode": _rates,
+    "smollm2": partial(_rates, ours=SMOLLM2[0], goals={}),
     "classify": _rates,
     "mixed": _mixed,
     "serve": _serve,
