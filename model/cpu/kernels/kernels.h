@@ -30,8 +30,9 @@
    activations: bytes from 0 to 255 and a zero point, which use their range whichever side of zero
    they are on. In a *grouped* layer each 32 inputs of a channel have a scale, in bf16 behind their
    weights, and each 16 of a row: there one large number does not make the others coarse. As
-   `vpdpbusd` takes one factor with a sign and one without, its weights are without: 128 higher than
-   they are. To take 128 times the sum of the activations out needs no sum of each channel. */
+   `vpdpbusd` takes one factor with a sign and one without, the weights are stored without: 128 higher
+   than they are. What that adds, 128 times the sum of the activations, is the same for all channels
+   and taken out again. */
 typedef struct {
     const void *weight;   /* plain: int8_t; grouped: GROUP_BYTES for each group, uint8_t then bf16 */
     const float *scale;   /* of each channel; this, sums and bias are padded as channels are */
