@@ -37,7 +37,7 @@ from benchmarks.training_setup import (
     utilisation,
 )
 from benchmarks.worker import Worker, WorkerFailed
-from training.settings import LoopSettings
+from training.loop.settings import LoopSettings
 
 
 @dataclasses.dataclass(frozen=True)

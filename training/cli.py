@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 
 from model.errors import PenwrightError, UsageError
-from training.distributed import abandon, processes
+from training.loop.distributed import abandon, processes
 
 try:
-    from training.tasks import (
+    from training.commands import (
         classify,
         data,
         dpo,

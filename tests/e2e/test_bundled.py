@@ -16,12 +16,12 @@ from app import examples
 from model.checkpoint import golden, load_adapter, load_base
 from model.cpu.quantize import quantize
 from tests.e2e.server import serve
-from training import classification
 from training.cli import main
 from training.data.labelled import load_labelled
 from training.data.labelled_files import Reading
-from training.finetune import Network
-from training.perplexity import text_metrics
+from training.measure import classifiers as classification
+from training.measure.language import text_metrics
+from training.tuning.methods import Network
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "checkpoints" / "default"

@@ -12,11 +12,11 @@ from torch import Tensor
 from model.checkpoint import load_base
 from model.lora import LoRASettings
 from training.cli import main
+from training.commands.dpo import start
 from training.data.preferences import Preference
-from training.preference import Objective, encode
-from training.preference_tuning import PreferenceTuning
-from training.settings import LoopSettings
-from training.tasks.dpo import start
+from training.loop.settings import LoopSettings
+from training.objectives.preference_tuning import PreferenceTuning
+from training.objectives.preferences import Objective, encode
 
 ROWS = (
     Preference("Aa", "", "bc de", "the other"),

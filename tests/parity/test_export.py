@@ -443,7 +443,7 @@ class TestRefusals:
     ) -> None:
         """A writer with a fault: the old export stays, and nothing else is left."""
         from model.convert import gguf_write, peft_write
-        from training.tasks import export
+        from training.commands import export
 
         out = tmp_path / "out"
         words = (small / "instruct", "--format", kind, "--out", out)

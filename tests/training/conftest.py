@@ -16,7 +16,7 @@ from model.rope import Rope
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from training.cli import main
-from training.tasks.tokenizer import save_tokenizer, train_tokenizer
+from training.commands.tokenizer import save_tokenizer, train_tokenizer
 
 _HAM = [
     "home",

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import DataError, UsageError
+from training.data.documents import file_sha256
 from training.data.labelled import (
     Distinct,
     Entry,
@@ -17,7 +18,6 @@ from training.data.labelled import (
     near_hash,
 )
 from training.data.labelled_files import Example, Reading, read_labelled
-from training.data.text import file_sha256
 
 FOLD_RULE = (
     "each label's distinct texts, in the order of the SHA-256 of their words with all digits as 0, "

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from model.errors import DataError
+from training.data.documents import file_sha256, text_hash
 from training.data.labelled_files import Example, Reading, read_labelled
-from training.data.text import file_sha256, text_hash
 
 SPLIT_RULE = (
     "repeated texts (case and spacing aside) dropped; then within each label, in the order of the "

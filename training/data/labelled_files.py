@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import DataError, UsageError
-from training.data.text import read_text
+from training.data.documents import read_text
 
 DISTINCT = ("exact", "near")
 BALANCE = ("none", "undersample")

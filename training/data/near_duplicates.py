@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from training.data.text import normalise, text_hash
+from training.data.documents import normalise, text_hash
 
 _Numbers = npt.NDArray[np.unsignedinteger]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from model.errors import DataError
-from training.data.instructions import Instruction, json_rows, part_of
-from training.data.text import file_sha256, text_hash
+from training.data.conversations import Instruction, json_rows, part_of
+from training.data.documents import file_sha256, text_hash
 
 SPLIT_RULE = (
     "pairs with equal answers, and repeated pairs (case and spacing aside), dropped; then by the "

@@ -3,7 +3,7 @@
 labelled       texts with labels, in the forms of `training.data.labelled_files`
 instructions   a JSON list or JSON lines of instructions, preference pairs or chats; what is
                compared is the question, with its input
-text           documents, in the form of `training.data.text`
+text           documents, in the form of `training.data.documents`
 """
 
 import csv
@@ -20,8 +20,8 @@ from typing import Any
 from model.checkpoint.atomic import write_file
 from model.errors import DataError
 from model.tokenizer import END_OF_TEXT
+from training.data.documents import documents, read_text
 from training.data.labelled_files import Reading, numbered_rows
-from training.data.text import documents, read_text
 
 KINDS = ("labelled", "instructions", "text")
 

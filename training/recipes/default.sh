@@ -31,7 +31,8 @@ resume() { [ -e "$1/state/last.pt" ] && echo --resume || true; }
   "$train" tokenizer --data "$data"/text/*.xz --vocab-size 8192 --out "$runs/tokenizer.tiktoken"
 
 [ -e "$exercises/exercises-train.json" ] ||
-  "$train" data exercises --wordnet "${WORDNET:-/usr/share/wordnet}" --count 120000 --out "$exercises"
+  "${BIN:-.venv/bin}/python" -m examples.exercises --wordnet "${WORDNET:-/usr/share/wordnet}" \
+    --count 120000 --out "$exercises"
 
 text=("$data"/text/{wikipedia-articles,gutenberg-children,gutenberg-plain}.txt.xz
   "$data"/text/{openstax-textbooks,simple-english}.txt.xz)

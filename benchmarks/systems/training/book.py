@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.systems.training import base
 from benchmarks.systems.training.loops import Loop
-from training.memory import keep_freed_memory
+from training.loop.memory import keep_freed_memory
 
 
 class Book(base.TrainingSystem):

@@ -12,7 +12,7 @@ from benchmarks.systems.training import base
 from benchmarks.systems.training.loops import Loop
 from model.architecture import Architecture
 from model.convert.hf_write import hugging_face_weights
-from training.memory import keep_freed_memory
+from training.loop.memory import keep_freed_memory
 
 transformers: Any = importlib.import_module("transformers")
 """Untyped."""

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.systems.training import base
 from benchmarks.systems.training.loops import Loop
-from training.memory import keep_freed_memory
+from training.loop.memory import keep_freed_memory
 
 _LAYERS = {
     "embedding": "wte",

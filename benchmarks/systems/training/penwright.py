@@ -1,4 +1,4 @@
-"""Our own loop: `training.loop.Run` with the task of `penwright-train pretrain`."""
+"""Our own loop: `training.loop.run.Run` with the task of `penwright-train pretrain`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ from benchmarks.systems.training.loops import Loop
 from model.architecture import Architecture
 from model.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer
 from model.transformer import Transformer
-from training.data.text import TokenFiles
-from training.loop import Batch, Run
-from training.settings import LoopSettings
-from training.tasks.pretrain import Pretraining
+from training.commands.pretrain import Pretraining
+from training.data.documents import TokenFiles
+from training.loop.run import Batch, Run
+from training.loop.settings import LoopSettings
 
 
 class Penwright(base.TrainingSystem):

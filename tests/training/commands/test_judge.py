@@ -1,0 +1,605 @@
+"""`penwright-train judge`: a real server as the judge, well-behaved and not."""
+
+import asyncio
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model.checkpoint import load_base
+from model.errors import PenwrightError, UsageError
+from training.data.conversations import load_instructions, read_instructions
+from training.measure.answers import respond
+from training.measure.judge import (
+    Judge,
+    JudgeSettings,
+    Refused,
+    Unavailable,
+    connect,
+    parse_score,
+    question,
+)
+from training.measure.marks import Mark, summary
+
+Cli = Callable[..., tuple[int, str]]
+Answer = str | int | bytes | float
+"""What the server does: says a text, gives an HTTP status, sends a raw body, or sleeps."""
+
+KEY = "sk-quite-secret-123"
+
+
+class FakeJudge:
+    """A server that speaks one of the two APIs and does what it is told to, call after call."""
+
+    def __init__(self) -> None:
+        self.api = "openai"
+        self.models = ["marker"]
+        self.calls: list[dict[str, Any]] = []
+        """Each with its path, headers and body."""
+        self.script: Callable[[int, str], Answer] = lambda call, prompt: "70"
+        self.running = self.most_running = 0
+        self.retry_after: str | None = None
+        self._lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+            def do_GET(self) -> None:
+                value: dict[str, Any] | None = None
+                if outer.api == "ollama" and self.path == "/api/version":
+                    value = {"version": "0.9"}
+                if outer.api == "ollama" and self.path == "/api/tags":
+                    value = {"models": [{"name": name} for name in outer.models]}
+                if outer.api == "openai" and self.path == "/v1/models":
+                    value = {"data": [{"id": name} for name in outer.models]}
+                self._send(404 if value is None else 200, json.dumps(value).encode())
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                with outer._lock:
+                    number = len(outer.calls)
+                    outer.calls.append(
+                        {"path": self.path, "headers": dict(self.headers), "body": body}
+                    )
+                    outer.running += 1
+                    outer.most_running = max(outer.most_running, outer.running)
+                try:
+                    self._answer(outer.script(number, body["messages"][0]["content"]))
+                finally:
+                    with outer._lock:
+                        outer.running -= 1
+
+            def _answer(self, answer: Answer) -> None:
+                if isinstance(answer, int):
+                    message = f"trouble of {self.headers.get('authorization')}"
+                    return self._send(answer, json.dumps({"error": message}).encode())
+                if isinstance(answer, float):
+                    time.sleep(answer)
+                    answer = "33"
+                if isinstance(answer, str):
+                    message_ = {"role": "assistant", "content": answer}
+                    ollama = {"message": message_, "done": True}
+                    value = (
+                        ollama if outer.api == "ollama" else {"choices": [{"message": message_}]}
+                    )
+                    answer = json.dumps(value).encode()
+                return self._send(200, answer)
+
+            def _send(self, status: int, body: bytes) -> None:
+                try:
+                    self.send_response(status)
+                    self.send_header("content-length", str(len(body)))
+                    if outer.retry_after is not None:
+                        self.send_header("retry-after", outer.retry_after)
+                    self.end_headers()
+                    self.wfile.write(body)
+                except OSError:  # the client did not wait
+                    self.close_connection = True
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+    @property
+    def prompts(self) -> list[str]:
+        return [call["body"]["messages"][0]["content"] for call in self.calls]
+
+
+@pytest.fixture
+def judge() -> Iterator[FakeJudge]:
+    server = FakeJudge()
+    yield server
+    server.close()
+
+
+def ask(settings: JudgeSettings, prompt: str = "How good?") -> tuple[str, Judge]:
+    async def work() -> tuple[str, Judge]:
+        async with connect(settings) as found:
+            return await found.ask(prompt), found
+
+    return asyncio.run(work())
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        ("85", 85),
+        (" 0\n", 0),
+        ("100", 100),
+        ("**72**", 72),
+        ("Score: 90", 90),
+        ("The score is 40.", 40),
+        ("85/100", 85),
+        ("85 out of 100.", 85),
+        ("85.0", 85),
+        ("<think>Perhaps 20? No.</think>\n\n65", 65),
+        ("", None),
+        ("101", None),
+        ("-5", None),
+        ("7/10", None),
+        ("85.5", None),
+        ("I would say 85", None),
+        ("85 because it is good", None),
+        ("85 or 90", None),
+        ("8 5", None),
+        ("<think>20", None),
+        ("eighty", None),
+        ("٨٥", None),
+    ],
+)
+def test_a_score_is_a_number_that_is_the_whole_answer(answer: str, score: int | None) -> None:
+    assert parse_score(answer) == score
+
+
+def test_the_question_is_the_books() -> None:
+    text = question("Name it.", "a bird", "Robin", "Tit")
+    assert text == (
+        "Given the input `Below is an instruction that describes a task. Write a response that "
+        "appropriately completes the request.\n\n### Instruction:\nName it.\n\n### Input:\na bird` "
+        "and correct output `Robin`, score the model response `Tit` on a scale from 0 to 100, "
+        "where 100 is the best score. Respond with the integer number only."
+    )
+
+
+@pytest.mark.parametrize("api", ["openai", "ollama"])
+@pytest.mark.parametrize("suffix", ["", "/", "root", "whole"])
+def test_the_api_and_the_model_are_found(api: str, suffix: str, judge: FakeJudge) -> None:
+    judge.api = api
+    whole = "/v1/chat/completions" if api == "openai" else "/api/chat"
+    path = {"root": "/v1" if api == "openai" else "/api", "whole": whole}.get(suffix, suffix)
+    text, found = ask(JudgeSettings(judge.url + path))
+    assert text == "70"
+    assert (found.settings.api, found.settings.model) == (api, "marker")
+    (call,) = judge.calls
+    assert (call["path"], call["body"]["model"]) == (whole, "marker")
+    assert "Authorization" not in call["headers"]
+    if api == "ollama":
+        assert call["body"]["stream"] is False
+        assert call["body"]["options"]["temperature"] == 0
+    else:
+        assert call["body"]["temperature"] == 0
+
+
+def test_other_paths_of_openai_are_used_as_they_are(judge: FakeJudge) -> None:
+    settings = JudgeSettings(judge.url + "/v1beta/openai/chat/completions", model="m")
+    ask(settings)
+    assert judge.calls[0]["path"] == "/v1beta/openai/chat/completions"
+
+
+def test_what_is_said_of_the_judge_is_used(judge: FakeJudge) -> None:
+    settings = JudgeSettings(judge.url, model="big", api="openai", key=KEY, max_tokens=9)
+    assert ask(settings, "Is it?")[0] == "70"
+    (call,) = judge.calls
+    assert call["headers"]["Authorization"] == f"Bearer {KEY}"
+    assert call["body"]["messages"] == [{"role": "user", "content": "Is it?"}]
+    assert (call["body"]["model"], call["body"]["max_tokens"]) == ("big", 9)
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [(["a", "b"], "--judge-model is missing, and .* has a, b"), ([], "does not say which models")],
+)
+def test_a_model_must_be_named_where_there_are_several(
+    models: list[str], message: str, judge: FakeJudge
+) -> None:
+    judge.models = models
+    with pytest.raises(UsageError, match=message):
+        ask(JudgeSettings(judge.url))
+
+
+@pytest.mark.parametrize("trouble", [500, 503, 429, 408, 1.0])
+def test_trouble_that_passes_is_waited_for(trouble: Answer, judge: FakeJudge) -> None:
+    judge.script = lambda call, prompt: "70" if call >= 2 else trouble
+    settings = JudgeSettings(judge.url, "m", "openai", backoff=0.01, timeout=0.3)
+    assert ask(settings)[0] == "70"
+    assert len(judge.calls) == 3
+
+
+def test_a_server_says_how_long_to_wait(judge: FakeJudge) -> None:
+    judge.script = lambda call, prompt: "70" if call else 429
+    judge.retry_after = "1"
+    started = time.monotonic()
+    ask(JudgeSettings(judge.url, "m", "openai", backoff=0.01))
+    assert time.monotonic() - started >= 1
+
+
+@pytest.mark.parametrize(
+    ("trouble", "message"),
+    [
+        (500, r"HTTP 500: .*trouble of Bearer \*\*\*.* \(asked 3 times\)"),
+        (1.0, r"no answer within 0.2 seconds \(asked 3 times\)"),
+    ],
+)
+def test_trouble_that_stays_is_named(trouble: Answer, message: str, judge: FakeJudge) -> None:
+    judge.script = lambda call, prompt: trouble
+    settings = JudgeSettings(
+        judge.url, "m", "openai", key=KEY, backoff=0.01, retries=2, timeout=0.2
+    )
+    with pytest.raises(Unavailable, match=message) as error:
+        ask(settings)
+    assert len(judge.calls) == 3
+    assert judge.url in str(error.value)
+    assert KEY not in str(error.value)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 301])
+def test_what_does_not_pass_is_not_asked_again(status: int, judge: FakeJudge) -> None:
+    judge.script = lambda call, prompt: status
+    with pytest.raises(PenwrightError, match=f"HTTP {status}") as error:
+        ask(JudgeSettings(judge.url, "m", "openai", key=KEY))
+    assert not isinstance(error.value, Unavailable | Refused)
+    assert len(judge.calls) == 1
+    assert KEY not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>hello</html>",
+        b"{}",
+        b"[]",
+        b'{"choices": []}',
+        b'{"choices": [{"message": {}}]}',
+        b'{"choices": [{"message": {"content": null}}]}',
+        b"\xff\xfe",
+        b"",
+    ],
+)
+def test_what_is_no_chat_completion_is_refused(body: bytes, judge: FakeJudge) -> None:
+    judge.script = lambda call, prompt: body
+    with pytest.raises(Refused, match="no chat completion"):
+        ask(JudgeSettings(judge.url, "m", "openai"))
+
+
+def test_nobody_listens(judge: FakeJudge) -> None:
+    judge.close()
+    try:
+        with pytest.raises(Unavailable, match=r"asked 2 times"):
+            ask(JudgeSettings(judge.url, "m", "openai", backoff=0.01, retries=1))
+    finally:
+        judge.__init__()  # type: ignore[misc]  # for the fixture to close
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"url": "localhost:11434"}, "--judge-url is localhost:11434; it must be http://HOST"),
+        ({"url": "http://"}, "--judge-url is http://"),
+        ({"url": "http://[::1"}, "--judge-url is http"),
+        ({"api": "grpc"}, "--judge-api is grpc; it must be one of auto, openai, ollama"),
+        ({"timeout": 0.0}, "--judge-timeout is 0.0"),
+        ({"timeout": float("nan")}, "--judge-timeout is nan"),
+        ({"retries": -1}, "--judge-retries is -1"),
+        ({"max_tokens": -1}, "--judge-max-tokens is -1"),
+        ({"key": "two words"}, "--judge-key-env names is empty, or has characters"),
+        ({"key": ""}, "is empty"),
+        ({"url": "http://me:sesame@host"}, "--judge-url holds a password"),
+        ({"url": "http://host/v1?key=sesame"}, "--judge-url holds a password or a query"),
+    ],
+)
+def test_bad_settings_name_their_flag(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message) as error:
+        JudgeSettings(**{"url": "http://host", **fields})
+    assert "sesame" not in str(error.value)
+    assert "two words" not in str(error.value)
+
+
+def test_the_mean_has_an_interval_and_failures_count_as_0() -> None:
+    marks = [Mark(80, "80"), Mark(60, "60"), Mark(0, "good", "no number"), Mark(0, "0")] * 25
+    found = summary(marks)
+    assert (found["n"], found["failures"]) == (100, 25)
+    assert found["score"]["value"] == 35
+    low, high = found["score"]["interval"]
+    # The standard error is 36 / 10.
+    assert low == pytest.approx(35 - 1.96 * 3.57, abs=1)
+    assert high == pytest.approx(35 + 1.96 * 3.57, abs=1)
+    assert summary(marks) == found
+    assert summary([Mark(50, "50")])["score"]["interval"] == [50, 50]
+
+
+class Command:
+    """`penwright-train judge` with the flags that all tests share."""
+
+    def __init__(self, cli: Cli, judge: FakeJudge, base: Path, data: Path, out: Path) -> None:
+        self._cli = cli
+        self._flags = (base, "--data", data, "--judge-url", judge.url, "--json", out)
+        self.out = out
+        self.kept = out.with_name(out.name + ".rows.jsonl")
+
+    def __call__(self, *flags: object) -> tuple[int, str]:
+        few = ("--max-new-tokens", 4, "--judge-retries", 0, "--judge-timeout", 5)
+        return self._cli("judge", *self._flags, *few, *flags)
+
+    @property
+    def report(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.out.read_text())
+        return found
+
+    @property
+    def marks(self) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in self.kept.read_text().splitlines()]
+        return [line for line in lines if "score" in line]
+
+
+@pytest.fixture
+def command(
+    cli: Cli, judge: FakeJudge, base_path: Path, instruction_file: Path, tmp_path: Path
+) -> Command:
+    return Command(cli, judge, base_path, instruction_file, tmp_path / "judged.json")
+
+
+def test_the_answers_of_the_checkpoint_are_judged(
+    command: Command, judge: FakeJudge, base_path: Path, instruction_file: Path
+) -> None:
+    rows = load_instructions([instruction_file]).test
+    judge.script = lambda call, prompt: str(len(prompt) % 100)
+    code, err = command()
+    assert code == 0, err
+    responses = respond(load_base(base_path), None, rows, max_new_tokens=4)
+    asked = [question(r.instruction, r.input, r.output, r.response) for r in responses]
+    assert sorted(judge.prompts) == sorted(asked)
+    report = command.report
+    assert [row["response"] for row in report["rows"]] == [r.response for r in responses]
+    scores = [len(prompt) % 100 for prompt in asked]
+    assert [row["score"] for row in report["rows"]] == scores
+    metrics = report["metrics"]["judge"]
+    assert metrics["score"]["value"] == pytest.approx(sum(scores) / len(scores))
+    assert (metrics["n"], metrics["failures"]) == (len(rows), 0)
+    assert report["judge"]["model"] == "marker"
+    assert report["checkpoint"]["id"] == load_base(base_path).id
+
+
+def test_nonsense_counts_as_0_and_is_reported(
+    command: Command, judge: FakeJudge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judge.script = lambda call, prompt: "It is \ud83d fine, 90." if call == 1 else "80"
+    code, err = command("--rows", "all", "--limit", 4, "--concurrency", 1)
+    assert code == 0, err
+    metrics = command.report["metrics"]["judge"]
+    assert (metrics["n"], metrics["failures"], metrics["score"]["value"]) == (4, 1, 60.0)
+    row = command.report["rows"][1]
+    assert (row["score"], row["answer"]) == (0, "It is \ud83d fine, 90.")
+    assert row["failure"] == "the answer is no number from 0 to 100"
+
+
+def test_what_is_no_answer_of_a_judge_at_all_counts_once_others_came(
+    command: Command, judge: FakeJudge
+) -> None:
+    script: dict[int, Answer] = {1: 400, 2: b"<html>"}
+    judge.script = lambda call, prompt: script.get(call, "80")
+    code, err = command("--rows", "all", "--limit", 4, "--concurrency", 1)
+    assert code == 0, err
+    assert [row["score"] for row in command.report["rows"]] == [80, 0, 0, 80]
+    assert command.report["rows"][1]["failure"].startswith("HTTP 400")
+    assert "<html>" in command.report["rows"][2]["failure"]
+
+
+@pytest.mark.parametrize("first", [400, b"<html>", 401, 500])
+def test_a_wrong_judge_is_noticed_at_once(
+    first: Answer, command: Command, judge: FakeJudge
+) -> None:
+    judge.script = lambda call, prompt: first
+    code, err = command()
+    assert code == 1
+    assert err.splitlines()[-1].startswith(f"penwright-train judge: {judge.url}")
+    assert "0 of" in err
+    assert len(judge.calls) == 1
+    assert command.marks == []
+    assert not command.out.exists()
+
+
+def test_rows_without_an_answer_are_named_and_asked_again(
+    command: Command, judge: FakeJudge
+) -> None:
+    script: dict[int, Answer] = {2: 500, 3: 6.0}
+    judge.script = lambda call, prompt: script.get(call, "80")
+    code, err = command("--rows", "all", "--limit", 6, "--concurrency", 1, "--judge-timeout", 1)
+    assert code == 1
+    assert "row 3: " in err
+    assert "HTTP 500" in err
+    assert "no answer within 1 seconds" in err
+    assert "4 of 6 answers have their mark" in err
+    assert not command.out.exists(), "a mean that leaves rows out"
+    assert len(command.marks) == 4
+    asked = judge.prompts
+    code, err = command("--rows", "all", "--limit", 6)
+    assert code == 0, err
+    assert sorted(judge.prompts[6:]) == sorted(asked[2:4])
+    assert command.report["metrics"]["judge"]["score"]["value"] == 80
+
+
+def test_a_judge_that_is_gone_is_not_asked_for_every_row(
+    command: Command, judge: FakeJudge
+) -> None:
+    judge.script = lambda call, prompt: "80" if call == 0 else 503
+    code, err = command("--rows", "all", "--limit", 8, "--concurrency", 1)
+    assert code == 1
+    assert len(judge.calls) == 4
+    assert "1 of 8 answers have their mark" in err
+
+
+def test_rows_without_an_answer_here_and_there_do_not_stop_the_others(
+    command: Command, judge: FakeJudge
+) -> None:
+    judge.script = lambda call, prompt: 503 if call % 2 else "80"
+    code, err = command("--rows", "all", "--limit", 8, "--concurrency", 1)
+    assert code == 1
+    assert "4 of 8 answers have their mark" in err
+    assert len(judge.calls) == 8
+
+
+def test_a_crash_loses_nothing(
+    command: Command, judge: FakeJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash(call: int, prompt: str) -> Answer:
+        if call == 3:
+            raise KeyboardInterrupt
+        return "80"
+
+    original = Judge.ask
+
+    async def interrupted(self: Judge, prompt: str) -> str:
+        if len(judge.calls) == 3:
+            raise KeyboardInterrupt
+        return await original(self, prompt)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Judge, "ask", interrupted)
+        assert command("--rows", "all", "--limit", 5, "--concurrency", 1)[0] == 130
+    assert len(command.marks) == 3
+    with command.kept.open("a") as file:  # the crash cut a line off
+        file.write('{"row": 4, "sco')
+    monkeypatch.setattr("training.commands.judge.respond", None)  # no answer is made again
+    code, err = command("--rows", "all", "--limit", 5)
+    assert code == 0, err
+    assert len(judge.calls) == 5
+    assert len(command.marks) == 5
+    assert command("--rows", "all", "--limit", 5)[0] == 0
+    assert len(judge.calls) == 5, "all was done"
+
+
+def test_more_rows_may_follow(command: Command, judge: FakeJudge) -> None:
+    assert command("--rows", "all", "--limit", 2)[0] == 0
+    assert command("--rows", "all", "--limit", 3)[0] == 0
+    assert len(judge.calls) == 3
+    assert command.report["metrics"]["judge"]["n"] == 3
+
+
+def test_marks_of_another_judge_are_not_mixed_in(command: Command, judge: FakeJudge) -> None:
+    assert command("--rows", "all", "--limit", 2)[0] == 0
+    kept = command.kept.read_bytes()
+    code, err = command("--rows", "all", "--limit", 2, "--judge-model", "other")
+    assert code == 2
+    assert "was begun with judge marker, not other; name another --json" in err
+    code, err = command("--max-new-tokens", 5)
+    assert code == 2
+    assert command.kept.read_bytes() == kept
+    command.kept.write_text('{"a": 1}\n')
+    code, err = command()
+    assert code == 1
+    assert "was not written by `judge`" in err
+
+
+def test_several_rows_are_asked_at_a_time(command: Command, judge: FakeJudge) -> None:
+    judge.script = lambda call, prompt: 0.3
+    code, err = command("--rows", "all", "--limit", 7, "--concurrency", 3)
+    assert code == 0, err
+    assert judge.most_running == 3
+
+
+def test_all_rows_can_be_judged(command: Command, judge: FakeJudge, instruction_file: Path) -> None:
+    code, err = command("--rows", "all", "--limit", 40)
+    assert code == 0, err
+    first = next(iter(read_instructions(instruction_file)))
+    assert command.report["rows"][0]["instruction"] == first.instruction
+    assert command.report["metrics"]["judge"]["n"] == 40
+
+
+def test_a_question_that_does_not_fit_counts_as_0(
+    cli: Cli, judge: FakeJudge, base_path: Path, tmp_path: Path
+) -> None:
+    rows = [
+        {"instruction": "dinner " * 200, "output": "x"},
+        {"instruction": "Say bus.", "output": "bus"},
+    ]
+    data, out = tmp_path / "a.json", tmp_path / "judged.json"
+    data.write_text(json.dumps(rows))
+    command = Command(cli, judge, base_path, data, out)
+    code, err = command("--rows", "all")
+    assert code == 0, err
+    assert [row["score"] for row in command.report["rows"]] == [0, 70]
+    assert "does not fit the checkpoint's context of 128" in command.report["rows"][0]["failure"]
+    assert len(judge.calls) == 1
+
+
+def test_the_key_comes_from_the_environment_and_stays_there(
+    command: Command,
+    judge: FakeJudge,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PENWRIGHT_JUDGE_KEY", KEY)
+    code, err = command("--rows", "all", "--limit", 1)
+    assert code == 0, err
+    assert judge.calls[0]["headers"]["Authorization"] == f"Bearer {KEY}"
+    written = command.out.read_text() + command.kept.read_text() + err
+    assert KEY not in written
+    monkeypatch.setenv("OTHER", "another")
+    assert command("--rows", "all", "--limit", 2, "--judge-key-env", "OTHER")[0] == 0
+    assert judge.calls[1]["headers"]["Authorization"] == "Bearer another"
+    code, err = command("--judge-key-env", KEY)
+    assert code == 2
+    assert "--judge-key-env names a variable that is not set" in err
+    assert KEY not in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--limit", -1), "--limit is -1; it must be at least 0"),
+        (("--concurrency", 0), "--concurrency is 0; it must be at least 1"),
+        (("--max-new-tokens", 0), "--max-new-tokens is 0"),
+        (("--judge-url", "ftp://host"), "--judge-url is ftp://host"),
+        (("--judge-api", "other"), "--judge-api is other"),
+        (("--json", "."), "--json . is a directory"),
+    ],
+)
+def test_bad_flags(flags: tuple[object, ...], message: str, command: Command) -> None:
+    code, err = command(*flags)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    assert message in err
+
+
+def test_a_classifier_is_not_judged(
+    cli: Cli,
+    judge: FakeJudge,
+    base_path: Path,
+    spam_file: Path,
+    instruction_file: Path,
+    tmp_path: Path,
+) -> None:
+    spam = tmp_path / "spam"
+    few = ("--method", "head", "--steps", 1, "--warmup", 0, "--batch-size", 4)
+    code, err = cli(*("classify", "--base", base_path, "--data", spam_file, "--out", spam, *few))
+    assert code == 0, err
+    code, err = Command(cli, judge, spam, instruction_file, tmp_path / "judged.json")()
+    assert code == 2
+    assert "is a classifier: it answers no instructions" in err
+    assert not judge.calls

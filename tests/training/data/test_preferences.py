@@ -1,0 +1,117 @@
+"""Preference pairs: reading, what is dropped, and the split."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model.errors import DataError
+from training.data.conversations import load_instructions
+from training.data.preferences import load_preferences, read_preferences
+
+Rows = list[dict[str, str]]
+
+
+def write(path: Path, rows: object) -> Path:
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def test_all_pairs_are_kept_and_counted(preference_rows: Rows, tmp_path: Path) -> None:
+    data = load_preferences([write(tmp_path / "a.json", preference_rows)])
+    kept = [*data.train, *data.val, *data.test]
+    assert {vars(row)["chosen"] for row in kept} == {row["chosen"] for row in preference_rows}
+    assert len(kept) == data.rows == len(preference_rows)
+    assert (data.duplicates, data.equal, data.equal_at) == (0, 0, ())
+    assert data.sources[0]["rows"] == len(preference_rows)
+
+
+def test_the_input_may_be_missing_and_other_fields_are_left_alone(tmp_path: Path) -> None:
+    rows = [{"instruction": "Say it.", "output": "x", "chosen": "a", "rejected": "b"}]
+    row = read_preferences(write(tmp_path / "a.json", rows))[0]
+    assert (row.instruction, row.input, row.chosen, row.rejected) == ("Say it.", "", "a", "b")
+
+
+def test_equal_answers_are_dropped_named_and_counted(preference_rows: Rows, tmp_path: Path) -> None:
+    rows = [dict(row) for row in preference_rows]
+    rows[3]["chosen"] = rows[3]["rejected"]
+    rows[8]["chosen"] = rows[8]["rejected"] + "\n"
+    path = write(tmp_path / "a.json", rows)
+    data = load_preferences([path])
+    assert (data.equal, data.equal_at) == (2, (f"{path}: row 4, 9",))
+    kept = [*data.train, *data.val, *data.test]
+    assert len(kept) == len(rows) - 2
+    assert all(row.chosen.strip() != row.rejected.strip() for row in kept)
+    many = [{**row, "chosen": row["rejected"]} for row in rows[:30]]
+    data = load_preferences([path, write(tmp_path / "b.json", many)])
+    assert data.equal == 32
+    assert data.equal_at[1].endswith("row 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, …")
+
+
+def test_a_repeated_pair_is_dropped_and_another_pair_of_the_question_is_not(
+    preference_rows: Rows, tmp_path: Path
+) -> None:
+    first = preference_rows[0]
+    loud = {name: text.upper() for name, text in first.items()}
+    other = {**first, "rejected": "something else"}
+    data = load_preferences([write(tmp_path / "a.json", [*preference_rows, loud, other])])
+    assert data.duplicates == 1
+    parts = [
+        part
+        for part in (data.train, data.val, data.test)
+        for row in part
+        if row.input == first["input"] and row.instruction == first["instruction"]
+    ]
+    assert len(parts) == 2
+    assert parts[0] is parts[1]
+
+
+def test_a_question_is_in_the_part_that_instruction_tuning_puts_it_into(
+    preference_rows: Rows, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.json", [{**row, "output": "x"} for row in preference_rows])
+    pairs, instructions = load_preferences([path]), load_instructions([path])
+    for name in ("train", "val", "test"):
+        found = {row.question.identity for row in getattr(pairs, name)}
+        assert found == {row.identity for row in getattr(instructions, name)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chosen": None}, "row 2 has no chosen that is a string"),
+        ({"rejected": 3}, "row 2 has no rejected that is a string"),
+        ({"instruction": None}, "row 2 has no instruction that is a string"),
+        ({"input": ["a"]}, "row 2 has no input that is a string"),
+        ({"chosen": " \n"}, "row 2 has an empty chosen"),
+        ({"rejected": ""}, "row 2 has an empty rejected"),
+    ],
+)
+def test_bad_rows_are_named(
+    change: dict[str, object], message: str, preference_rows: Rows, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.json", [preference_rows[0], {**preference_rows[1], **change}])
+    with pytest.raises(DataError, match=message) as error:
+        read_preferences(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_field_is_named(preference_rows: Rows, tmp_path: Path) -> None:
+    row = {k: v for k, v in preference_rows[0].items() if k != "rejected"}
+    with pytest.raises(DataError, match="row 1 has no rejected"):
+        read_preferences(write(tmp_path / "a.json", [row]))
+    with pytest.raises(DataError, match="row 1 is not an object with `instruction`"):
+        read_preferences(write(tmp_path / "b.json", ["text"]))
+
+
+def test_too_few_pairs_for_three_parts(preference_rows: Rows, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", preference_rows[:1])
+    with pytest.raises(DataError, match=r"of 1 distinct pairs .* none falls into"):
+        load_preferences([path])
+
+
+def test_the_books_file(real_data: Path) -> None:
+    data = load_preferences([real_data / "instructions" / "instruction-data-with-preference.json"])
+    assert (data.rows, data.duplicates, data.equal) == (1100, 0, 6)
+    assert "row 123, 227, 401, 567, 629, 677" in data.equal_at[0]
+    assert len(data.train) + len(data.val) + len(data.test) == 1094

@@ -1,0 +1,75 @@
+"""The recipe of the bundled models, with a stand-in for `penwright-train`."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "default.sh"
+
+# Publishes what $CONTENT says, and fails in the command that $FAIL names.
+STAND_IN = """#!/usr/bin/env bash
+set -e
+echo "$@" >>"$CALLS"
+[ "$1" != "$FAIL" ]
+while [ $# -gt 0 ]; do
+  case $1 in --out) out=$2 ;; --run) run=$2 ;; esac
+  shift
+done
+case $out in *.tiktoken) touch "$out"; exit ;; esac
+mkdir -p "$out" "$run/state"
+echo "$CONTENT" >"$out/card.json"
+touch "$run/state/last.pt"
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "penwright-train").write_text(STAND_IN)
+    (tmp_path / "bin" / "penwright-train").chmod(0o755)
+    return tmp_path
+
+
+def recipe(work: Path, content: str, fail: str = "") -> tuple[int, dict[str, bool]]:
+    """The exit code, and of each command whether it resumed."""
+    calls = work / "calls"
+    calls.write_text("")
+    variables = {"PENWRIGHT_DATA": "data", "BIN": str(work / "bin"), "CALLS": str(calls)}
+    done = subprocess.run(
+        ["bash", str(RECIPE)],
+        cwd=work,
+        env={**os.environ, **variables, "CONTENT": content, "FAIL": fail},
+        capture_output=True,
+        timeout=60,
+    )
+    lines = calls.read_text().splitlines()
+    return done.returncode, {line.split()[0]: "--resume" in line for line in lines}
+
+
+def published(work: Path) -> dict[str, str]:
+    directory = work / "checkpoints" / "default"
+    return {path.parent.name: path.read_text().strip() for path in directory.glob("*/card.json")}
+
+
+def test_the_set_is_never_a_mix_and_adapters_follow_their_base(work: Path) -> None:
+    code, resumed = recipe(work, "first")
+    assert code == 0
+    commands = ("tokenizer", "data", "pretrain", "classify", "instruct")
+    assert resumed == dict.fromkeys(commands, False)
+    first = {"base": "first", "spam": "first", "instruct": "first"}
+    assert published(work) == first
+    assert (work / "checkpoints/default/models.json").is_file()
+
+    code, resumed = recipe(work, "second", fail="instruct")
+    assert code != 0
+    assert resumed == {"data": False, "pretrain": True, "classify": False, "instruct": False}
+    assert published(work) == first
+
+    code, resumed = recipe(work, "second")
+    assert code == 0
+    # The base is done, and so is not trained again.
+    assert resumed == {"data": False, "classify": True, "instruct": False}
+    assert published(work) == dict.fromkeys(first, "second")
+    assert [path.name for path in (work / "checkpoints").iterdir()] == ["default"]

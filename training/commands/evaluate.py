@@ -1,0 +1,208 @@
+"""`penwright-train evaluate`: measure a published checkpoint, or a model set.
+
+    penwright-train evaluate checkpoints/default/spam --data SMSSpamCollection.tsv
+    penwright-train evaluate checkpoints/default/base --data wikitext-2-valid.txt \\
+        --blimp blimp.jsonl.xz --json base.json --html base.html
+
+What is measured follows from the checkpoint. A classifier and an instruction follower: the test
+part of the data, which is derived from the texts again; with the data of the training, that gives
+the numbers on the card. With `--all` it is every row, for data that the training never saw. A base:
+loss, perplexity and bits per byte on all of the given text, or with `--held-out` on what its
+training left out of it; and BLiMP. Each model of a model set is given those data files that are of
+its kind. Without anything to measure on, the numbers on the card are printed.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from model.checkpoint.atomic import write_file
+from model.checkpoint.model_set import load_model_set
+from model.errors import DataError, UsageError
+from training.data.labelled_files import Reading
+from training.data.rows import read_rows
+from training.loop.settings import LoopSettings
+from training.measure.evaluation import (
+    Evaluation,
+    Loaded,
+    evaluate_base,
+    evaluate_classifier,
+    evaluate_instructions,
+    load,
+)
+from training.measure.samples import PROMPTS
+from training.measure.yardstick import yardstick
+from training.report.tables import print_metrics, read_metrics
+from training.tuning.card import machine_fields, portable_command
+
+_SET = "models.json"
+_TASK_OF_KIND = {"text": "generate", "labelled": "classify", "instructions": "instruct"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", type=Path, metavar="DIR", help="checkpoint or model set")
+    parser.add_argument("--data", nargs="+", type=Path, default=[], help="data files")
+    parser.add_argument("--base", type=Path, help="base of the adapter, if it has moved")
+    parser.add_argument(
+        "--all", action="store_true", help="of rows, all of the data in place of its test part"
+    )
+    parser.add_argument(
+        "--test", nargs="+", type=Path, default=[], help="of instructions, as in their training"
+    )
+    Reading.add_arguments(parser)
+    parser.add_argument("--blimp", type=Path, help="BLiMP pairs to measure a base on")
+    parser.add_argument(
+        "--held-out",
+        action="store_true",
+        help="of the texts, only documents that are in the validation part of a training",
+    )
+    parser.add_argument(
+        "--val-fraction", type=float, help="of that training (default: what the card says)"
+    )
+    parser.add_argument("--prompt", nargs="+", default=list(PROMPTS), help="what a base continues")
+    parser.add_argument("--run", type=Path, help="directory of the run (default: DIR.run)")
+    parser.add_argument("--json", type=Path, help="file to write the metrics to")
+    parser.add_argument("--html", type=Path, help="file to write a report with plots to")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto (default)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (0: as many as fit)")
+
+
+def run(args: argparse.Namespace) -> None:
+    settings = LoopSettings(steps=1, device=args.device, threads=args.threads)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    _check_outputs(args)
+    started = time.perf_counter()
+    entries = {}
+    for name, (loaded, paths) in _checkpoints(args, settings.torch_device).items():
+        found = _evaluate(loaded, paths, args)
+        if _is_set(args.checkpoint):
+            print(f"{name}: {loaded.task}, {loaded.id[:12]}")
+        if found is None:
+            print("from the card; give --data to measure again")
+        metrics = loaded.card.get("metrics") or {} if found is None else found.metrics
+        print_metrics(metrics)
+        entries[name] = _entry(loaded, found, args.run)
+    report = {
+        "command": portable_command(sys.argv[1:]),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "machine": machine_fields(settings.torch_device),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    if args.json:
+        write_file(args.json, _as_json(report, entries, _is_set(args.checkpoint)))
+    if args.html:
+        from training.report.html import render  # imports matplotlib
+
+        write_file(args.html, render(report, entries).encode())
+
+
+def _is_set(path: Path) -> bool:
+    return (path / _SET).is_file()
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Before anything is computed."""
+    for flag, path in (("--json", args.json), ("--html", args.html)):
+        if path is not None and path.is_dir():
+            raise UsageError(f"{flag} {path} is a directory; name a file")
+    Reading.from_args(args)
+    if args.all and args.test:
+        raise UsageError("--all takes every row of --data for the test; leave out --test")
+    fraction = args.val_fraction
+    if fraction is not None and not args.held_out:
+        raise UsageError("--val-fraction is for --held-out")
+    if fraction is not None and not 0 < fraction < 1:
+        raise UsageError(f"--val-fraction is {fraction}; it must be between 0 and 1")
+
+
+def _checkpoints(
+    args: argparse.Namespace, device: torch.device
+) -> dict[str, tuple[Loaded, Sequence[Path]]]:
+    """Each checkpoint to measure with its data files, by its name."""
+    if not _is_set(args.checkpoint):
+        loaded = load(args.checkpoint, args.base, device)
+        return {args.checkpoint.resolve().name: (loaded, args.data)}
+    if args.base is not None or args.run is not None:
+        raise UsageError(f"--base and --run are for one checkpoint; {args.checkpoint} is a set")
+    models = {
+        name: load(path, None, device)
+        for name, path in load_model_set(args.checkpoint).paths.items()
+    }
+    reading = Reading.from_args(args)
+    tasks = {path: _TASK_OF_KIND[read_rows(path, reading=reading).kind] for path in args.data}
+    if args.blimp is not None:
+        tasks[args.blimp] = "generate"
+    for path, task in tasks.items():
+        if task not in {loaded.task for loaded in models.values()}:
+            raise DataError(f"{path}: is for {task}, which no model of {args.checkpoint} does")
+    return {
+        name: (loaded, [path for path in args.data if tasks[path] == loaded.task])
+        for name, loaded in models.items()
+    }
+
+
+def _evaluate(loaded: Loaded, paths: Sequence[Path], args: argparse.Namespace) -> Evaluation | None:
+    """What is found on the files; None where there are none, and the card must do."""
+    is_set = _is_set(args.checkpoint)
+    language_model = loaded.task == "generate"
+    if not language_model and not is_set and (args.blimp or args.held_out):
+        flag = "--blimp" if args.blimp else "--held-out"
+        raise UsageError(f"{flag} is for a base; {loaded.path} is for {loaded.task}")
+    if not paths and not (language_model and args.blimp):
+        if not loaded.card.get("metrics") and not is_set:
+            raise UsageError(f"--data is missing, and the card of {loaded.path} has no metrics")
+        return None
+    if loaded.network.head is not None:
+        return evaluate_classifier(
+            loaded, paths, Reading.from_args(args, loaded.card), whole=args.all
+        )
+    if not language_model:
+        return evaluate_instructions(loaded, paths, args.test, whole=args.all)
+    fraction = _held_out(loaded, args) if args.held_out else None
+    return evaluate_base(loaded, yardstick(paths, args.blimp, fraction), args.prompt)
+
+
+def _held_out(loaded: Loaded, args: argparse.Namespace) -> float:
+    if args.val_fraction is not None:
+        return float(args.val_fraction)
+    fraction = loaded.card.get("data", {}).get("split", {}).get("val_fraction")
+    if not isinstance(fraction, float):
+        raise UsageError(f"--val-fraction is missing, and the card of {loaded.path} has none")
+    return fraction
+
+
+def _entry(loaded: Loaded, found: Evaluation | None, run: Path | None) -> dict[str, Any]:
+    """All that is known of one checkpoint."""
+    card = loaded.card
+    if found is None:
+        found = Evaluation(card.get("metrics") or {}, methods={"numbers": "those on the card"})
+    log = (run or Path(os.path.abspath(loaded.path) + ".run")) / "metrics.jsonl"
+    return {
+        "checkpoint": loaded.facts(),
+        "data": list(found.sources),
+        "metrics": found.metrics,
+        "methods": found.methods,
+        "curves": found.curves,
+        "samples": found.samples,
+        # For the report alone; the checkpoint has its card, and the run its log.
+        "card": card,
+        "log": read_metrics(log) if log.is_file() else [],
+    }
+
+
+def _as_json(report: dict[str, Any], entries: dict[str, dict[str, Any]], is_set: bool) -> bytes:
+    """One checkpoint's numbers under `metrics`; those of a model set under `models` by name."""
+    parts = {
+        name: {key: value for key, value in entry.items() if key not in ("card", "log")}
+        for name, entry in entries.items()
+    }
+    content = {**report, **({"models": parts} if is_set else next(iter(parts.values())))}
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode()

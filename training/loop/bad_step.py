@@ -1,0 +1,63 @@
+"""A step that no training should go on from: how it is known, and what is said of it.
+
+A loss or a gradient that is not finite is one. So is a spike: a loss that lies above the mean of
+the last 100 steps by more than `--spike` of their standard deviations; before 20 steps there is
+none. It is found before the optimizer's step, so neither the weights nor the saved state have
+anything of it.
+"""
+
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from model.checkpoint.atomic import write_file
+from training.loop import state as saved_state
+from training.loop.distributed import AllStop, first
+
+WINDOW = 100
+_LEAST = 20
+
+
+class BadStep(AllStop):
+    """The run stops at a step, with its state as it was before."""
+
+
+def complaint(loss: float, recent: Sequence[float], deviations: float = 0.0) -> str:
+    """What is wrong with a step's loss; nothing, if it is as usual.
+
+    Args:
+        recent: losses of the steps before, at most the last `WINDOW`.
+        deviations: how many of their standard deviations are too much; 0 for no limit.
+    """
+    if not math.isfinite(loss):
+        return f"the loss is {loss}"
+    if not deviations or len(recent) < _LEAST:
+        return ""
+    mean, deviation = statistics.fmean(recent), statistics.pstdev(recent)
+    if loss <= mean + deviations * deviation:
+        return ""
+    return (
+        f"the loss is {loss:.4g}, above {mean:.4g}, the mean of the last {len(recent)} steps, by "
+        f"more than --spike {deviations:g} of their standard deviations of {deviation:.4g}"
+    )
+
+
+def stop_at(step: int, examples: Sequence[int], why: str, directory: Path) -> BadStep:
+    """Write `bad-step.json` and make the error that says what to do.
+
+    Args:
+        examples: indices of all that the step saw.
+    """
+    report = directory / "bad-step.json"
+    if first():
+        content = {"step": step, "why": why, "examples": list(examples)}
+        write_file(report, (json.dumps(content, indent=1) + "\n").encode())
+    some = ", ".join(map(str, examples[:8])) + (", …" if len(examples) > 8 else "")
+    last = saved_state.last_state(directory)
+    good = f"the last good state is {last}" if last.exists() else "no state is saved yet"
+    return BadStep(
+        f"{why} at step {step}, examples {some} (see {report}); {good}: "
+        "try a lower --lr or a longer --warmup"
+    )

@@ -1,0 +1,255 @@
+"""`--dry-run`: what a training would take, from a few of its real steps; nothing is left behind."""
+
+import argparse
+import functools
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from model.errors import UsageError
+from model.transformer import Transformer
+from training.loop.compute import Compute, count
+from training.loop.peak_memory import peak, reset_peak
+from training.loop.run import Run
+from training.loop.task import Batch, Task
+from training.objectives.cross_entropy import IGNORE
+
+_WARMUP, _STEPS = 1, 3  # steps that are taken; the first ones are not timed
+
+Command = Callable[[argparse.Namespace], None]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that a step needs."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    """What one forward pass keeps for its backward pass, on the largest batch."""
+    largest: tuple[int, int]
+    """Rows and tokens of that batch."""
+    peak: int
+    """Measured: of the whole process on a CPU, of torch's allocations on a GPU."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What was timed."""
+
+    steps: tuple[float, ...]
+    """Seconds of each step."""
+    tokens_per_second: float
+    """The median of the steps'."""
+    tokens_per_example: float
+    """Padding included: the mean of an epoch, in batches as they come."""
+    evaluation: float
+    """Seconds of one evaluation."""
+
+
+def add_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print parameters, memory, compute and an estimate of the time; train nothing",
+    )
+
+
+def leaves_nothing(run: Command) -> Command:
+    """Give a dry run of this command a directory that is deleted when it ends.
+
+    Raises:
+        UsageError: the run is to be resumed, or has several processes.
+    """
+
+    @functools.wraps(run)
+    def command(args: argparse.Namespace) -> None:
+        if not args.dry_run:
+            return run(args)
+        if args.resume:
+            raise UsageError("--dry-run with --resume: it trains nothing, so give one of them")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UsageError("--dry-run measures one process; start it without torchrun")
+        with tempfile.TemporaryDirectory(prefix="penwright-") as directory:
+            args.run = Path(directory)
+            return run(args)
+
+    return command
+
+
+def dry_run(run: Run, model: Transformer) -> None:
+    """Take a few steps of `run` and print what all of it would take.
+
+    Args:
+        model: the network of its task, frozen or not.
+    """
+    task, device = run.task, run.device
+    torch.manual_seed(run.settings.seed)
+    task.trained.train()
+    reset_peak(device)
+    batch = task.batch(_largest(task, run.settings.batch_size))
+    activations = _activations(run, batch, [model, task.trained])
+    timing = _time(run, _tokens_per_example(run, batch))
+    parameters = _distinct([model, task.trained])
+    learning = [parameter for parameter in parameters if parameter.requires_grad]
+    memory = Memory(
+        weights=_bytes(parameters),
+        gradients=_bytes(learning),
+        optimizer=_optimizer_bytes(run),
+        activations=activations,
+        largest=(batch.inputs.shape[0], batch.inputs.shape[1]),
+        peak=peak(device),
+    )
+    length = timing.tokens_per_example * run.settings.batch_size / len(batch.inputs)
+    compute = count(model, task.trained, length, _share_of_outputs(batch))
+    print(f"parameters   {_numel(parameters):,}, of which {_numel(learning):,} learn")
+    for line in (*_memory_lines(memory, device), *_work_lines(run, timing, compute, length)):
+        print(line)
+
+
+def _largest(task: Task, rows: int) -> Sequence[int]:
+    """Examples of the largest batch that there could be."""
+    if task.lengths is None:
+        return [index % task.examples for index in range(rows)]
+    lengths = task.lengths
+    return sorted(range(task.examples), key=lambda index: -lengths[index])[:rows]
+
+
+def _tokens_per_example(run: Run, largest: Batch) -> float:
+    """The mean over the batches of the first epoch, which are as long as their longest rows."""
+    lengths, size = run.task.lengths, run.settings.batch_size
+    if lengths is None:
+        return run.task.tokens_per_example
+    epoch = [lengths[run.order[position]] for position in range(run.task.examples)]
+    longest = [max(epoch[start : start + size]) for start in range(0, len(epoch), size)]
+    # A task may make several rows of an example, and leave out a token that has no target.
+    per_length = largest.tokens / (max(lengths) * min(size, run.task.examples))
+    return statistics.mean(longest) * per_length
+
+
+def _share_of_outputs(batch: Batch) -> float:
+    """Of the positions, those whose next token is predicted; none where rows get labels."""
+    if batch.targets.ndim < 2:
+        return 0.0
+    return float((batch.targets != IGNORE).float().mean())
+
+
+def _activations(run: Run, batch: Batch, modules: Sequence[nn.Module]) -> int:
+    """Bytes that a forward pass on `batch` keeps for the backward pass, which follows."""
+    weights = {p.untyped_storage().data_ptr() for m in modules for p in m.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    autocast = torch.autocast(run.device.type, torch.bfloat16, enabled=run.settings.autocast)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
+        loss = run.task.loss(batch)
+    total = sum(kept.values())  # before the backward pass of checkpointed blocks keeps more
+    loss.backward()  # type: ignore[no-untyped-call]
+    run.task.trained.zero_grad(set_to_none=True)
+    return total
+
+
+def _time(run: Run, tokens_per_example: float) -> Timing:
+    """Take a few steps and one evaluation."""
+    records, seconds = [], []
+    for _ in range(_WARMUP + _STEPS):
+        started = time.perf_counter()
+        records.append(run.step())
+        seconds.append(time.perf_counter() - started)
+    started = time.perf_counter()
+    run.task.trained.eval()
+    autocast = torch.autocast(run.device.type, torch.bfloat16, enabled=run.settings.autocast)
+    with torch.no_grad(), autocast:
+        run.task.evaluate()
+    return Timing(
+        steps=tuple(seconds[_WARMUP:]),
+        tokens_per_second=statistics.median(r["tokens_per_second"] for r in records[_WARMUP:]),
+        tokens_per_example=tokens_per_example,
+        evaluation=time.perf_counter() - started,
+    )
+
+
+def _memory_lines(memory: Memory, device: torch.device) -> list[str]:
+    needed = memory.weights + memory.gradients + memory.optimizer + memory.activations
+    rows, length = memory.largest
+    what = "resident, the whole process" if device.type == "cpu" else "allocated by torch"
+    return [
+        f"memory       weights {_mb(memory.weights)}, gradients {_mb(memory.gradients)}, "
+        f"optimizer {_mb(memory.optimizer)},",
+        f"             activations {_mb(memory.activations)} (largest batch, {rows} × {length} "
+        f"tokens): {_mb(needed)} in all",
+        f"             measured peak: {_mb(memory.peak)} {what}",
+    ]
+
+
+def _work_lines(run: Run, timing: Timing, compute: Compute, length: float) -> list[str]:
+    settings, task, each = run.settings, run.task, timing.tokens_per_example
+    examples = run.steps * settings.batch_size * settings.accumulate
+    tokens = examples * each
+    evaluations = 1 + -(-run.steps // settings.eval_every)
+    training = tokens / timing.tokens_per_second
+    speed = compute.flops * timing.tokens_per_second
+    return [
+        f"compute      {compute.flops / 1e6:,.1f} million operations a token: 2 × "
+        f"({compute.forward / 1e6:,.2f} forward + {compute.back / 1e6:,.2f} back "
+        f"+ {compute.learns / 1e6:,.2f} learning)",
+        f"             + {compute.attention / 1e6:,.2f} for attention at "
+        f"{length:,.0f} tokens (PaLM, appendix B: 6 N + 12 L d T)",
+        f"data         {task.examples:,} examples of about {each:,.0f} tokens: "
+        f"{task.examples * each:,.0f} tokens an epoch",
+        f"length       {run.steps:,} steps of {settings.batch_size} × {settings.accumulate} "
+        f"examples: {examples / task.examples:,.2f} epochs, {tokens:,.0f} tokens",
+        f"speed        {timing.tokens_per_second:,.0f} tokens/s, {speed / 1e9:,.0f} GFLOP/s (steps "
+        f"of {', '.join(f'{seconds:.2f}' for seconds in timing.steps)} s, after a warm-up)",
+        f"time         about {_duration(training + evaluations * timing.evaluation)}: "
+        f"{_duration(training)} of steps, {evaluations} evaluations of "
+        f"{_duration(timing.evaluation)}",
+    ]
+
+
+def _distinct(modules: Sequence[nn.Module]) -> list[nn.Parameter]:
+    """The parameters of all modules, each once."""
+    return list({id(p): p for module in modules for p in module.parameters()}.values())
+
+
+def _numel(parameters: Iterable[Tensor]) -> int:
+    return sum(parameter.numel() for parameter in parameters)
+
+
+def _bytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _optimizer_bytes(run: Run) -> int:
+    """Of the state that its steps have made."""
+    return _bytes(
+        value
+        for optimizer in run.optimizer.optimizers
+        for state in optimizer.state.values()
+        for value in state.values()
+        if isinstance(value, Tensor)
+    )
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"

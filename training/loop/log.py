@@ -1,0 +1,67 @@
+"""What a run writes down as it goes: `metrics.jsonl`, and the same as a plot in `loss.png`."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from model.checkpoint.atomic import write_file, writing
+from training.loop.tensorboard import EventFiles
+from training.report.tables import plot_loss, read_metrics
+
+
+class MetricsLog:
+    """The records of one run, each with the `step` that it is of.
+
+    Args:
+        tensorboard: write event files as well, into `tensorboard/`.
+        silent: write nothing, as all processes but the first.
+    """
+
+    def __init__(self, directory: Path, *, tensorboard: bool = False, silent: bool = False) -> None:
+        self.directory = directory
+        self.file = directory / "metrics.jsonl"
+        self._tensorboard = tensorboard
+        self._silent = silent
+        self._events: EventFiles | None = None
+
+    def start(self) -> None:
+        """Begin anew."""
+        if not self._silent:
+            write_file(self.file, b"")
+            self._open_events(0)
+
+    def go_on(self, step: int) -> None:
+        """Keep the records up to `step`: later ones belong to work that is now done again."""
+        if self._silent:
+            return
+        records = read_metrics(self.file) if self.file.exists() else []
+        kept = [record for record in records if record["step"] <= step]
+        write_file(self.file, "".join(json.dumps(r) + "\n" for r in kept).encode())
+        self._open_events(step)
+
+    def _open_events(self, step: int) -> None:
+        if self._tensorboard:
+            self._events = EventFiles(self.directory / "tensorboard", step)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        if self._silent:
+            return
+        with writing(self.file), self.file.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        if self._events is not None:
+            self._events.add(record)
+
+    def plot(self) -> None:
+        """Bring what people look at up to date."""
+        if self._silent:
+            return
+        plot_loss(self.file, self.directory / "loss.png")
+        if self._events is not None:
+            self._events.flush()
+
+    def close(self) -> None:
+        """Nothing more is added."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None

@@ -1,0 +1,242 @@
+"""The one training loop. A task supplies data, loss and metrics, and nothing else.
+
+A run works in a directory of its own, which is private to training:
+
+    metrics.jsonl     a line per logged step and per evaluation
+    loss.png          the same as a plot
+    tensorboard/      the same as event files, with `--tensorboard`
+    state/last.pt     weights, optimizer, step and random state: `--resume` goes on from here
+    state/best.pt     the trained weights of the best evaluation
+    bad-step.json     the step that stopped the run, with the indices of its examples
+
+What is published for serving is a checkpoint, which the task writes at the end.
+
+On a CPU, with the same versions and threads, a resumed run equals the uninterrupted one bit for
+bit: which examples a step sees depends on seed and step alone, evaluation leaves the random state
+as it was, and the state is saved whole. Several processes (`training.loop.distributed`) equal one
+within rounding: they share out the examples of each step.
+"""
+
+import math
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from model.checkpoint.atomic import writing
+from training.data.order import Order, ShuffledOrder
+from training.loop import distributed
+from training.loop import state as saved_state
+from training.loop.bad_step import WINDOW, BadStep, complaint, stop_at
+from training.loop.log import MetricsLog
+from training.loop.memory import keep_freed_memory
+from training.loop.optimizer import Optimizer
+from training.loop.replica import replica
+from training.loop.resume import resume as go_on
+from training.loop.resume import save
+from training.loop.schedule import Schedule
+from training.loop.settings import LoopSettings
+from training.loop.state import Progress
+from training.loop.stop import Stopped, stop_requests
+from training.loop.task import Batch, Task
+
+__all__ = ["BadStep", "Batch", "Progress", "Run", "Stopped", "Task"]
+
+
+class Run:
+    """One training of one task in one directory."""
+
+    def __init__(
+        self, task: Task, settings: LoopSettings, directory: Path, order: Order | None = None
+    ) -> None:
+        """`order` is the one in which examples come: by default shuffled anew each epoch."""
+        if settings.threads:
+            torch.set_num_threads(settings.threads)
+        keep_freed_memory()
+        self.task = task
+        self.settings = settings
+        self.directory = directory
+        self.device = settings.torch_device
+        self.steps = settings.total_steps(task.examples, task.tokens_per_example)
+        self.schedule = Schedule(
+            self.steps, settings.warmup, settings.schedule, settings.final_lr, settings.decay
+        )
+        self.shares = settings.shares(distributed.size())
+        self.replica = replica(task.trained, settings.parallel, self.device)
+        self.optimizer = Optimizer(
+            [task.trained],
+            kind=settings.optimizer,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
+        )
+        self.order = order or ShuffledOrder(
+            task.examples, settings.seed, task.lengths, settings.batch_size
+        )
+        self.progress = Progress()
+        self.log = MetricsLog(
+            directory, tensorboard=settings.tensorboard, silent=not distributed.first()
+        )
+
+    def train(self, *, resume: bool = False, describe: Mapping[str, Any] | None = None) -> Progress:
+        """Train to the end, or until patience runs out. Of several processes, the first returns.
+
+        Args:
+            resume: go on from the saved state of this directory.
+            describe: further settings that a resumed run must share (data, preset, …).
+
+        Raises:
+            UsageError: nothing to resume, or it was trained with other settings.
+            Stopped: SIGINT or SIGTERM came; the state is saved.
+            BadStep: the loss or the gradient is not finite, or the loss has a spike; names the
+                step and its examples. Nothing of the step is in the weights or the saved state.
+        """
+        identity = {**self.settings.identity(), **(describe or {})}
+        with writing(self.directory):
+            (self.directory / "state").mkdir(parents=True, exist_ok=True)
+        torch.manual_seed((self.settings.seed + distributed.rank()) % 2**63)
+        if resume:
+            go_on(self, identity)
+        else:
+            if distributed.first():
+                saved_state.forget(self.directory)
+            self.log.start()
+            self._evaluate()
+        self.task.trained.train()
+        with stop_requests() as stop, self._progress_bar() as bar, closing(self.log):
+            while self.progress.step < self.steps and not self._out_of_patience():
+                record = self.step()
+                bar.update(record["batch_tokens"])
+                bar.set_postfix_str(
+                    f"step {self.progress.step} loss {record['loss']:.3f}", refresh=False
+                )
+                last = self.progress.step == self.steps
+                self.log.add(record)
+                if last or self.progress.step % self.settings.eval_every == 0:
+                    self._evaluate(bar)
+                (stops,) = distributed.total(stop.requested)
+                if stops or last or self.progress.step % self.settings.save_every == 0:
+                    save(self, identity)
+                if stops and not last:
+                    raise Stopped(
+                        f"stopped at step {self.progress.step} of {self.steps}; "
+                        "the same command with --resume goes on"
+                    )
+        self.replica.close()
+        distributed.leave()
+        best = saved_state.best_state(self.directory)
+        if self.task.keep_best and best.exists():
+            self.task.trained.load_state_dict(saved_state.load_best(self.directory, self.device))
+        self.log.plot()
+        self.task.trained.eval()
+        return self.progress
+
+    def step(self) -> dict[str, Any]:
+        """One optimizer step, over this process's share of its examples."""
+        started = time.perf_counter()
+        settings, progress = self.settings, self.progress
+        batches = [
+            self.task.batch([self.order[self._first + i] for i in share])
+            for share in self.shares[distributed.rank()]
+        ]
+        # The mean is over the items of the whole step, however they fall into its batches.
+        count, tokens = distributed.total(
+            sum(batch.count for batch in batches), sum(batch.tokens for batch in batches)
+        )
+        if not count:
+            raise BadStep(f"step {progress.step}: no example of its batches has a target")
+        loss = 0.0
+        for batch in batches:
+            part = partial(self._loss, batch, count)
+            loss += self.replica.backward(part, last=batch is batches[-1])
+        (loss,) = distributed.total(loss)
+        self._check(complaint(loss, progress.recent, settings.spike))
+        norm = float(self.optimizer.clip(settings.clip or math.inf))
+        if not math.isfinite(norm):
+            self._check(f"the norm of the gradient is {norm}")
+        factor = self.schedule.factor(progress.step)
+        self.optimizer.step(factor)
+        seconds = time.perf_counter() - started
+        progress.step += 1
+        progress.tokens += int(tokens)
+        progress.seconds += seconds
+        progress.recent = [*progress.recent, loss][-WINDOW:]
+        return {
+            "step": progress.step,
+            "loss": loss,
+            "lr": settings.lr * factor,
+            "grad_norm": norm,
+            "tokens": progress.tokens,
+            "batch_tokens": int(tokens),
+            "tokens_per_second": round(tokens / seconds, 1),
+        }
+
+    @property
+    def _first(self) -> int:
+        """Where in the order the step begins."""
+        return self.progress.step * self.settings.step_size
+
+    def _loss(self, batch: Batch, count: float) -> Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.autocast):
+            return self.task.loss(batch) / count
+
+    def _check(self, complaint: str) -> None:
+        """Before the optimizer's step: weights and saved state are still good."""
+        if complaint:
+            examples = [self.order[self._first + i] for i in range(self.settings.step_size)]
+            raise stop_at(self.progress.step, examples, complaint, self.directory)
+
+    def _evaluate(self, bar: "tqdm[Any] | None" = None) -> None:
+        """Measure, without a trace in the training's random state; in each process the same."""
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.no_grad(), self.replica.whole():
+            self.task.trained.eval()
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.autocast):
+                metrics = self.task.evaluate()
+            samples = self.task.samples() if self._samples_due() else []
+            val_loss = distributed.of_first(metrics["val_loss"])
+            if val_loss < self.progress.best_loss:
+                self.progress.best_loss = val_loss
+                self.progress.bad_evaluations = 0
+                if self.task.keep_best and distributed.first():
+                    saved_state.save(
+                        self.task.trained.state_dict(), saved_state.best_state(self.directory)
+                    )
+            else:
+                self.progress.bad_evaluations += 1
+            self.task.trained.train()
+        self.log.add({"step": self.progress.step, "tokens": self.progress.tokens, **metrics})
+        self.log.plot()
+        line = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        print_above = bar.write if bar is not None else print
+        print_above(f"step {self.progress.step}: {line}")
+        for sample in samples:
+            print_above(f"  | {sample}")
+
+    def _samples_due(self) -> bool:
+        """At the first evaluation at or after each multiple of `sample_every`, 0 included."""
+        step, every = self.progress.step, self.settings.sample_every
+        if not every or not step:
+            return bool(every)
+        before = (step - 1) // self.settings.eval_every * self.settings.eval_every
+        return step // every > before // every
+
+    def _out_of_patience(self) -> bool:
+        return 0 < self.settings.patience <= self.progress.bad_evaluations
+
+    def _progress_bar(self) -> "tqdm[Any]":
+        return tqdm(
+            total=self.steps * self.settings.step_size * self.task.tokens_per_example,
+            initial=self.progress.tokens,
+            unit="tok",
+            unit_scale=True,
+            desc=self.task.name,
+            mininterval=0.2 if sys.stderr.isatty() else 30,
+            disable=not distributed.first(),
+        )

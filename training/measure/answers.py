@@ -1,0 +1,178 @@
+"""What a network answers to instructions: greedily, through the engine that also serves; and how
+good the answers are.
+
+exact_match   the share of responses that are the output, or one that the row accepts, leaving
+              aside case, spacing, quotation marks and a full stop at the end
+kinds         the same by kind, of rows to which only one answer is right
+rouge_l       the mean F1 of the longest common subsequence of words (Lin, ROUGE: A Package for
+              Automatic Evaluation of Summaries, 2004, section 3), words being runs of letters and
+              digits in lower case, without stemming; of several right outputs the best counts
+ended         the share that the network ended by itself, with the end token
+second_turn   the share that goes on with an instruction of its own
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from model.checkpoint import Adapter, Base
+from model.engine.request import Generate, Request
+from model.lora import LoRA
+from model.prompts import Alpaca, Template, encode
+from model.sampling import SamplingSettings
+from model.tokenizer import Tokenizer
+from training.data.conversations import Instruction
+from training.data.documents import normalise
+from training.measure.classifier_metrics import proportion
+from training.measure.samples import answers
+
+MAX_NEW_TOKENS = 128
+
+_QUOTES = re.compile(r"(?<!\w)['\"‘’“”`]+|['\"‘’“”`]+(?!\w)")
+_WORDS = re.compile(r"[^\W_]+")
+_RESAMPLES, _SEED = 1000, 0
+
+
+@dataclass(frozen=True)
+class Response:
+    """One row with what the network answered."""
+
+    instruction: str
+    input: str
+    output: str
+    """The answer in the data."""
+    response: str
+    """The network's."""
+    kind: str = ""
+    unique: bool = True
+    accept: tuple[str, ...] = ()
+    ended: bool = True
+    """Whether the network ended it, not the limit."""
+
+    @property
+    def right(self) -> tuple[str, ...]:
+        """All answers that are known to be right."""
+        return (self.output, *self.accept)
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is a right answer, leaving aside what the module says."""
+        return comparable(self.response) in {comparable(text) for text in self.right}
+
+    @property
+    def rouge_l(self) -> float:
+        return max(rouge_l(text, self.response) for text in self.right)
+
+    @property
+    def second_turn(self) -> bool:
+        """Whether it goes on with an instruction."""
+        return "### Instruction" in self.response
+
+
+def comparable(text: str) -> str:
+    """What two answers share that differ in case, spacing, quotation marks or a last full stop."""
+    return " ".join(_QUOTES.sub(" ", normalise(text)).split()).rstrip(" .").replace(" .", ".")
+
+
+def rouge_l(reference: str, text: str) -> float:
+    """F1 of the longest common subsequence of words, in [0, 1]."""
+    one, two = (_WORDS.findall(side.lower()) for side in (reference, text))
+    if not one or not two:
+        return float(one == two)
+    best = [0] * (len(two) + 1)  # of the words so far, by how many of `two` are read
+    for word in one:
+        diagonal = 0
+        for at, other in enumerate(two, start=1):
+            above = best[at]
+            best[at] = diagonal + 1 if word == other else max(above, best[at - 1])
+            diagonal = above
+    return 2 * best[-1] / (len(one) + len(two))
+
+
+def prompt_tokens(row: Instruction, tokenizer: Tokenizer, template: Template) -> tuple[int, ...]:
+    """What a network reads before it answers a row, as the service puts it."""
+    messages = template.instruction(row.instruction, row.input)
+    return tuple(encode(template.render(messages), tokenizer).ids)
+
+
+def respond(
+    base: Base,
+    lora: LoRA | None,
+    rows: Sequence[Instruction],
+    max_new_tokens: int = MAX_NEW_TOKENS,
+    template: Template | None = None,
+) -> list[Response]:
+    """Answer all rows. Their prompts must leave room in the context for a token at least.
+
+    Args:
+        template: of the prompts; by default Alpaca's, which is trained here.
+    """
+    template = template or Alpaca()
+    adapters = {}
+    if lora is not None:
+        adapters["tuned"] = Adapter(
+            base.path, id="", task="instruct", lora=lora.eval(), head=None, card={}
+        )
+    requests = []
+    for number, row in enumerate(rows):
+        tokens = prompt_tokens(row, base.tokenizer, template)
+        room = base.config.context_length - len(tokens)
+        want = Generate(min(max_new_tokens, room), SamplingSettings(temperature=0))
+        requests.append(Request(str(number), tokens, want, "tuned" if adapters else None))
+    return [
+        Response(
+            row.instruction,
+            row.input,
+            row.output,
+            text.strip(),
+            row.kind,
+            row.unique,
+            row.accept,
+            ended=reason != "length",
+        )
+        for row, (text, reason) in zip(rows, answers(base, adapters, requests), strict=True)
+    ]
+
+
+def exact_match(responses: Sequence[Response]) -> dict[str, Any]:
+    """The share of exact responses, with its interval."""
+    return proportion(sum(response.exact for response in responses), len(responses))
+
+
+def response_metrics(responses: Sequence[Response]) -> dict[str, Any]:
+    """All figures that the module names, with n and interval; `kinds` where rows have any."""
+    found: dict[str, Any] = {
+        "exact_match": exact_match(responses),
+        "rouge_l": bootstrap_mean([response.rouge_l for response in responses]),
+        "ended": proportion(sum(r.ended for r in responses), len(responses)),
+        "second_turn": proportion(sum(r.second_turn for r in responses), len(responses)),
+    }
+    unique = [response for response in responses if response.kind and response.unique]
+    kinds = sorted({response.kind for response in unique})
+    if kinds:
+        found["kinds"] = {
+            kind: exact_match([response for response in unique if response.kind == kind])
+            for kind in kinds
+        }
+    return found
+
+
+def bootstrap_mean(values: Sequence[float]) -> dict[str, Any]:
+    """The mean of the values, with a percentile bootstrap interval."""
+    drawn = np.random.default_rng(_SEED).choice(values, (_RESAMPLES, len(values)))
+    low, high = np.percentile(drawn.mean(axis=1), [2.5, 97.5])
+    return {
+        "value": float(np.mean(values)),
+        "n": len(values),
+        "interval": [float(low), float(high)],
+    }
+
+
+def responses_file(responses: Sequence[Response]) -> bytes:
+    """The responses as JSON."""
+    rows = [{**asdict(r), "exact": r.exact} for r in responses]
+    return (json.dumps(rows, indent=1, ensure_ascii=False) + "\n").encode()

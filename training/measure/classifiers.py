@@ -1,0 +1,138 @@
+"""What a network says of labelled texts: logits, calibration, and the metrics of a test part.
+
+Training measures with it before it publishes, and `evaluate` measures a published checkpoint: the
+same files, the same texts and the same passes give the same numbers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model.classifier import ClassifierHead, Labels, last_token
+from model.tokenizer import Tokenizer
+from training.data.encodable import check_encodable
+from training.data.labelled_files import Example
+from training.measure.classifier_metrics import (
+    Floats,
+    Ints,
+    best_threshold,
+    calibrated,
+    classification_metrics,
+    fit_temperature,
+    proportion,
+)
+from training.tuning.methods import Network, pad_rows
+
+_ROWS = 32  # of a forward pass when measuring: fixed, so that a measurement can be repeated
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded texts."""
+
+    tokens: tuple[tuple[int, ...], ...]
+    targets: tuple[int, ...]
+    """Indices of the labels."""
+    truncated: int
+    """Texts that were cut at the end, to the length of the context."""
+
+
+def encode(
+    examples: Sequence[Example], names: Sequence[str], tokenizer: Tokenizer, context: int
+) -> Rows:
+    """Tokens and label index of each text, which begins as the tokenizer begins every text.
+
+    Raises:
+        DataError: a text cannot be tokenized; names it.
+    """
+    texts = [example.text for example in examples]
+    check_encodable(texts, tokenizer)
+    encoded = [(*tokenizer.prefix, *tokens) for tokens in tokenizer.encode_batch(texts)]
+    return Rows(
+        tokens=tuple(tokens[:context] for tokens in encoded),
+        targets=tuple(names.index(example.label) for example in examples),
+        truncated=sum(len(tokens) > context for tokens in encoded),
+    )
+
+
+def head_of(network: Network) -> ClassifierHead:
+    assert network.head is not None
+    return network.head
+
+
+def row_logits(network: Network, inputs: Tensor, lengths: Tensor) -> Tensor:
+    """Logits of padded rows, which do not depend on the padding: (rows, labels) fp32"""
+    pooled = last_token(network.hidden(inputs), lengths)
+    out: Tensor = head_of(network)(pooled).float()
+    return out
+
+
+@torch.no_grad()
+def all_logits(network: Network, rows: Rows, padding: int) -> Floats:
+    """(n, labels) fp64, in passes of the same rows each time that it is called."""
+    by_length = sorted(range(len(rows.tokens)), key=lambda i: len(rows.tokens[i]))
+    result = np.empty((len(by_length), len(head_of(network).labels.names)))
+    for start in range(0, len(by_length), _ROWS):
+        chosen = by_length[start : start + _ROWS]
+        inputs, lengths = pad_rows([rows.tokens[i] for i in chosen], padding, network.device)
+        result[chosen] = row_logits(network, inputs, lengths).double().cpu().numpy()
+    return result
+
+
+def balanced_rows(targets: Ints) -> Ints:
+    """Indices of as many rows of each label as the rarest has: the first ones of each. Parts are
+    in the order of their texts' hashes, so these too depend on the texts alone."""
+    members = [np.flatnonzero(targets == label) for label in np.unique(targets)]
+    least = min(map(len, members))
+    return np.sort(np.concatenate([rows[:least] for rows in members]))
+
+
+def measure(network: Network, rows: Rows, padding: int) -> dict[str, Any]:
+    """The metrics of a part, as it is and balanced."""
+    probabilities = all_probabilities(network, rows, padding)
+    return part_metrics(head_of(network).labels, np.array(rows.targets), probabilities)
+
+
+def all_probabilities(network: Network, rows: Rows, padding: int) -> Floats:
+    """(n, labels), calibrated"""
+    temperature = head_of(network).labels.temperature
+    return calibrated(all_logits(network, rows, padding), temperature)
+
+
+def part_metrics(labels: Labels, targets: Ints, probabilities: Floats) -> dict[str, Any]:
+    """The metrics of a part, as it is and balanced.
+
+    Args:
+        targets: (n,), indices of the labels.
+        probabilities: (n, labels), calibrated.
+    """
+    balanced = balanced_rows(targets)
+    return {
+        "test_natural": classification_metrics(labels, targets, probabilities),
+        "test_balanced": classification_metrics(labels, targets[balanced], probabilities[balanced]),
+    }
+
+
+def accuracy(network: Network, rows: Rows, padding: int) -> dict[str, Any]:
+    """The share of texts that get their label, with n and interval."""
+    labels = head_of(network).labels
+    probabilities = calibrated(all_logits(network, rows, padding), labels.temperature)
+    decided = [labels.names.index(labels.decide(list(row))) for row in probabilities]
+    right = sum(a == b for a, b in zip(decided, rows.targets, strict=True))
+    return proportion(right, len(rows.targets))
+
+
+def calibrate(network: Network, val: Rows, padding: int) -> None:
+    """Give the head the temperature and the threshold that suit the validation part best."""
+    head = head_of(network)
+    logits, targets = all_logits(network, val, padding), np.array(val.targets)
+    temperature = fit_temperature(logits, targets)
+    head.labels = replace(head.labels, temperature=temperature)
+    if head.labels.positive is not None:
+        index = head.labels.names.index(head.labels.positive)
+        scores = calibrated(logits, temperature)[:, index]
+        head.labels = replace(head.labels, threshold=best_threshold(targets == index, scores))

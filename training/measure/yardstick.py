@@ -1,0 +1,123 @@
+"""What a language model is measured by besides its own validation part: texts, and BLiMP.
+
+`evaluate` and the end of a pretraining measure with this, so that the same files give the same
+numbers on a card and in a report.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.errors import DataError, UsageError
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
+from training.data.documents import documents, file_sha256, hash_fraction, read_text, text_hash
+from training.measure.blimp import METHOD as BLIMP_METHOD
+from training.measure.blimp import MinimalPair, blimp_metrics, load_pairs
+from training.measure.language import text_metrics
+
+TEXT_METHOD = (
+    "each document follows an end token; windows of the context length, one after another without "
+    "an overlap, so that every token is predicted once; loss in nats per token; bits per byte over "
+    "the UTF-8 bytes of the documents"
+)
+"""For reports."""
+
+BLIMP = "blimp"
+"""The name of BLiMP among the metrics."""
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """Files to measure a language model by, checked when it is made: a file that cannot be used
+    is an error before a training, not after it."""
+
+    texts: Mapping[str, Path]
+    """The files by the names that metrics have."""
+    pairs: tuple[MinimalPair, ...]
+    held_out: float | None
+    """Only documents that a training with this `--val-fraction` left out."""
+    sources: tuple[dict[str, Any], ...]
+    """Name and SHA-256 of each file."""
+
+    def measure(self, model: Transformer, tokenizer: Tokenizer) -> dict[str, Any]:
+        """Metrics by the name of the text, and of BLiMP.
+
+        Args:
+            model: in evaluation mode.
+        """
+        result: dict[str, Any] = {}
+        for name, path in self.texts.items():
+            chosen = list(_documents(path, self.held_out))
+            # Every document follows an end token, as in training: its first token counts as well.
+            tokens = [tokenizer.end_token]
+            for document in tokenizer.encode_batch(chosen):
+                tokens += [*tokenizer.prefix, *document, tokenizer.end_token]
+            values = text_metrics(model, np.array(tokens, np.uint32), tokenizer)
+            result[name] = {"documents": len(chosen), **values}
+        if self.pairs:
+            result[BLIMP] = blimp_metrics(model, tokenizer, self.pairs)
+        return result
+
+    def methods(self) -> dict[str, str]:
+        """How the numbers are to be read."""
+        found = {}
+        if self.texts:
+            found["text"] = TEXT_METHOD
+        if self.held_out is not None:
+            found["held out"] = (
+                "only documents whose SHA-256 of the normalised text, read as a fraction, is below "
+                f"{self.held_out}: those that trainings with this --val-fraction do not see"
+            )
+        if self.pairs:
+            found[BLIMP] = BLIMP_METHOD
+        return found
+
+
+def yardstick(
+    texts: Sequence[Path], blimp: Path | None, held_out: float | None = None
+) -> Yardstick:
+    """Read the files that a model is to be measured by.
+
+    Raises:
+        DataError: a file cannot be used, or has no document that is held out; names it.
+    """
+    names = Counter(path.name for path in texts)
+    files = {path.name if names[path.name] == 1 else str(path): path for path in texts}
+    if BLIMP in files:
+        raise UsageError(f"{files[BLIMP]}: the name {BLIMP} is taken; rename the file")
+    for path in files.values():
+        if not any(True for _ in _documents(path, held_out)):
+            raise DataError(
+                f"{path}: none of its documents is held out: of none is the hash below {held_out}"
+                if held_out is not None
+                else f"{path}: has no document"
+            )
+    pairs = () if blimp is None else tuple(load_pairs(blimp))
+    read = [*files.items(), *([] if blimp is None else [(blimp.name, blimp)])]
+    sources = tuple({"file": name, "sha256": file_sha256(path)} for name, path in read)
+    return Yardstick(files, pairs, held_out, sources)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of a training that measures at its end."""
+    parser.add_argument(
+        "--eval-text", nargs="+", type=Path, default=[], help="texts to measure the result on"
+    )
+    parser.add_argument("--eval-blimp", type=Path, help="BLiMP pairs to measure the result on")
+
+
+def _documents(path: Path, held_out: float | None) -> Iterator[str]:
+    """The documents of a file; of those that are held out, each once, as in training."""
+    seen: set[str] = set()
+    for document in documents(read_text(path)):
+        if held_out is None:
+            yield document
+        elif hash_fraction(document) < held_out and (identity := text_hash(document)) not in seen:
+            seen.add(identity)
+            yield document

@@ -1,0 +1,90 @@
+"""What every checkpoint's card says of how it was made."""
+
+import argparse
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from training.loop.run import Progress
+from training.loop.settings import LoopSettings
+
+
+def run_fields(
+    args: argparse.Namespace, settings: LoopSettings, progress: Progress
+) -> dict[str, Any]:
+    """Command, settings, length and licences of a run."""
+    return {
+        "command": portable_command(sys.argv[1:]),
+        "settings": asdict(settings),
+        "seed": settings.seed,
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "seconds": round(progress.seconds, 1),
+        "device": settings.torch_device.type,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "licences": list(args.licence),
+    }
+
+
+def machine_fields(device: torch.device) -> dict[str, Any]:
+    """What a measurement was made on."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "device": device.type,
+        "gpu": gpu,
+        "cpu": _cpu_name(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _cpu_name() -> str:
+    """The processor's name as Linux gives it, elsewhere what the platform calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def portable_command(argv: Sequence[str]) -> str:
+    """The command as another user would type it, without paths of this machine.
+
+    Files of the directory that PENWRIGHT_DATA names are written by that name, other absolute paths
+    from the working directory, or as `…/NAME` outside of it. Relative paths stay as typed.
+    `--resume` is left out, since a resumed run equals one that was never interrupted.
+    """
+    words = ["penwright-train"]
+    for argument in argv:
+        flag, equals, value = argument.partition("=")
+        if argument == "--resume":
+            continue
+        if flag.startswith("--") and Path(value).is_absolute():
+            words.append(flag + equals + _portable_path(Path(value)))
+        elif Path(argument).is_absolute():
+            words.append(_portable_path(Path(argument)))
+        else:
+            words.append(shlex.quote(argument))
+    return " ".join(words)
+
+
+def _portable_path(path: Path) -> str:
+    data = os.environ.get("PENWRIGHT_DATA")
+    roots = [("$PENWRIGHT_DATA/", Path(data))] if data else []
+    for prefix, root in (*roots, ("", Path.cwd())):
+        # Either may be a symbolic link: as it is written, then where it leads.
+        for inner, outer in ((path, root.absolute()), (path.resolve(), root.resolve())):
+            if inner.is_relative_to(outer):
+                return prefix + shlex.quote(str(inner.relative_to(outer)))
+    return shlex.quote(f"…/{path.name}")

@@ -1,0 +1,125 @@
+"""What the frozen beginning of a network makes of each text, computed once.
+
+Where only the head learns, all of the network is such a beginning; where the last block learns, all
+blocks before it. Their output for a text never changes, so a run that meets the text in every epoch
+need not compute it again. Training from what was kept takes the same steps as training without, but
+for rounding: the passes that fill the store hold other rows together.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from model.checkpoint.atomic import writing
+from model.classifier import last_token
+from training.measure.classifiers import Rows
+from training.tuning.methods import Network, pad_rows
+
+_ROWS = 32  # of a forward pass
+
+Float32 = npt.NDArray[np.float32]
+
+
+class FrozenStates:
+    """The hidden states of texts where the part of the network that learns begins.
+
+    With method `head`, of the last token only, after the last layer norm; with `last-block`, of all
+    tokens, before the last block.
+
+    Args:
+        limit: bytes to keep in memory; what is larger is written to `file` and mapped from there.
+        autocast: whether training computes under bf16 autocast.
+
+    Raises:
+        PenwrightError: the file cannot be written; names it.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        method: str,
+        rows: Rows,
+        padding: int,
+        *,
+        limit: int,
+        file: Path,
+        autocast: bool = False,
+    ) -> None:
+        assert method in ("head", "last-block")
+        self._network, self._rows, self._padding = network, rows, padding
+        self._pooled, self._autocast = method == "head", autocast
+        sizes = [len(tokens) for tokens in rows.tokens]
+        # Texts of like length are computed together, and stand in the store in that order.
+        self._order = sorted(range(len(sizes)), key=lambda i: sizes[i])
+        self._lengths = np.array([1] * len(sizes) if self._pooled else sizes)
+        ends = np.cumsum(self._lengths[self._order])
+        self._starts = np.empty(len(sizes), np.int64)
+        self._starts[self._order] = ends - self._lengths[self._order]
+        width = network.model.config.n_embd
+        self.bytes = 4 * width * int(ends[-1])
+        self.in_memory = self.bytes <= limit
+        self._states: Float32
+        if self.in_memory:
+            self._states = np.concatenate(list(self._compute()))
+        else:
+            with writing(file):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with file.open("wb") as out:
+                    for states in self._compute():
+                        out.write(states.tobytes())
+            self._states = np.memmap(file, np.float32, mode="r").reshape(-1, width)
+
+    def _compute(self) -> Iterator[Float32]:
+        """The states of one text after another, (tokens, n_embd), in the order of the store."""
+        network = self._network
+        was_training = network.model.training
+        for first in range(0, len(self._order), _ROWS):
+            chosen = self._order[first : first + _ROWS]
+            tokens = [self._rows.tokens[i] for i in chosen]
+            inputs, lengths = pad_rows(tokens, self._padding, network.device)
+            network.model.eval()
+            with (
+                torch.no_grad(),
+                torch.autocast(network.device.type, torch.bfloat16, enabled=self._autocast),
+            ):
+                states = self._pass(inputs, lengths).float().cpu().numpy()
+            network.model.train(was_training)
+            for i, of_text in zip(chosen, states, strict=True):
+                yield of_text[: self._lengths[i]]
+
+    def _pass(self, inputs: Tensor, lengths: Tensor) -> Tensor:
+        """(rows, tokens, n_embd), one token where only the last one is wanted"""
+        if self._pooled:
+            return last_token(self._network.hidden(inputs), lengths)[:, None]
+        # What enters the last block, out of the network's own pass.
+        seen: list[Tensor] = []
+
+        def keep(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            seen.append(args[0])
+
+        handle = self._network.model.blocks[-1].register_forward_pre_hook(keep)
+        self._network.hidden(inputs)
+        handle.remove()
+        return seen[0]
+
+    def batch(self, examples: Sequence[int]) -> Tensor:
+        """(rows, longest, n_embd), zeros after the last token of a text; (rows, n_embd) where only
+        the last token's are kept"""
+        parts = [
+            torch.from_numpy(np.array(self._states[start : start + length]))
+            for start, length in ((self._starts[i], self._lengths[i]) for i in examples)
+        ]
+        padded = nn.utils.rnn.pad_sequence(parts, batch_first=True).to(self._network.device)
+        return padded[:, 0] if self._pooled else padded
+
+
+def hidden_from(network: Network, states: Tensor) -> Tensor:
+    """The rest of the network on a batch of `FrozenStates`: hidden states after the last layer
+    norm, (rows, longest, n_embd), or (rows, n_embd) where the last tokens' were kept."""
+    if states.ndim == 2:
+        return states
+    return network.model.last_block(states)
