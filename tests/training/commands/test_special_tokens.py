@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training.commands import instruct
 
 from model import prompts
 from model.architecture import Architecture
@@ -19,6 +18,7 @@ from model.rope import Rope
 from model.tokenizer import Tokenizer
 from model.tokenizer.special import SpecialTokens
 from model.transformer import Transformer
+from training.commands import instruct
 from training.data.augment import Augmentation, Copies
 from training.data.conversations import Instruction
 from training.data.documents import documents, tokenize_files

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-from training.commands import import_
 
+from training.commands import import_
 from training.tuning.card import portable_command
 
 
