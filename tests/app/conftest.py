@@ -27,7 +27,7 @@ from model.checkpoint import Base, save_adapter, save_base
 from model.classifier import ClassifierHead, Labels
 from model.lora import LoRA, LoRASettings
 from model.transformer import Transformer
-from training.commands.tokenizer import train_tokenizer
+from training.data.vocabulary import train_tokenizer
 
 from .with_keys import ENV, write_keys
 

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import finetune, muon, report
 from benchmarks.rounds import Outcome
-from training.commands.tokenizer import save_tokenizer, train_tokenizer
+from training.data.vocabulary import save_tokenizer, train_tokenizer
 
 Curve = list[dict[str, float]]
 

@@ -19,9 +19,10 @@ from tests.e2e.server import serve
 from training.cli import main
 from training.data.labelled import load_labelled
 from training.data.labelled_files import Reading
-from training.measure import classifiers as classification
+from training.measure import classifiers
 from training.measure.language import text_metrics
-from training.tuning.methods import Network
+from training.objectives import labels
+from training.tuning.network import Network
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "checkpoints" / "default"
@@ -63,9 +64,9 @@ def test_8_bit_weights_keep_the_quality(real_data: Path) -> None:
     for each in (base, small):
         adapter = load_adapter(MODELS / "spam", each)
         network = Network(each.model, adapter.lora, adapter.head)
-        names = classification.head_of(network).labels.names
-        rows = classification.encode(data.test, names, each.tokenizer, 512)
-        metrics = classification.measure(network, rows, each.tokenizer.end_token)
+        names = labels.head_of(network).labels.names
+        rows = labels.encode(data.test, names, each.tokenizer, 512)
+        metrics = classifiers.measure(network, rows, each.tokenizer.end_token)
         f1.append(metrics["test_natural"]["f1"]["value"])
     assert f1[1] == pytest.approx(f1[0], abs=0.005)
 

@@ -15,8 +15,7 @@ from training.cli import main
 from training.commands.dpo import start
 from training.data.preferences import Preference
 from training.loop.settings import LoopSettings
-from training.objectives.preference_tuning import PreferenceTuning
-from training.objectives.preferences import Objective, encode
+from training.objectives.preferences import Objective, PreferenceTuning, encode
 
 ROWS = (
     Preference("Aa", "", "bc de", "the other"),

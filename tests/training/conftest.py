@@ -16,7 +16,7 @@ from model.rope import Rope
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from training.cli import main
-from training.commands.tokenizer import save_tokenizer, train_tokenizer
+from training.data.vocabulary import save_tokenizer, train_tokenizer
 
 _HAM = [
     "home",

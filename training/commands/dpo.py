@@ -17,6 +17,7 @@ was: the base is held once. An adapter given with `--adapter` is trained on, in 
 """
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,22 +27,23 @@ from model.checkpoint.atomic import write_file
 from model.errors import UsageError
 from model.lora import LoRASettings
 from model.prompts import TEMPLATE, TEMPLATE_VERSION
-from training.data.preferences import load_preferences
+from training.data.labelled import SPLIT_RULE
+from training.data.preferences import PreferenceData, load_preferences
 from training.loop.dry_run import dry_run, leaves_nothing
 from training.loop.run import Run
 from training.loop.settings import LoopSettings
 from training.measure.answers import Response, respond, response_metrics, responses_file
-from training.objectives.preference_tuning import PreferenceTuning
+from training.measure.preferences import measure
 from training.objectives.preferences import (
     Objective,
     PreferencePairs,
-    data_fields,
+    PreferenceTuning,
     encode_parts,
-    measure,
 )
 from training.report.tables import print_metrics
 from training.tuning import methods as finetune
-from training.tuning.methods import Network, Tuning
+from training.tuning.methods import Tuning
+from training.tuning.network import Network
 
 METHODS = ("lora", "full")
 
@@ -192,3 +194,18 @@ def _load_adapter(args: argparse.Namespace, base: Base) -> Adapter:
             "instructions"
         )
     return adapter
+
+
+def data_fields(data: PreferenceData, parts: Mapping[str, PreferencePairs]) -> dict[str, Any]:
+    """What the card says of the data."""
+    return {
+        "files": list(data.sources),
+        "rows": data.rows,
+        "duplicates": data.duplicates,
+        "equal": data.equal,
+        "split": {
+            "rule": SPLIT_RULE,
+            "counts": {name: len(part) for name, part in parts.items()},
+        },
+        "too_long": {name: part.too_long for name, part in parts.items()},
+    }

@@ -17,8 +17,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from model.checkpoint import Adapter, Base
 from model.engine.request import Generate, Request
 from model.lora import LoRA
@@ -27,7 +25,7 @@ from model.sampling import SamplingSettings
 from model.tokenizer import Tokenizer
 from training.data.conversations import Instruction
 from training.data.documents import normalise
-from training.measure.classifier_metrics import proportion
+from training.measure.intervals import bootstrap_mean, proportion
 from training.measure.samples import answers
 
 MAX_NEW_TOKENS = 128
@@ -159,17 +157,6 @@ def response_metrics(responses: Sequence[Response]) -> dict[str, Any]:
             for kind in kinds
         }
     return found
-
-
-def bootstrap_mean(values: Sequence[float]) -> dict[str, Any]:
-    """The mean of the values, with a percentile bootstrap interval."""
-    drawn = np.random.default_rng(_SEED).choice(values, (_RESAMPLES, len(values)))
-    low, high = np.percentile(drawn.mean(axis=1), [2.5, 97.5])
-    return {
-        "value": float(np.mean(values)),
-        "n": len(values),
-        "interval": [float(low), float(high)],
-    }
 
 
 def responses_file(responses: Sequence[Response]) -> bytes:

@@ -17,7 +17,7 @@ from sklearn.svm import LinearSVC
 
 from model.classifier import Labels
 from training.data.labelled_files import Example
-from training.measure.classifier_metrics import Floats, Ints
+from training.measure.intervals import Floats, Ints
 
 BASELINE = (
     "TF-IDF of word 1- and 2-grams and of character 2- to 5-grams within words, LinearSVC, "

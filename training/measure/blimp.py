@@ -22,7 +22,7 @@ from model.errors import DataError
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from training.data.documents import read_text
-from training.measure.classifier_metrics import Floats, proportion
+from training.measure.intervals import Floats, proportion
 from training.objectives.cross_entropy import token_losses
 
 _TOKENS = 4096  # of a forward pass

@@ -4,64 +4,22 @@ Training measures with it before it publishes, and `evaluate` measures a publish
 same files, the same texts and the same passes give the same numbers.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.classifier import ClassifierHead, Labels, last_token
-from model.tokenizer import Tokenizer
-from training.data.encodable import check_encodable
-from training.data.labelled_files import Example
-from training.measure.classifier_metrics import (
-    Floats,
-    Ints,
-    best_threshold,
-    calibrated,
-    classification_metrics,
-    fit_temperature,
-    proportion,
-)
-from training.tuning.methods import Network, pad_rows
+from model.classifier import Labels, last_token
+from training.data.padding import pad_rows
+from training.measure.calibration import best_threshold, calibrated, fit_temperature
+from training.measure.classifier_metrics import classification_metrics
+from training.measure.intervals import Floats, Ints, proportion
+from training.objectives.labels import Rows, head_of
+from training.tuning.network import Network
 
 _ROWS = 32  # of a forward pass when measuring: fixed, so that a measurement can be repeated
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Encoded texts."""
-
-    tokens: tuple[tuple[int, ...], ...]
-    targets: tuple[int, ...]
-    """Indices of the labels."""
-    truncated: int
-    """Texts that were cut at the end, to the length of the context."""
-
-
-def encode(
-    examples: Sequence[Example], names: Sequence[str], tokenizer: Tokenizer, context: int
-) -> Rows:
-    """Tokens and label index of each text, which begins as the tokenizer begins every text.
-
-    Raises:
-        DataError: a text cannot be tokenized; names it.
-    """
-    texts = [example.text for example in examples]
-    check_encodable(texts, tokenizer)
-    encoded = [(*tokenizer.prefix, *tokens) for tokens in tokenizer.encode_batch(texts)]
-    return Rows(
-        tokens=tuple(tokens[:context] for tokens in encoded),
-        targets=tuple(names.index(example.label) for example in examples),
-        truncated=sum(len(tokens) > context for tokens in encoded),
-    )
-
-
-def head_of(network: Network) -> ClassifierHead:
-    assert network.head is not None
-    return network.head
 
 
 def row_logits(network: Network, inputs: Tensor, lengths: Tensor) -> Tensor:

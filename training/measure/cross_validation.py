@@ -18,8 +18,10 @@ from training.data.folds import FOLD_RULE, fold
 from training.data.labelled import Distinct, LabelledData
 from training.loop import state as saved_state
 from training.measure.baseline import BASELINE, Decisions, f1, ngram_baseline, paired_difference
-from training.measure.classifier_metrics import calibrated, classification_metrics, decision_metrics
-from training.measure.classifiers import all_logits, head_of
+from training.measure.calibration import calibrated
+from training.measure.classifier_metrics import classification_metrics, decision_metrics
+from training.measure.classifiers import all_logits
+from training.objectives.labels import head_of
 from training.tuning.classifier import Prepared
 
 Prepare = Callable[[LabelledData, Path], Prepared]

@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from model.classifier import Labels
-from training.measure.classifier_metrics import Floats, Ints, proportion
+from training.measure.intervals import Floats, Ints, proportion
 
 _POINTS = 200  # of a curve; more cannot be seen
 _BINS = 10

@@ -16,16 +16,18 @@ import torch
 from model.checkpoint import Base, adapter_base_path, is_adapter, load_adapter, load_base
 from model.errors import DataError, UsageError
 from model.prompts import Template
-from training.commands import instruct
 from training.data.conversations import Instruction, load_instructions, read_instructions
 from training.data.documents import file_sha256, text_hash
 from training.data.labelled import read_distinct, split
 from training.data.labelled_files import Reading
-from training.measure import classifiers as classification
+from training.measure import classifiers
 from training.measure.curves import classifier_curves
 from training.measure.samples import continuations
 from training.measure.yardstick import Yardstick
-from training.tuning.methods import Network
+from training.objectives import labels as texts
+from training.objectives import responses
+from training.objectives.labels import head_of
+from training.tuning.network import Network
 
 _SHOWN = 20  # samples in a report
 
@@ -109,7 +111,7 @@ def evaluate_classifier(
     Raises:
         DataError: a file cannot be used, or has other labels than the checkpoint knows.
     """
-    labels = classification.head_of(loaded.network).labels
+    labels = head_of(loaded.network).labels
     distinct = read_distinct(paths, reading)
     if set(distinct.entries) != set(labels.names):
         raise DataError(
@@ -119,9 +121,9 @@ def evaluate_classifier(
     everything = [entry.example for entries in distinct.entries.values() for entry in entries]
     test = everything if whole else split(distinct).test
     tokenizer, context = loaded.base.tokenizer, loaded.base.config.context_length
-    rows = classification.encode(test, labels.names, tokenizer, context)
+    rows = texts.encode(test, labels.names, tokenizer, context)
     truth = np.array(rows.targets)
-    probabilities = classification.all_probabilities(loaded.network, rows, tokenizer.end_token)
+    probabilities = classifiers.all_probabilities(loaded.network, rows, tokenizer.end_token)
     decided = [labels.decide(list(row)) for row in probabilities]
     wrong: list[dict[str, Any]] = [
         {
@@ -135,7 +137,7 @@ def evaluate_classifier(
     ]
     wrong.sort(key=lambda row: -row["probability"])
     return Evaluation(
-        classification.part_metrics(labels, truth, probabilities),
+        classifiers.part_metrics(labels, truth, probabilities),
         distinct.sources,
         {"test part": WHOLE if whole else PART, "intervals": INTERVALS},
         {"test_natural": classifier_curves(labels, truth, probabilities)},
@@ -157,17 +159,17 @@ def evaluate_instructions(
     base, network, template = loaded.base, loaded.network, loaded.template
     if whole:
         rows, sources = _all_instructions(paths)
-        test = instruct.encode(rows, base.tokenizer, base.config.context_length, template)
+        test = responses.encode(rows, base.tokenizer, base.config.context_length, template)
         if not test.pairs:
             names = ", ".join(map(str, paths))
             raise DataError(f"{names}: no row fits the context of {base.config.context_length}")
     else:
         data = load_instructions(paths, test=tests)
-        parts = instruct.encode_parts(data, base, paths, template)
+        parts = responses.encode_parts(data, base, paths, template)
         test, sources = parts["test"], list(data.sources)
     # An adapter is compared with its base; a checkpoint of its own does not carry one.
     untuned = None if network.lora is None else Network(network.model)
-    metrics, responses = instruct.measure(base, network, test, untuned, template)
+    metrics, found = responses.measure(base, network, test, untuned, template)
     shown = [
         {
             "instruction": response.instruction,
@@ -175,7 +177,7 @@ def evaluate_instructions(
             "expected": response.output,
             "response": response.response,
         }
-        for response in responses[:_SHOWN]
+        for response in found[:_SHOWN]
     ]
     methods = {
         "test part": WHOLE if whole else PART,

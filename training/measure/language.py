@@ -8,7 +8,7 @@ import torch
 
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
-from training.data.documents import Tokens
+from training.data.tokens import Tokens
 from training.objectives.cross_entropy import token_loss
 
 _ROWS = 8  # windows of a forward pass

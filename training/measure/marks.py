@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from model.checkpoint.atomic import write_file, writing
 from model.errors import DataError, PenwrightError, UsageError
-from training.measure.answers import Response, bootstrap_mean
+from training.measure.answers import Response
+from training.measure.intervals import bootstrap_mean
 from training.measure.judge import Judge, Refused, Unavailable, parse_score, question
 from training.report.tables import read_metrics
 

@@ -17,17 +17,21 @@ import torch.nn.functional as F
 from sklearn.metrics import f1_score
 from torch import Tensor
 
-from model.classifier import last_token
+from model.classifier import ClassifierHead, last_token
 from model.errors import UsageError
+from model.tokenizer import Tokenizer
 from training.data.augment import Augmentation, Copies
+from training.data.encodable import check_encodable
+from training.data.labelled_files import Example
 from training.data.order import Order, ShuffledOrder
+from training.data.padding import pad_rows, padded_length
 from training.loop import distributed
 from training.loop.settings import LoopSettings
 from training.loop.task import Batch
-from training.measure.classifiers import Rows, head_of
 from training.objectives.cross_entropy import IGNORE, token_loss
 from training.tuning.frozen import FrozenStates, hidden_from
-from training.tuning.methods import Tuning, pad_rows, padded_length
+from training.tuning.methods import Tuning
+from training.tuning.network import Network
 
 CLASS_WEIGHTS = ("none", "balanced")
 
@@ -99,6 +103,40 @@ class Options:
                 "next-token loss"
             )
         return cls(args.class_weights, args.lm_weight, tuple(args.augment), args.cache_mb)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded texts."""
+
+    tokens: tuple[tuple[int, ...], ...]
+    targets: tuple[int, ...]
+    """Indices of the labels."""
+    truncated: int
+    """Texts that were cut at the end, to the length of the context."""
+
+
+def encode(
+    examples: Sequence[Example], names: Sequence[str], tokenizer: Tokenizer, context: int
+) -> Rows:
+    """Tokens and label index of each text, which begins as the tokenizer begins every text.
+
+    Raises:
+        DataError: a text cannot be tokenized; names it.
+    """
+    texts = [example.text for example in examples]
+    check_encodable(texts, tokenizer)
+    encoded = [(*tokenizer.prefix, *tokens) for tokens in tokenizer.encode_batch(texts)]
+    return Rows(
+        tokens=tuple(tokens[:context] for tokens in encoded),
+        targets=tuple(names.index(example.label) for example in examples),
+        truncated=sum(len(tokens) > context for tokens in encoded),
+    )
+
+
+def head_of(network: Network) -> ClassifierHead:
+    assert network.head is not None
+    return network.head
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,9 @@ that would be another objective.
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +21,16 @@ from model.checkpoint import Base
 from model.errors import UsageError
 from model.prompts import instruction_prompt
 from model.tokenizer import Tokenizer
-from training.commands.instruct import Pair, pair_batch
 from training.data.encodable import encodable
-from training.data.preferences import SPLIT_RULE, Preference, PreferenceData
-from training.measure.classifier_metrics import proportion
+from training.data.padding import padded_length
+from training.data.preferences import Preference, PreferenceData
+from training.loop.settings import LoopSettings
+from training.loop.task import Batch
+from training.measure.answers import respond
 from training.objectives.cross_entropy import row_log_probs
-from training.tuning.methods import Network, report_parts
+from training.objectives.responses import Pair, pair_batch
+from training.tuning.methods import Tuning, report_parts
+from training.tuning.network import Network
 
 _ROWS = 16  # of a forward pass when measuring: fixed, so that a measurement can be repeated
 
@@ -105,52 +108,6 @@ def encode(rows: Sequence[Preference], tokenizer: Tokenizer, context: int) -> Pr
     )
 
 
-def encode_parts(
-    data: PreferenceData, base: Base, paths: Sequence[Path]
-) -> dict[str, PreferencePairs]:
-    """The three parts as tokens; says on stderr what is left out.
-
-    Raises:
-        DataError: nothing of a part fits the context.
-    """
-    context = base.config.context_length
-    parts = {
-        name: encode(rows, base.tokenizer, context)
-        for name, rows in (("train", data.train), ("val", data.val), ("test", data.test))
-    }
-    if data.equal:
-        print(
-            f"{data.equal} pairs are left out, for their two answers are equal: "
-            f"{'; '.join(data.equal_at)}",
-            file=sys.stderr,
-        )
-    report_parts(
-        "pairs",
-        {name: len(part) for name, part in parts.items()},
-        paths=paths,
-        context=context,
-        rows=data.rows,
-        duplicates=data.duplicates,
-        too_long=sum(part.too_long for part in parts.values()),
-    )
-    return parts
-
-
-def data_fields(data: PreferenceData, parts: Mapping[str, PreferencePairs]) -> dict[str, Any]:
-    """What the card says of the data."""
-    return {
-        "files": list(data.sources),
-        "rows": data.rows,
-        "duplicates": data.duplicates,
-        "equal": data.equal,
-        "split": {
-            "rule": SPLIT_RULE,
-            "counts": {name: len(part) for name, part in parts.items()},
-        },
-        "too_long": {name: part.too_long for name, part in parts.items()},
-    }
-
-
 @torch.no_grad()
 def log_probs(
     network: Network, pairs: PreferencePairs, padding: int, *, autocast: bool = False
@@ -185,16 +142,122 @@ def figures(objective: Objective, policy: Tensor, reference: Tensor) -> dict[str
     }
 
 
-def measure(
-    network: Network, reference: Network, pairs: PreferencePairs, objective: Objective, padding: int
-) -> dict[str, Any]:
-    """The figures of all pairs, in fp32; the accuracy with its interval."""
-    policy, before = (
-        log_probs(each, pairs, padding).flatten().cpu() for each in (network, reference)
-    )
-    chosen, rejected = objective.rewards(policy, before)
-    return {
-        "n": len(pairs),
-        **figures(objective, policy, before),
-        "accuracy": proportion(int((chosen > rejected).sum()), len(pairs)),
+@dataclass(frozen=True, kw_only=True)
+class PreferenceBatch(Batch):
+    """The chosen answers, then the rejected ones in the same order: `count` rows of each."""
+
+    reference: Tensor
+    """The reference's log-probability of each row, (2 × count,)."""
+
+
+class PreferenceTuning:
+    """Preferred answers. A `training.loop.run.Task`."""
+
+    name = "dpo"
+    keep_best = True
+
+    def __init__(
+        self,
+        tuning: Tuning,
+        reference: Network,
+        train: PreferencePairs,
+        val: PreferencePairs,
+        objective: Objective,
+        settings: LoopSettings,
+    ) -> None:
+        self.base = tuning.base
+        self.trained = tuning.trained
+        self.network = tuning.network
+        self.train, self.val = train, val
+        self.objective = objective
+        self.settings = settings
+        self.padding = tuning.base.tokenizer.end_token
+        self.device = settings.torch_device
+        self.examples = len(train)
+        self.lengths = [
+            max(len(chosen.tokens), len(rejected.tokens))
+            for chosen, rejected in zip(train.chosen, train.rejected, strict=True)
+        ]
+        self.tokens_per_example = 2 * padded_length(self.lengths, settings.batch_size)
+        # The reference never changes, so it is asked once; in the precision of the training, so
+        # that at first every reward is 0, rounding aside.
+        self.reference_train, self.reference_val = (
+            log_probs(reference, part, self.padding, autocast=settings.autocast)
+            for part in (train, val)
+        )
+
+    def batch(self, examples: Sequence[int]) -> PreferenceBatch:
+        return self._batch(self.train, self.reference_train, examples)
+
+    def loss(self, batch: Batch) -> Tensor:
+        assert isinstance(batch, PreferenceBatch)
+        return self.objective.losses(self._policy(batch), batch.reference).sum()
+
+    def evaluate(self) -> dict[str, float]:
+        """Loss and rewards of pairs spread evenly over the validation part."""
+        size = self.settings.batch_size
+        wanted = min(len(self.val), (self.settings.eval_batches or len(self.val)) * size)
+        spread = [index * len(self.val) // wanted for index in range(wanted)]
+        policy, reference = [], []
+        for start in range(0, wanted, size):
+            batch = self._batch(self.val, self.reference_val, spread[start : start + size])
+            policy.append(self._policy(batch).view(2, -1))
+            reference.append(batch.reference.view(2, -1))
+        both = torch.cat(policy, dim=1).flatten(), torch.cat(reference, dim=1).flatten()
+        return {f"val_{name}": value for name, value in figures(self.objective, *both).items()}
+
+    def samples(self) -> list[str]:
+        """What it answers to questions of the validation part."""
+        base = replace(self.base, model=self.network.model)
+        questions = [row.question for row in self.val.rows[:2]]
+        responses = respond(base, self.network.lora, questions, max_new_tokens=48)
+        return [f"{response.instruction} {response.response}" for response in responses]
+
+    def _batch(
+        self, pairs: PreferencePairs, reference: Tensor, examples: Sequence[int]
+    ) -> PreferenceBatch:
+        indices = list(examples)
+        answers = [part[index] for part in (pairs.chosen, pairs.rejected) for index in indices]
+        both = pair_batch(answers, self.padding, self.device)
+        return PreferenceBatch(
+            both.inputs,
+            both.targets,
+            both.lengths,
+            count=len(indices),
+            reference=reference[:, indices].flatten().to(self.device),
+        )
+
+    def _policy(self, batch: PreferenceBatch) -> Tensor:
+        hidden = self.network.hidden(batch.inputs)
+        return row_log_probs(self.network.model, hidden, batch.targets)
+
+
+def encode_parts(
+    data: PreferenceData, base: Base, paths: Sequence[Path]
+) -> dict[str, PreferencePairs]:
+    """The three parts as tokens; says on stderr what is left out.
+
+    Raises:
+        DataError: nothing of a part fits the context.
+    """
+    context = base.config.context_length
+    parts = {
+        name: encode(rows, base.tokenizer, context)
+        for name, rows in (("train", data.train), ("val", data.val), ("test", data.test))
     }
+    if data.equal:
+        print(
+            f"{data.equal} pairs are left out, for their two answers are equal: "
+            f"{'; '.join(data.equal_at)}",
+            file=sys.stderr,
+        )
+    report_parts(
+        "pairs",
+        {name: len(part) for name, part in parts.items()},
+        paths=paths,
+        context=context,
+        rows=data.rows,
+        duplicates=data.duplicates,
+        too_long=sum(part.too_long for part in parts.values()),
+    )
+    return parts

@@ -15,8 +15,8 @@ from training.data.folds import ExtraTexts
 from training.data.labelled import LabelledData
 from training.loop.run import Progress, Run
 from training.loop.settings import LoopSettings
-from training.measure.classifiers import Rows, calibrate, encode
-from training.objectives.labels import Classification, Options
+from training.measure.classifiers import calibrate
+from training.objectives.labels import Classification, Options, Rows, encode
 from training.tuning import methods as finetune
 from training.tuning.methods import Tuning
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from model.checkpoint.atomic import writing
 from model.classifier import last_token
-from training.measure.classifiers import Rows
-from training.tuning.methods import Network, pad_rows
+from training.data.padding import pad_rows
+from training.objectives.labels import Rows
+from training.tuning.network import Network
 
 _ROWS = 32  # of a forward pass
 

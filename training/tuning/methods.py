@@ -7,7 +7,6 @@ full         every weight; a checkpoint of its own
 """
 
 import argparse
-import copy
 import math
 import os
 import sys
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from model.checkpoint import Adapter, Base, is_adapter, load_base, save_adapter, save_base
 from model.checkpoint.files import check_target
@@ -30,35 +29,9 @@ from training.loop.prepare import prepare
 from training.loop.run import Progress
 from training.loop.settings import LoopSettings
 from training.tuning.card import run_fields
+from training.tuning.network import Network
 
 SAVED_DTYPE = torch.bfloat16
-
-
-@dataclass(frozen=True)
-class Network:
-    """A base with an adapter and a head on it, or without; what fine-tunings and evaluation run."""
-
-    model: Transformer
-    lora: LoRA | None = None
-    head: ClassifierHead | None = None
-
-    @property
-    def device(self) -> torch.device:
-        return self.model.device
-
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """(batch, time) -> (batch, time, n_embd)"""
-        out: Tensor = self.model(tokens, adapters=self.lora)
-        return out
-
-    def to(self, device: torch.device | str) -> "Network":
-        """The same on `device`; what is there already is not copied."""
-        if torch.device(device) == self.device:
-            return self
-        parts = (self.model, self.lora, self.head)
-        model, lora, head = (copy.deepcopy(part).to(device) if part else None for part in parts)
-        assert isinstance(model, Transformer)
-        return Network(model, lora, head)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -296,21 +269,3 @@ def report_parts(
         f"{rows} {noun}, {duplicates} repeated and dropped; "
         + ", ".join(f"{size} {name}" for name, size in sizes.items())
     )
-
-
-def padded_length(lengths: Sequence[int], batch_size: int) -> int:
-    """Tokens that a row takes on average when each batch is as long as its longest row."""
-    starts = range(0, len(lengths), batch_size)
-    longest = [max(lengths[start : start + batch_size]) for start in starts]
-    return max(1, sum(longest) // len(longest))
-
-
-def pad_rows(
-    rows: Sequence[Sequence[int]], value: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Rows of different lengths as (rows, longest), filled up on the right, and their lengths."""
-    lengths = torch.tensor([len(row) for row in rows])
-    padded = torch.full((len(rows), int(lengths.max())), value, dtype=torch.int64)
-    for index, row in enumerate(rows):
-        padded[index, : len(row)] = torch.tensor(row)
-    return padded.to(device), lengths.to(device)

@@ -13,10 +13,10 @@ from benchmarks.systems.training.loops import Loop
 from model.architecture import Architecture
 from model.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer
 from model.transformer import Transformer
-from training.commands.pretrain import Pretraining
-from training.data.documents import TokenFiles
+from training.data.tokens import TokenFiles
 from training.loop.run import Batch, Run
 from training.loop.settings import LoopSettings
+from training.objectives.next_tokens import Pretraining
 
 
 class Penwright(base.TrainingSystem):

@@ -19,8 +19,8 @@ from training.data.augment import Augmentation, Copies, augmented
 from training.data.labelled_files import Example
 from training.loop.run import Run
 from training.loop.settings import LoopSettings
-from training.measure.classifiers import Rows, all_logits, encode, row_logits
-from training.objectives.labels import Classification, Options, class_weights
+from training.measure.classifiers import all_logits, row_logits
+from training.objectives.labels import Classification, Options, Rows, class_weights, encode
 from training.tuning.methods import Tuning, start_tuning
 
 Cli = Callable[..., tuple[int, str]]

@@ -19,9 +19,15 @@ from training.commands.dpo import start
 from training.data.preferences import Preference
 from training.loop.run import Run
 from training.loop.settings import LoopSettings
-from training.objectives.preference_tuning import PreferenceTuning
-from training.objectives.preferences import Objective, PreferencePairs, encode, log_probs, measure
-from training.tuning.methods import Network
+from training.measure.preferences import measure
+from training.objectives.preferences import (
+    Objective,
+    PreferencePairs,
+    PreferenceTuning,
+    encode,
+    log_probs,
+)
+from training.tuning.network import Network
 
 Cli = Callable[..., tuple[int, str]]
 Rows = list[dict[str, str]]

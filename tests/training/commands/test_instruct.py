@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from model.checkpoint import Base, is_adapter, load_adapter, load_base
 from model.lora import LoRASettings
 from model.prompts import instruction_prompt
-from training.commands.instruct import InstructionTuning, encode, mean_loss, pair_batch
 from training.data.conversations import Instruction
 from training.loop.settings import LoopSettings
 from training.measure.answers import respond
 from training.objectives.cross_entropy import IGNORE, token_loss
-from training.tuning.methods import Network, start_tuning
+from training.objectives.responses import InstructionTuning, encode, mean_loss, pair_batch
+from training.tuning.methods import start_tuning
+from training.tuning.network import Network
 
 Cli = Callable[..., tuple[int, str]]
 SHORT = ("--steps", 6, "--warmup", 1, "--batch-size", 4, "--eval-every", 3, "--lr", 0.01)

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from model.architecture import PRESETS
 from model.checkpoint import Base, load_base
 from model.tokenizer import Tokenizer
-from training.commands.pretrain import Pretraining
 from training.loop.run import Batch
 from training.measure.language import text_metrics
+from training.objectives.next_tokens import Pretraining
 
 Cli = Callable[..., tuple[int, str]]
 

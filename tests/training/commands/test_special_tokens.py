@@ -21,14 +21,15 @@ from model.transformer import Transformer
 from training.commands import instruct
 from training.data.augment import Augmentation, Copies
 from training.data.conversations import Instruction
-from training.data.documents import documents, tokenize_files
+from training.data.documents import documents
 from training.data.labelled_files import Example
 from training.data.preferences import Preference
+from training.data.tokens import tokenize_files
 from training.measure import answers as responses
 from training.measure import samples
 from training.measure.blimp import log_probabilities
-from training.measure.classifiers import encode as encode_texts
 from training.objectives import preferences as preference
+from training.objectives.labels import encode as encode_texts
 
 Cli = Callable[..., tuple[int, str]]
 

@@ -7,7 +7,7 @@ import pytest
 
 from model.errors import DataError, UsageError
 from model.tokenizer import Tokenizer
-from training.commands.tokenizer import load_tokenizer, train_tokenizer
+from training.data.vocabulary import load_tokenizer, train_tokenizer
 
 
 def test_text_survives_and_gets_shorter(tokenizer: Tokenizer, text_file: Path) -> None:

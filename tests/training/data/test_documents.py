@@ -8,13 +8,8 @@ import pytest
 
 from model.errors import DataError
 from model.tokenizer import Tokenizer
-from training.data.documents import (
-    Windows,
-    documents,
-    hash_fraction,
-    read_text,
-    tokenize_files,
-)
+from training.data.documents import documents, hash_fraction, read_text
+from training.data.tokens import Windows, tokenize_files
 
 
 def test_documents_end_at_separator_lines_only() -> None:

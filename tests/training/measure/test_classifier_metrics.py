@@ -5,16 +5,15 @@ import pytest
 from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
 
 from model.classifier import Labels
-from training.measure.classifier_metrics import (
-    _auc,
+from training.measure.calibration import (
     best_threshold,
     calibrated,
     calibration_error,
-    classification_metrics,
     fit_temperature,
-    proportion,
 )
+from training.measure.classifier_metrics import _auc, classification_metrics
 from training.measure.classifiers import balanced_rows
+from training.measure.intervals import proportion
 
 LABELS = Labels(("ham", "spam"), positive="spam", threshold=0.3)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from training.measure.classifier_metrics import proportion
+from training.measure.intervals import proportion
 from training.report.html import render
 from training.report.tables import print_metrics
 

@@ -16,8 +16,7 @@ from model.transformer import Transformer
 from training.data.labelled_files import Example
 from training.loop.run import Run
 from training.loop.settings import LoopSettings
-from training.measure.classifiers import Rows, encode
-from training.objectives.labels import Classification, Options
+from training.objectives.labels import Classification, Options, Rows, encode
 from training.tuning.frozen import FrozenStates
 from training.tuning.methods import start_tuning
 

@@ -1,0 +1,85 @@
+"""Byte-pair merges learnt from text, and the files that hold them.
+
+The merges are learnt by Hugging Face's `tokenizers` and written as a tiktoken encoding; beside the
+file, `NAME.json` holds the splitting pattern and the special tokens.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from model.checkpoint.atomic import write_file
+from model.errors import DataError, UsageError
+from model.json_files import read_json
+from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer, byte_of_character
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, pattern: str = PATTERN) -> Tokenizer:
+    """Learn byte-pair merges until there are `vocab_size` tokens, the end token included.
+
+    Raises:
+        UsageError: `vocab_size` leaves no room for the 256 bytes and the end token.
+        DataError: the text is too small to give that many tokens.
+    """
+    from tokenizers import Regex, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as Trainable
+
+    if vocab_size < 257:
+        raise UsageError(
+            f"--vocab-size is {vocab_size}; it must be at least 257: 256 bytes and {END_OF_TEXT}"
+        )
+    trainable = Trainable(models.BPE())
+    trainable.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainable.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocab_size - 1,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
+    )
+    to_byte = byte_of_character()
+    vocabulary = trainable.get_vocab()
+    # Single bytes come first, then merges in the order in which they were learnt.
+    tokens = [bytes([byte]) for byte in range(256)]
+    tokens += [
+        bytes(to_byte[character] for character in token)
+        for token, _ in sorted(vocabulary.items(), key=lambda item: item[1])
+        if len(token) > 1
+    ]
+    if len(tokens) < vocab_size - 1:
+        raise DataError(
+            f"--data gives only {len(tokens) + 1} tokens; --vocab-size {vocab_size} needs more text"
+        )
+    ranks = {token: rank for rank, token in enumerate(tokens)}
+    return Tokenizer(ranks, pattern, {END_OF_TEXT: vocab_size - 1})
+
+
+def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:
+    write_file(path, tokenizer.file_content())
+    write_file(_settings_file(path), json.dumps(tokenizer.settings(), indent=1).encode())
+
+
+def load_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer of `--tokenizer`: `gpt2`, or a file that `save_tokenizer` wrote.
+
+    Raises:
+        UsageError: the file or its settings are missing.
+        CheckpointError: one of them is invalid; names it.
+    """
+    if name == "gpt2":
+        return Tokenizer.gpt2()
+    path = Path(name)
+    for needed in (path, _settings_file(path)):
+        if not needed.is_file():
+            raise UsageError(f"--tokenizer {name}: {needed} is missing; give `gpt2` or a file")
+    return Tokenizer.from_file(path, read_json(_settings_file(path)))
+
+
+def _settings_file(path: Path) -> Path:
+    return Path(f"{path}.json")
