@@ -199,7 +199,7 @@ class Classification:
         return FrozenStates(
             self.network,
             method,
-            rows,
+            rows.tokens,
             self.padding,
             limit=self.options.cache_mb * 10**6,
             file=file,

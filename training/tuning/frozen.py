@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from model.checkpoint.atomic import writing
 from model.classifier import last_token
 from training.data.padding import pad_rows
-from training.objectives.labels import Rows
 from training.tuning.network import Network
 
 _ROWS = 32  # of a forward pass
@@ -32,6 +31,7 @@ class FrozenStates:
     tokens, before the last block.
 
     Args:
+        texts: their tokens.
         limit: bytes to keep in memory; what is larger is written to `file` and mapped from there.
         autocast: whether training computes under bf16 autocast.
 
@@ -43,7 +43,7 @@ class FrozenStates:
         self,
         network: Network,
         method: str,
-        rows: Rows,
+        texts: Sequence[Sequence[int]],
         padding: int,
         *,
         limit: int,
@@ -51,9 +51,9 @@ class FrozenStates:
         autocast: bool = False,
     ) -> None:
         assert method in ("head", "last-block")
-        self._network, self._rows, self._padding = network, rows, padding
+        self._network, self._texts, self._padding = network, texts, padding
         self._pooled, self._autocast = method == "head", autocast
-        sizes = [len(tokens) for tokens in rows.tokens]
+        sizes = [len(tokens) for tokens in texts]
         # Texts of like length are computed together, and stand in the store in that order.
         self._order = sorted(range(len(sizes)), key=lambda i: sizes[i])
         self._lengths = np.array([1] * len(sizes) if self._pooled else sizes)
@@ -80,7 +80,7 @@ class FrozenStates:
         was_training = network.model.training
         for first in range(0, len(self._order), _ROWS):
             chosen = self._order[first : first + _ROWS]
-            tokens = [self._rows.tokens[i] for i in chosen]
+            tokens = [self._texts[i] for i in chosen]
             inputs, lengths = pad_rows(tokens, self._padding, network.device)
             network.model.eval()
             with (

@@ -104,7 +104,7 @@ def test_training_from_kept_states_is_the_same_training(
     if not in_memory:
 
         def on_disk(self: Classification, method: str, some: Rows, file: Path) -> FrozenStates:
-            return FrozenStates(self.network, method, some, self.padding, limit=0, file=file)
+            return FrozenStates(self.network, method, some.tokens, self.padding, limit=0, file=file)
 
         monkeypatch.setattr(Classification, "_states_of", on_disk)
     results = []
@@ -156,7 +156,7 @@ def test_states_of_a_row_do_not_depend_on_the_others(
         one = FrozenStates(
             task.network,
             "last-block",
-            Rows((rows.tokens[i],), (0,), 0),
+            [rows.tokens[i]],
             0,
             limit=10**6,
             file=tmp_path / "one.bin",
