@@ -12,7 +12,14 @@ from torch import nn
 from model.checkpoint import golden
 from model.checkpoint.atomic import new_directory
 from model.checkpoint.base import Base, labels_from
-from model.checkpoint.files import CARD, FORMAT_VERSION, check_target, read_card, write_card
+from model.checkpoint.files import (
+    CARD,
+    FORMAT_VERSION,
+    PARTS,
+    check_target,
+    read_card,
+    write_card,
+)
 from model.checkpoint.names import current_name
 from model.checkpoint.settings import read_adapter_settings
 from model.classifier import ClassifierHead
@@ -57,6 +64,7 @@ def save_adapter(
     card: Mapping[str, Any],
     dtype: torch.dtype = torch.bfloat16,
     template: Template | None = None,
+    parts: bytes | None = None,
 ) -> Adapter:
     """Publish an adapter of `base` at `out`, and return it as the written files give it, in fp32.
 
@@ -64,6 +72,7 @@ def save_adapter(
 
     Args:
         template: how it was trained to read instructions; by default Alpaca's for `instruct`.
+        parts: which rows trained it, for `parts.json`.
 
     Raises:
         PenwrightError: it cannot be written; what was at `out` before still is.
@@ -94,6 +103,8 @@ def save_adapter(
     with new_directory(out.resolve()) as directory:
         write_json(directory / _SETTINGS, settings)
         write_weights(directory / _WEIGHTS, weights, dtype)
+        if parts is not None:
+            (directory / PARTS).write_bytes(parts)
         saved = _read(directory, base, {})
         outputs = golden.compute(base.model, base.tokenizer, saved.head, saved.lora, task, template)
         write_card(directory, card, outputs)

@@ -13,7 +13,14 @@ from torch import nn
 from model.architecture import Architecture
 from model.checkpoint import golden
 from model.checkpoint.atomic import new_directory
-from model.checkpoint.files import CARD, FORMAT_VERSION, check_target, read_card, write_card
+from model.checkpoint.files import (
+    CARD,
+    FORMAT_VERSION,
+    PARTS,
+    check_target,
+    read_card,
+    write_card,
+)
 from model.checkpoint.names import current_name
 from model.checkpoint.settings import GGUF, SAFETENSORS, read_config
 from model.classifier import ClassifierHead, Labels
@@ -75,6 +82,7 @@ def save_base(
     task: TaskName = "generate",
     template: Template | None = None,
     gguf: Path | None = None,
+    parts: bytes | None = None,
 ) -> Base:
     """Publish a network at `out`, and return it as the written files give it, in fp32.
 
@@ -83,6 +91,7 @@ def save_base(
         card: what is known of the checkpoint; hashes and golden outputs are added.
         template: how it was trained to read conversations; by default Alpaca's for `instruct`.
         gguf: a file that has these weights, which is copied as it is in place of writing them.
+        parts: which rows trained it, for `parts.json`.
 
     Raises:
         PenwrightError: it cannot be written; what was at `out` before still is.
@@ -109,6 +118,8 @@ def save_base(
             write_weights(directory / SAFETENSORS, weights, dtype)
         else:
             shutil.copyfile(gguf, directory / GGUF)
+        if parts is not None:
+            (directory / PARTS).write_bytes(parts)
         saved = _read(directory, {}, torch.float32, torch.device("cpu"))
         outputs = golden.compute(
             saved.model, saved.tokenizer, saved.head, None, task, saved.template

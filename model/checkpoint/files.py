@@ -15,6 +15,8 @@ from model.weight_files import sha256
 FORMAT_VERSION = 2
 """What is written; 1 is read as well."""
 CARD = "card.json"
+PARTS = "parts.json"
+"""Which rows trained a checkpoint, as whoever trained it wrote them down."""
 
 
 def check_target(out: Path) -> None:

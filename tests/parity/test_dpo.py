@@ -12,10 +12,10 @@ from torch import Tensor
 from model.checkpoint import load_base
 from model.lora import LoRASettings
 from training.cli import main
-from training.commands.dpo import start
 from training.data.preferences import Preference
 from training.loop.settings import LoopSettings
 from training.objectives.preferences import Objective, PreferenceTuning, encode
+from training.tasks.dpo import start
 
 ROWS = (
     Preference("Aa", "", "bc de", "the other"),

@@ -4,9 +4,10 @@
     penwright-train evaluate checkpoints/default/base --data wikitext-2-valid.txt \\
         --blimp blimp.jsonl.xz --json base.json --html base.html
 
-What is measured follows from the checkpoint. A classifier and an instruction follower: the test
-part of the data, which is derived from the texts again; with the data of the training, that gives
-the numbers on the card. With `--all` it is every row, for data that the training never saw. A base:
+What is measured follows from the checkpoint. A classifier and an instruction follower: those rows
+of the data that neither trained nor validated it, which the checkpoint knows by their hashes; with
+the data of the training, that is its test part and gives the numbers on the card. With `--all` it
+is every row, and the report says how many of them trained it. A base:
 loss, perplexity and bits per byte on all of the given text, or with `--held-out` on what its
 training left out of it; and BLiMP. Each model of a model set is given those data files that are of
 its kind. Without anything to measure on, the numbers on the card are printed.
@@ -17,7 +18,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", nargs="+", type=Path, default=[], help="data files")
     parser.add_argument("--base", type=Path, help="base of the adapter, if it has moved")
     parser.add_argument(
-        "--all", action="store_true", help="of rows, all of the data in place of its test part"
+        "--all", action="store_true", help="all rows, those too that trained the checkpoint"
     )
     parser.add_argument(
-        "--test", nargs="+", type=Path, default=[], help="of instructions, as in their training"
+        "--test", nargs="+", type=Path, default=[], help="of instructions, further files"
     )
     Reading.add_arguments(parser)
     parser.add_argument("--blimp", type=Path, help="BLiMP pairs to measure a base on")
@@ -114,8 +115,6 @@ def _check_outputs(args: argparse.Namespace) -> None:
         if path is not None and path.is_dir():
             raise UsageError(f"{flag} {path} is a directory; name a file")
     Reading.from_args(args)
-    if args.all and args.test:
-        raise UsageError("--all takes every row of --data for the test; leave out --test")
     fraction = args.val_fraction
     if fraction is not None and not args.held_out:
         raise UsageError("--val-fraction is for --held-out")
@@ -173,10 +172,25 @@ def _evaluate(loaded: Loaded, paths: Sequence[Path], args: argparse.Namespace) -
 def _held_out(loaded: Loaded, args: argparse.Namespace) -> float:
     if args.val_fraction is not None:
         return float(args.val_fraction)
-    fraction = loaded.card.get("data", {}).get("split", {}).get("val_fraction")
-    if not isinstance(fraction, float):
+    fractions = val_fractions(loaded.card)
+    if not fractions:
         raise UsageError(f"--val-fraction is missing, and the card of {loaded.path} has none")
-    return fraction
+    return min(fractions)
+
+
+def val_fractions(card: Mapping[str, Any]) -> list[float]:
+    """Of the training that a card is of, and of those that its base came from: what all of them
+    left out is held out."""
+    found = []
+    step: Any = card
+    while isinstance(step, Mapping):
+        data = step.get("data")
+        split = data.get("split") if isinstance(data, Mapping) else None
+        fraction = split.get("val_fraction") if isinstance(split, Mapping) else None
+        if isinstance(fraction, float):
+            found.append(fraction)
+        step = step.get("origin")
+    return found
 
 
 def _entry(loaded: Loaded, found: Evaluation | None, run: Path | None) -> dict[str, Any]:

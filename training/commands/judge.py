@@ -3,10 +3,10 @@
     penwright-train judge checkpoints/default/instruct --data instruction-data.json \\
         --judge-url http://localhost:11434 --judge-model llama3 --json judged.json
 
-The checkpoint answers the test part of the data, greedily. Then a judge, behind any server that
-speaks OpenAI's `/v1/chat/completions` or Ollama's `/api/chat`, marks each answer from 0 to 100 in
-the book's words. A mark that cannot be read is a failure: it counts as 0, and is reported with its
-text. The interval of the mean is a percentile bootstrap at 95% over the answers.
+The checkpoint answers those rows of the data that did not train it, greedily. Then a judge, behind
+any server that speaks OpenAI's `/v1/chat/completions` or Ollama's `/api/chat`, marks each answer
+from 0 to 100 in the book's words. A mark that cannot be read is a failure: it counts as 0, and is
+reported with its text. The interval of the mean is a percentile bootstrap at 95% over the answers.
 
 What is done is kept in FILE.rows.jsonl, line by line: the same command goes on where it was cut
 off, or where the judge was out of reach, and asks for nothing twice. A key is read from the
@@ -27,11 +27,10 @@ from typing import Any
 from model.checkpoint.atomic import write_file
 from model.errors import UsageError
 from model.prompts import Alpaca
-from training.data.conversations import Instruction, load_instructions, read_instructions
-from training.data.documents import file_sha256
+from training.data.conversations import Instruction
 from training.loop.settings import LoopSettings
 from training.measure.answers import MAX_NEW_TOKENS, Response, prompt_tokens, respond
-from training.measure.evaluation import Loaded, load
+from training.measure.evaluation import Loaded, instruction_rows, load
 from training.measure.judge import APIS, QUESTION_VERSION, Judge, JudgeSettings, connect
 from training.measure.marks import JudgedFile, Mark, Marking, summary
 from training.report.tables import print_metrics
@@ -46,8 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="instruction files")
     parser.add_argument("--base", type=Path, help="base of the adapter, if it has moved")
     parser.add_argument("--json", type=Path, help="file to write (default: DIR.judge.json)")
+    parser.add_argument("--test", nargs="+", type=Path, default=[], help="further files")
     parser.add_argument(
-        "--rows", choices=("test", "all"), default="test", help="part of the data (test)"
+        "--rows",
+        choices=("test", "all"),
+        default="test",
+        help="those that did not train the checkpoint, or all (test)",
     )
     parser.add_argument("--limit", type=int, default=0, help="first so many rows alone; 0: all")
     parser.add_argument(
@@ -77,12 +80,15 @@ def run(args: argparse.Namespace) -> None:
     out = args.json or Path(os.path.abspath(args.checkpoint) + ".judge.json")
     if out.is_dir():
         raise UsageError(f"--json {out} is a directory; name a file")
-    rows, sources = _rows(args)
     loaded = load(
         args.checkpoint, args.base, LoopSettings(steps=1, device=args.device).torch_device
     )
     if loaded.network.head is not None:
         raise UsageError(f"{args.checkpoint} is a classifier: it answers no instructions")
+    paths, whole = [*args.data, *args.test], args.rows == "all"
+    rows, sources, part = instruction_rows(loaded, paths, whole=whole)
+    rows = rows[: args.limit or None]
+    print(part)
     file, judge = asyncio.run(_judged(args, settings, loaded, rows, sources, out))
     marks = [file.marks[row] for row in range(1, len(rows) + 1)]
     metrics = {"judge": summary(marks)}
@@ -94,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
             **{name: getattr(judge.settings, name) for name in ("url", "api", "model")},
             "question_version": QUESTION_VERSION,
         },
-        "data": {"files": sources, "part": args.rows},
+        "data": {"files": sources, "part": args.rows, "rows": part},
         "metrics": metrics,
         "rows": [
             {
@@ -199,17 +205,3 @@ def _judge_settings(args: argparse.Namespace) -> JudgeSettings:
         retries=args.judge_retries,
         max_tokens=args.judge_max_tokens,
     )
-
-
-def _rows(args: argparse.Namespace) -> tuple[list[Instruction], list[dict[str, Any]]]:
-    """The questions, and the files that they are from.
-
-    Raises:
-        DataError: a file cannot be used.
-    """
-    sources = [{"file": path.name, "sha256": file_sha256(path)} for path in args.data]
-    if args.rows == "test":
-        rows = list(load_instructions(args.data).test)
-    else:
-        rows = [row for path in args.data for row in read_instructions(path)]
-    return rows[: args.limit or None], sources

@@ -20,6 +20,7 @@ from typing import Any
 
 from model.errors import DataError
 from training.data.documents import file_sha256, hash_fraction, read_text, text_hash
+from training.data.splits import NAMES, SAID, Part, Parts, settled
 
 SPLIT_RULE = (
     "repeated pairs of instruction and input (case and spacing aside) dropped; then by the SHA-256 "
@@ -99,10 +100,23 @@ class InstructionData:
     without_passage: int = 0
     """Rows dropped because they ask about a text that is not there."""
     split_rule: str = SPLIT_RULE
+    unused: tuple[Instruction, ...] = ()
+    """Of the training part, those that `--repeat` leaves out."""
+
+    def parts(self) -> Parts:
+        """Which row is where."""
+        parts = Parts()
+        for name in NAMES:
+            parts.add(name, (row.identity for row in getattr(self, name)))
+        return parts
 
 
 def load_instructions(
-    paths: Sequence[Path], *, repeats: Sequence[float] = (), test: Sequence[Path] = ()
+    paths: Sequence[Path],
+    *,
+    repeats: Sequence[float] = (),
+    test: Sequence[Path] = (),
+    known: Parts | None = None,
 ) -> InstructionData:
     """Read, de-duplicate and split. A row's part depends on its own text alone, so that adding
     files never moves a row from the test part into training.
@@ -111,6 +125,7 @@ def load_instructions(
         repeats: for each of `paths`, how often an epoch has its training rows; a fraction stands
             for that share of them, chosen by their hashes.
         test: files for the test; `TEST_RULE` says how.
+        known: parts of the training that this one goes on from; what it learnt is not tested.
 
     Raises:
         DataError: a file cannot be used, or a part would be empty; names file and row.
@@ -137,30 +152,34 @@ def load_instructions(
         if repeats and number >= len(whole):
             source["repeat"] = repeats[number - len(whole)]
         sources.append(source)
-    parts: dict[str, list[Instruction]] = {"training": [], "validation": [], "test": []}
+    parts: dict[str, list[Instruction]] = {"train": [], "val": [], "test": []}
+    unused = []
     for _, (row, number) in sorted(distinct.items(), key=lambda item: item[0]):
         part = "test" if number < len(whole) else part_of(row.identity)
         if part == "test" and number >= len(whole) and files[number].resolve() not in split:
-            part = "training"
+            part = "train"
+        part = settled(part, row.identity, known)
         times = 1
-        if part == "training" and repeats:
+        if part == "train" and repeats and number >= len(whole):
             times = _times(row, repeats[number - len(whole)])
+            unused += [] if times else [row]
         parts[part] += [row] * times
     for name, rows_of_part in parts.items():
         if not rows_of_part:
             raise DataError(
                 f"{', '.join(str(path) for path in files)}: of {len(distinct)} distinct rows none "
-                f"falls into the {name} part; give more rows"
+                f"falls into the {SAID[name]} part; give more rows"
             )
     return InstructionData(
-        train=tuple(parts["training"]),
-        val=tuple(parts["validation"]),
+        train=tuple(parts["train"]),
+        val=tuple(parts["val"]),
         test=tuple(parts["test"]),
         rows=rows,
         duplicates=rows - without - len(distinct),
         sources=tuple(sources),
         without_passage=without,
         split_rule=SPLIT_RULE + TEST_RULE if test else SPLIT_RULE,
+        unused=tuple(unused),
     )
 
 
@@ -170,10 +189,10 @@ def _times(row: Instruction, repeat: float) -> int:
     return whole + (hash_fraction(f"repeat\n{row.identity}") < repeat - whole)
 
 
-def part_of(identity: str) -> str:
+def part_of(identity: str) -> Part:
     """The part that a question belongs to, whatever its answers are."""
     fraction = hash_fraction(identity)
-    late = "validation" if fraction < _VAL_BELOW else "training"
+    late: Part = "val" if fraction < _VAL_BELOW else "train"
     return "test" if fraction < _TEST_BELOW else late
 
 

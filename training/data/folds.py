@@ -15,9 +15,9 @@ from training.data.labelled import (
     Entry,
     LabelledData,
     between_groups,
-    near_hash,
 )
 from training.data.labelled_files import Example, Reading, read_labelled
+from training.data.splits import near_hash
 
 FOLD_RULE = (
     "each label's distinct texts, in the order of the SHA-256 of their words with all digits as 0, "
@@ -43,6 +43,7 @@ def fold(distinct: Distinct, index: int, folds: int) -> LabelledData:
     Raises:
         DataError: a label has too few texts for so many folds.
     """
+    distinct.check_labels()
     train: list[Entry] = []
     val: list[Entry] = []
     test: list[Entry] = []

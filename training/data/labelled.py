@@ -1,6 +1,6 @@
 """Labelled texts: read whole, de-duplicated, then split by label and hash."""
 
-import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from typing import NamedTuple
 from model.errors import DataError
 from training.data.documents import file_sha256, text_hash
 from training.data.labelled_files import Example, Reading, read_labelled
+from training.data.splits import SAID, Part, Parts, near_hash, settled
 
 SPLIT_RULE = (
-    "repeated texts (case and spacing aside) dropped; then within each label, in the order of the "
-    "SHA-256 of the text's words with all digits as 0, the first 70% train, the next 10% validate, "
-    "the rest test; texts that are equal by that order stay in one part, unless they are more than "
-    "a twentieth of the label"
+    "repeated texts (case and spacing aside) dropped; then by the SHA-256 of the text's words with "
+    "all digits as 0, read as a fraction: below 0.7 training, below 0.8 validation, else test; "
+    "where that leaves a label without a text in a part, the nearest one in that order moves there"
 )
 
-_TEST, _VAL = 0.2, 0.1
+_VAL_FROM, _TEST_FROM = 0.7, 0.8
 _LEAST = 3  # one text of each label for each part
 
 
@@ -28,7 +28,10 @@ def split_rule(reading: Reading) -> str:
     if reading.distinct == "near":
         rule = "texts that differ only in digits and punctuation dropped; " + rule
     if reading.balance == "undersample":
-        rule += "; of each label only as many as the rarest has, the first ones in that order"
+        rule += (
+            "; in each part, of each label only as many as the rarest has there, the first ones in "
+            "that order"
+        )
     return rule
 
 
@@ -48,6 +51,8 @@ class Distinct:
 
     entries: Mapping[str, tuple[Entry, ...]]
     """Of each label, in an order that depends on the texts alone; labels sorted."""
+    balance: str
+    """Of the parts to be made: see `Reading`."""
     names: str
     """The files, for messages."""
     rows: int
@@ -55,18 +60,43 @@ class Distinct:
     conflicts: int
     sources: tuple[dict[str, object], ...]
 
+    def check_labels(self) -> None:
+        """
+        Raises:
+            DataError: there is one label, which nothing can be told from.
+        """
+        if len(self.entries) < 2:
+            only = next(iter(self.entries))
+            raise DataError(f"{self.names}: the only label is {only!r}; there must be two")
+
     def as_data(self, train: list[Entry], val: list[Entry], test: list[Entry]) -> "LabelledData":
-        """These texts in the parts that somebody has made."""
+        """These texts in the parts that somebody has made, and balanced if they are to be."""
+        unused: list[Entry] = []
+        if self.balance == "undersample":
+            train, val, test = (_undersampled(part, unused) for part in (train, val, test))
         return LabelledData(
             labels=tuple(self.entries),
             train=tuple(entry.example for entry in train),
             val=tuple(entry.example for entry in val),
             test=tuple(entry.example for entry in test),
+            unused=tuple(entry.example for entry in unused),
             rows=self.rows,
             duplicates=self.duplicates,
             conflicts=self.conflicts,
             sources=self.sources,
         )
+
+
+def _undersampled(part: list[Entry], unused: list[Entry]) -> list[Entry]:
+    """As many of each label as the rarest has in the part, the first ones; the others are added to
+    `unused`."""
+    least = min(Counter(entry.example.label for entry in part).values())
+    kept: Counter[str] = Counter()
+    chosen: list[Entry] = []
+    for entry in part:
+        kept[entry.example.label] += 1
+        (chosen if kept[entry.example.label] <= least else unused).append(entry)
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -78,6 +108,8 @@ class LabelledData:
     train: tuple[Example, ...]
     val: tuple[Example, ...]
     test: tuple[Example, ...]
+    unused: tuple[Example, ...]
+    """Left out of all three, where the labels were balanced."""
     rows: int
     """Rows read."""
     duplicates: int
@@ -92,6 +124,15 @@ class LabelledData:
         parts = {"train": self.train, "val": self.val, "test": self.test}
         return {name: dict(Counter(e.label for e in part)) for name, part in parts.items()}
 
+    def parts(self, extra: Sequence[Example] = ()) -> Parts:
+        """Which text is where; `extra` ones train, too."""
+        parts = Parts()
+        parts.add("train", (e.text for e in (*self.train, *extra)), near=True)
+        parts.add("val", (e.text for e in self.val), near=True)
+        parts.add("test", (e.text for e in self.test))
+        parts.add("unused", (e.text for e in self.unused))
+        return parts
+
 
 def load_labelled(paths: Sequence[Path], reading: Reading | None = None) -> LabelledData:
     """Read, de-duplicate and split.
@@ -103,15 +144,17 @@ def load_labelled(paths: Sequence[Path], reading: Reading | None = None) -> Labe
     return split(read_distinct(paths, reading))
 
 
-def split(distinct: Distinct) -> LabelledData:
+def split(distinct: Distinct, known: Parts | None = None) -> LabelledData:
     """In three parts, by `SPLIT_RULE`.
+
+    Args:
+        known: parts of the training that this one goes on from; what it learnt is not tested.
 
     Raises:
         DataError: a label has too few texts.
     """
-    train: list[Entry] = []
-    val: list[Entry] = []
-    test: list[Entry] = []
+    distinct.check_labels()
+    parts: dict[str, list[Entry]] = {"train": [], "val": [], "test": []}
     for label, entries in distinct.entries.items():
         count = len(entries)
         if count < _LEAST:
@@ -119,13 +162,23 @@ def split(distinct: Distinct) -> LabelledData:
                 f"{distinct.names}: label {label!r} has {count} distinct text{'s' * (count > 1)}; "
                 f"it must have at least {_LEAST}: to train, to validate and to test"
             )
-        tests, vals = max(1, round(count * _TEST)), max(1, round(count * _VAL))
-        first = between_groups(entries, count - tests - vals)
-        second = between_groups(entries, count - tests)
-        train += entries[:first]
-        val += entries[first:second]
-        test += entries[second:]
-    return distinct.as_data(train, val, test)
+        fractions = [int(entry.group[:13], 16) / 16**13 for entry in entries]
+        second = min(max(bisect_left(fractions, _TEST_FROM), 2), count - 1)
+        first = min(max(bisect_left(fractions, _VAL_FROM), 1), second - 1)
+        cuts: tuple[tuple[Part, int, int], ...] = (
+            ("train", 0, first),
+            ("val", first, second),
+            ("test", second, count),
+        )
+        for part, start, end in cuts:
+            for entry in entries[start:end]:
+                parts[settled(part, entry.example.text, known)].append(entry)
+    for name, part_of_all in parts.items():
+        if not part_of_all:
+            raise DataError(
+                f"{distinct.names}: --base was trained on all texts of the {SAID[name]} part"
+            )
+    return distinct.as_data(**parts)
 
 
 def read_distinct(paths: Sequence[Path], reading: Reading | None = None) -> Distinct:
@@ -152,21 +205,18 @@ def read_distinct(paths: Sequence[Path], reading: Reading | None = None) -> Dist
     for identity, example in distinct.items():
         entry = Entry(near_hash(example.text), identity, example)
         by_label.setdefault(example.label, []).append(entry)
-    if len(by_label) < 2:
-        raise DataError(f"{names}: the only label is {next(iter(by_label))!r}; there must be two")
-    least = min(map(len, by_label.values())) if reading.balance == "undersample" else None
-    entries = {
-        label: tuple(sorted(by_label[label], key=lambda entry: entry[:2])[:least])
-        for label in sorted(by_label)
-    }
-    return Distinct(entries, names, len(rows), len(rows) - len(distinct), conflicts, tuple(sources))
-
-
-def near_hash(text: str) -> str:
-    """What texts share that differ only in digits and punctuation, such as a chain letter sent with
-    different numbers: one of them in training would give away the other in the test."""
-    words = re.sub(r"\d", "0", " ".join(re.findall(r"\w+", text.lower())))
-    return text_hash(words or text)
+    return Distinct(
+        entries={
+            label: tuple(sorted(by_label[label], key=lambda entry: entry[:2]))
+            for label in sorted(by_label)
+        },
+        balance=reading.balance,
+        names=names,
+        rows=len(rows),
+        duplicates=len(rows) - len(distinct),
+        conflicts=conflicts,
+        sources=tuple(sources),
+    )
 
 
 def between_groups(entries: Sequence[Entry], cut: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from model.errors import DataError
 from training.data.conversations import Instruction, json_rows, part_of
 from training.data.documents import file_sha256, text_hash
+from training.data.splits import SAID, Parts, settled
 
 SPLIT_RULE = (
     "pairs with equal answers, and repeated pairs (case and spacing aside), dropped; then by the "
@@ -64,9 +65,20 @@ class PreferenceData:
     sources: tuple[dict[str, object], ...]
     """Name, SHA-256 and rows of each file."""
 
+    def parts(self) -> Parts:
+        """Which question is where."""
+        parts = Parts()
+        parts.add("train", (row.question.identity for row in self.train))
+        parts.add("val", (row.question.identity for row in self.val))
+        parts.add("test", (row.question.identity for row in self.test))
+        return parts
 
-def load_preferences(paths: Sequence[Path]) -> PreferenceData:
+
+def load_preferences(paths: Sequence[Path], known: Parts | None = None) -> PreferenceData:
     """Read, drop what teaches nothing, and split.
+
+    Args:
+        known: parts of the training that this one goes on from; what it learnt is not tested.
 
     Raises:
         DataError: a file cannot be used, or a part would be empty; names file and row.
@@ -88,18 +100,19 @@ def load_preferences(paths: Sequence[Path]) -> PreferenceData:
         equal += len(same)
         rows += len(found)
         sources.append({"file": path.name, "sha256": file_sha256(path), "rows": len(found)})
-    parts: dict[str, list[Preference]] = {"training": [], "validation": [], "test": []}
+    parts: dict[str, list[Preference]] = {"train": [], "val": [], "test": []}
     for _, row in sorted(distinct.items()):
-        parts[part_of(row.question.identity)].append(row)
+        identity = row.question.identity
+        parts[settled(part_of(identity), identity, known)].append(row)
     for name, part in parts.items():
         if not part:
             raise DataError(
                 f"{', '.join(map(str, paths))}: of {len(distinct)} distinct pairs with two "
-                f"different answers, none falls into the {name} part; give more rows"
+                f"different answers, none falls into the {SAID[name]} part; give more rows"
             )
     return PreferenceData(
-        train=tuple(parts["training"]),
-        val=tuple(parts["validation"]),
+        train=tuple(parts["train"]),
+        val=tuple(parts["val"]),
         test=tuple(parts["test"]),
         rows=rows,
         duplicates=rows - equal - len(distinct),

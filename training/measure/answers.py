@@ -32,7 +32,6 @@ MAX_NEW_TOKENS = 128
 
 _QUOTES = re.compile(r"(?<!\w)['\"‘’“”`]+|['\"‘’“”`]+(?!\w)")
 _WORDS = re.compile(r"[^\W_]+")
-_RESAMPLES, _SEED = 1000, 0
 
 
 @dataclass(frozen=True)

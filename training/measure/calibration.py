@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from training.measure.intervals import _RESAMPLES, _SEED, Floats, Ints, _measure
+from training.measure.intervals import RESAMPLES, SEED, Floats, Ints
 
 _TEMPERATURES = (0.25, 10.0)
 
@@ -32,11 +32,11 @@ def calibration_error(truth: Ints, probabilities: Floats) -> dict[str, Any]:
         sums = np.bincount(bins[rows], weights=gaps[rows], minlength=CALIBRATION_BINS)
         return float(np.abs(sums).sum() / len(truth))
 
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(SEED)
     n = len(truth)
-    resampled = [error(rng.integers(0, n, n)) for _ in range(_RESAMPLES)]
+    resampled = [error(rng.integers(0, n, n)) for _ in range(RESAMPLES)]
     return {
-        **_measure(error(slice(None)), n, np.array(resampled)),
+        **measured(error(slice(None)), n, np.array(resampled)),
         "binning": f"{CALIBRATION_BINS} bins of equal width over the highest probability",
     }
 

@@ -19,10 +19,7 @@ from sklearn.metrics import (
 
 from model.classifier import Labels
 from training.measure.calibration import calibration_error
-from training.measure.intervals import Floats, Ints, _measure, proportion
-
-_RESAMPLES = 1000
-_SEED = 0
+from training.measure.intervals import RESAMPLES, SEED, Floats, Ints, measured, proportion
 
 
 def classification_metrics(
@@ -32,7 +29,8 @@ def classification_metrics(
     confusion counts.
 
     With a positive label the figures are about that label; otherwise they are means over the
-    labels. The calibration error is that of `calibration_error`.
+    labels that there are in `truth`; `of` says which. The calibration error is that of
+    `calibration_error`.
 
     Args:
         truth: (n,), indices of the labels.
@@ -61,7 +59,8 @@ def decision_metrics(labels: Labels, truth: Ints, decided: Ints, scores: Floats)
     names = labels.names
     counts = confusion_matrix(truth, decided, labels=range(len(names)))
     positive = None if labels.positive is None else names.index(labels.positive)
-    chosen = list(range(len(names))) if positive is None else [positive]
+    # A label that no row has can be neither found nor missed.
+    chosen = np.unique(truth).tolist() if positive is None else [positive]
     precision, recall, f1, _ = (
         float(np.mean(values))
         for values in precision_recall_fscore_support(
@@ -71,11 +70,12 @@ def decision_metrics(labels: Labels, truth: Ints, decided: Ints, scores: Floats)
     n = len(truth)
     result: dict[str, Any] = {
         "n": n,
+        "of": f"the label {labels.positive}" if labels.positive else "the mean over the labels",
         "accuracy": proportion(int(counts.trace()), n),
-        "precision": _measure(precision, n, _resampled(counts, chosen, 0)),
-        "recall": _measure(recall, n, _resampled(counts, chosen, 1)),
-        "f1": _measure(f1, n, _resampled(counts, chosen, 2)),
-        "roc_auc": _roc_auc(truth, scores, chosen),
+        "precision": measured(precision, n, _resampled(counts, chosen, 0)),
+        "recall": measured(recall, n, _resampled(counts, chosen, 1)),
+        "f1": measured(f1, n, _resampled(counts, chosen, 2)),
+        **_roc_auc(truth, scores, chosen),
         "confusion": {"labels": list(names), "counts": counts.tolist()},
     }
     assert result["accuracy"]["value"] == accuracy_score(truth, decided)
@@ -92,7 +92,7 @@ def _resampled(counts: Ints, chosen: Sequence[int], kind: int) -> Floats:
     Drawing n rows with replacement is drawing the cells of the confusion matrix.
     """
     n = counts.sum()
-    draws = np.random.default_rng(_SEED).multinomial(n, counts.ravel() / n, _RESAMPLES)
+    draws = np.random.default_rng(SEED).multinomial(n, counts.ravel() / n, RESAMPLES)
     cells = draws.reshape(-1, *counts.shape)  # (resample, truth, decision)
     hits = cells.diagonal(axis1=1, axis2=2)
     truths, decisions = cells.sum(axis=2), cells.sum(axis=1)
@@ -102,16 +102,19 @@ def _resampled(counts: Ints, chosen: Sequence[int], kind: int) -> Floats:
 
 
 def _roc_auc(truth: Ints, scores: Floats, chosen: Sequence[int]) -> dict[str, Any]:
-    """Area under the ROC curve, each label against the rest, mean over the `chosen` labels."""
+    """Area under the ROC curve, each label against the rest, mean over the `chosen` labels; nothing
+    where all rows have the same label, which then is told from none."""
+    if len(np.unique(truth)) < 2 or not np.isin(chosen, truth).all():
+        return {}
     value = float(np.mean([roc_auc_score(truth == c, scores[:, c]) for c in chosen]))
-    rng = np.random.default_rng(_SEED)
+    rng = np.random.default_rng(SEED)
     members = [np.flatnonzero(truth == c) for c in np.unique(truth)]
     resampled = []
-    for _ in range(_RESAMPLES):
+    for _ in range(RESAMPLES):
         # Within each label, so that every resample has them all.
         rows = np.concatenate([rng.choice(m, len(m)) for m in members])
         resampled.append(np.mean([_auc(truth[rows] == c, scores[rows, c]) for c in chosen]))
-    return _measure(value, len(truth), np.array(resampled))
+    return {"roc_auc": measured(value, len(truth), np.array(resampled))}
 
 
 def _auc(positive: npt.NDArray[np.bool_], scores: Floats) -> float:

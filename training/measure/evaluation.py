@@ -1,14 +1,15 @@
 """The measurement of one published checkpoint, whatever its task.
 
-What is measured follows from the checkpoint: a classifier and an instruction follower on the test
-part of the data, which is derived from the texts again, or on all of it; a base on all of the given
-text, and BLiMP.
+What is measured follows from the checkpoint: a classifier and an instruction follower on those rows
+of the data that neither trained nor validated it, as it knows itself, or on all; a base on all of
+the given text, and BLiMP.
 """
 
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,10 +17,11 @@ import torch
 from model.checkpoint import Base, adapter_base_path, is_adapter, load_adapter, load_base
 from model.errors import DataError, UsageError
 from model.prompts import Template
-from training.data.conversations import Instruction, load_instructions, read_instructions
+from training.data.conversations import Instruction, read_instructions
 from training.data.documents import file_sha256, text_hash
-from training.data.labelled import read_distinct, split
+from training.data.labelled import read_distinct
 from training.data.labelled_files import Reading
+from training.data.splits import Parts
 from training.measure import classifiers
 from training.measure.curves import classifier_curves
 from training.measure.samples import continuations
@@ -31,9 +33,10 @@ from training.tuning.network import Network
 
 _SHOWN = 20  # samples in a report
 
-PART = "the test part of the data, derived from the texts again"
-WHOLE = "all distinct rows of the data; that none was trained on is for the caller to know"
 INTERVALS = "at 95%: of shares Wilson's, of other figures a percentile bootstrap over the examples"
+
+
+Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Loaded:
     card: dict[str, Any]
     template: Template | None
     """How it reads instructions, if it was trained to."""
+    parts: Parts | None = None
+    """Which rows trained it, if it says so."""
 
     def facts(self) -> dict[str, Any]:
         """What it is, for reports."""
@@ -96,30 +101,82 @@ def load(path: Path, base_path: Path | None, device: torch.device) -> Loaded:
             raise UsageError(f"--base is for adapters; {path} has weights of its own")
         base = load_base(path)
         network = Network(base.model, None, base.head).to(device)
-        return Loaded(path, base.id, base.task, base, network, base.card, base.template)
+        return Loaded(
+            path, base.id, base.task, base, network, base.card, base.template, Parts.read(path)
+        )
     base = load_base(base_path or adapter_base_path(path))
     adapter = load_adapter(path, base)
     network = Network(base.model, adapter.lora, adapter.head).to(device)
-    return Loaded(path, adapter.id, adapter.task, base, network, adapter.card, adapter.template)
+    card, template, parts = adapter.card, adapter.template, Parts.read(path)
+    return Loaded(path, adapter.id, adapter.task, base, network, card, template, parts)
+
+
+def measured_rows(
+    loaded: Loaded, rows: Sequence[Row], text: Callable[[Row], str], *, whole: bool, names: str
+) -> tuple[list[Row], str]:
+    """The rows to measure a checkpoint on, and in words which they are.
+
+    Args:
+        text: of a row, by which the checkpoint knows it.
+        whole: take those too that trained or validated it.
+        names: of the files, for errors.
+
+    Raises:
+        UsageError: the checkpoint was trained here and does not know its rows.
+        DataError: all of the rows trained or validated it.
+    """
+    parts = loaded.parts
+    if parts is None:
+        if loaded.card.get("data") and not whole:
+            raise UsageError(
+                f"{loaded.path} was made before checkpoints knew which rows trained them: --all "
+                "measures it on every row, those that trained it among them"
+            )
+        return list(
+            rows
+        ), f"all {len(rows)} distinct rows; the checkpoint does not say which it knows"
+    kept = [row for row in rows if not parts.gives_away(text(row))]
+    seen = len(rows) - len(kept)
+    if whole:
+        return list(rows), (
+            f"all {len(rows)} distinct rows, of which {seen} trained the checkpoint or validated it"
+        )
+    kept = [row for row in kept if parts.part(text(row)) != "unused"]
+    if not kept:
+        raise DataError(
+            f"{names}: no row is left to measure on: {seen} of {len(rows)} trained the checkpoint "
+            "or validated it; --all measures on them"
+        )
+    new = sum(parts.part(text(row)) is None for row in kept)
+    return kept, (
+        f"{len(kept)} rows: {len(kept) - new} of the checkpoint's test part and {new} that it has "
+        f"not met; left out are {seen} that trained it or validated it, or are near copies of "
+        f"those, and {len(rows) - seen - len(kept)} that its training had left out"
+    )
 
 
 def evaluate_classifier(
     loaded: Loaded, paths: Sequence[Path], reading: Reading, *, whole: bool = False
 ) -> Evaluation:
-    """On the test part of the files, or on the `whole`.
+    """On the rows that did not train it, or on the `whole`. A label may be missing there.
 
     Raises:
-        DataError: a file cannot be used, or has other labels than the checkpoint knows.
+        UsageError, DataError: see `measured_rows`; or a file cannot be used, or has a label that
+            the checkpoint does not know.
     """
     labels = head_of(loaded.network).labels
     distinct = read_distinct(paths, reading)
-    if set(distinct.entries) != set(labels.names):
+    unknown = sorted(distinct.entries.keys() - set(labels.names))
+    if unknown:
         raise DataError(
             f"{distinct.names}: has the labels {', '.join(distinct.entries)}; "
             f"the checkpoint knows {', '.join(labels.names)}"
         )
     everything = [entry.example for entries in distinct.entries.values() for entry in entries]
-    test = everything if whole else split(distinct).test
+    test, part = measured_rows(
+        loaded, everything, lambda row: row.text, whole=whole, names=distinct.names
+    )
+    print(part)
     tokenizer, context = loaded.base.tokenizer, loaded.base.config.context_length
     rows = texts.encode(test, labels.names, tokenizer, context)
     truth = np.array(rows.targets)
@@ -139,7 +196,7 @@ def evaluate_classifier(
     return Evaluation(
         classifiers.part_metrics(labels, truth, probabilities),
         distinct.sources,
-        {"test part": WHOLE if whole else PART, "intervals": INTERVALS},
+        {"rows": part, "intervals": INTERVALS},
         {"test_natural": classifier_curves(labels, truth, probabilities)},
         {"texts with the wrong label, the most confident first": wrong[:_SHOWN]},
     )
@@ -148,25 +205,28 @@ def evaluate_classifier(
 def evaluate_instructions(
     loaded: Loaded, paths: Sequence[Path], tests: Sequence[Path] = (), *, whole: bool = False
 ) -> Evaluation:
-    """On the test part of the files, or on the `whole`; an adapter beside its base.
+    """On the rows that did not train it, or on the `whole`; an adapter beside its base.
 
     Args:
-        tests: of `--test`, as in the training.
+        tests: further files.
 
     Raises:
-        DataError: a file cannot be used, or nothing of its test part fits the context.
+        UsageError, DataError: see `instruction_rows`; or no row fits the context.
     """
     base, network, template = loaded.base, loaded.network, loaded.template
-    if whole:
-        rows, sources = _all_instructions(paths)
-        test = responses.encode(rows, base.tokenizer, base.config.context_length, template)
-        if not test.pairs:
-            names = ", ".join(map(str, paths))
-            raise DataError(f"{names}: no row fits the context of {base.config.context_length}")
-    else:
-        data = load_instructions(paths, test=tests)
-        parts = responses.encode_parts(data, base, paths, template)
-        test, sources = parts["test"], list(data.sources)
+    rows, sources, part = instruction_rows(loaded, [*paths, *tests], whole=whole)
+    context = base.config.context_length
+    test = responses.encode(rows, base.tokenizer, context, template)
+    if not test.pairs:
+        names = ", ".join(map(str, paths))
+        raise DataError(f"{names}: no row fits the context of {context} tokens")
+    print(part)
+    if test.too_long:
+        print(
+            f"{test.too_long} rows are left out: with prompt and response they are longer than the "
+            f"context of {context} tokens",
+            file=sys.stderr,
+        )
     # An adapter is compared with its base; a checkpoint of its own does not carry one.
     untuned = None if network.lora is None else Network(network.model)
     metrics, found = responses.measure(base, network, test, untuned, template)
@@ -180,26 +240,34 @@ def evaluate_instructions(
         for response in found[:_SHOWN]
     ]
     methods = {
-        "test part": WHOLE if whole else PART,
+        "rows": part,
         "answers": "greedy",
         "intervals": INTERVALS,
     }
     return Evaluation(metrics, sources, methods, samples={"answers": shown})
 
 
-def _all_instructions(
-    paths: Sequence[Path],
-) -> tuple[list[Instruction], list[dict[str, Any]]]:
-    """The distinct rows of some files that can be answered, and the files."""
+def instruction_rows(
+    loaded: Loaded, paths: Sequence[Path], *, whole: bool = False
+) -> tuple[list[Instruction], list[dict[str, Any]], str]:
+    """The distinct instructions of some files to measure a checkpoint on, the files, and in words
+    which rows they are. Rows are in the order of their hashes.
+
+    Raises:
+        UsageError, DataError: see `measured_rows`; or a file cannot be used.
+    """
     distinct: dict[str, Instruction] = {}
     sources: list[dict[str, Any]] = []
-    for path in paths:
+    for path in dict.fromkeys(paths):
         rows = list(read_instructions(path))
         for row in rows:
             if not row.needs_a_passage:
                 distinct.setdefault(text_hash(row.identity), row)
         sources.append({"file": path.name, "sha256": file_sha256(path), "rows": len(rows)})
-    return list(distinct.values()), sources
+    in_order = [distinct[key] for key in sorted(distinct)]
+    names = ", ".join(map(str, paths))
+    kept, part = measured_rows(loaded, in_order, lambda row: row.identity, whole=whole, names=names)
+    return kept, sources, part
 
 
 def evaluate_base(loaded: Loaded, yardstick: Yardstick, prompts: Sequence[str]) -> Evaluation:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest
 
-_RESAMPLES, _SEED = 1000, 0
+RESAMPLES, SEED = 1000, 0
+"""Of every bootstrap."""
 
 Floats = npt.NDArray[np.floating]
 
@@ -25,17 +26,17 @@ def proportion(successes: int, n: int) -> dict[str, Any]:
     return {"value": successes / n, "n": n, "interval": [float(interval.low), float(interval.high)]}
 
 
-def _measure(value: float, n: int, resampled: Floats) -> dict[str, Any]:
+def measured(value: float, n: int, resampled: Floats) -> dict[str, Any]:
+    """A value with its percentile interval.
+
+    Args:
+        resampled: the values of resamples of the same rows.
+    """
     low, high = np.percentile(resampled, [2.5, 97.5])
     return {"value": value, "n": n, "interval": [float(low), float(high)]}
 
 
 def bootstrap_mean(values: Sequence[float]) -> dict[str, Any]:
     """The mean of the values, with a percentile bootstrap interval."""
-    drawn = np.random.default_rng(_SEED).choice(values, (_RESAMPLES, len(values)))
-    low, high = np.percentile(drawn.mean(axis=1), [2.5, 97.5])
-    return {
-        "value": float(np.mean(values)),
-        "n": len(values),
-        "interval": [float(low), float(high)],
-    }
+    drawn = np.random.default_rng(SEED).choice(values, (RESAMPLES, len(values)))
+    return measured(float(np.mean(values)), len(values), drawn.mean(axis=1))

@@ -6,7 +6,6 @@ rows; with `--lm-weight`, the next-token loss on the training texts is added to 
 small network from learning the labels by heart.
 """
 
-import argparse
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,43 +65,16 @@ class Options:
     def augmentation(self) -> Augmentation:
         return Augmentation.parse(self.augment)
 
-    @classmethod
-    def add_arguments(cls, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "--class-weights",
-            default="none",
-            help="none, or balanced: rare labels count more (none)",
-        )
-        parser.add_argument(
-            "--lm-weight",
-            type=float,
-            default=0.0,
-            help="weight of the next-token loss on the training texts (0)",
-        )
-        parser.add_argument(
-            "--augment",
-            nargs="+",
-            default=[],
-            metavar="CHANGE[=RATE]",
-            help="train on altered copies, other ones in each epoch: links, digits, spelling, "
-            "obfuscation, casing, spacing, or all; RATE is the share of texts (0.2)",
-        )
-        parser.add_argument(
-            "--cache-mb",
-            type=int,
-            default=1024,
-            help="with --method head or last-block: megabytes of frozen activations to keep in "
-            "memory, more go to a file in the run; 0 computes them anew in every epoch (1024)",
-        )
-
-    @classmethod
-    def from_args(cls, args: argparse.Namespace) -> "Options":
-        if args.method == "head" and args.lm_weight:
+    def check(self, method: str) -> None:
+        """
+        Raises:
+            UsageError: a value does not fit the method.
+        """
+        if method == "head" and self.lm_weight:
             raise UsageError(
-                f"--lm-weight is {args.lm_weight}; with --method head nothing learns from the "
+                f"--lm-weight is {self.lm_weight}; with --method head nothing learns from the "
                 "next-token loss"
             )
-        return cls(args.class_weights, args.lm_weight, tuple(args.augment), args.cache_mb)
 
 
 @dataclass(frozen=True)

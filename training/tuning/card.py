@@ -1,10 +1,8 @@
 """What every checkpoint's card says of how it was made."""
 
-import argparse
 import os
 import platform
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,16 +10,16 @@ from typing import Any
 
 import torch
 
-from training.loop.run import Progress
 from training.loop.settings import LoopSettings
+from training.loop.state import Progress
 
 
 def run_fields(
-    args: argparse.Namespace, settings: LoopSettings, progress: Progress
+    settings: LoopSettings, progress: Progress, *, command: str | None, licences: Sequence[str]
 ) -> dict[str, Any]:
     """Command, settings, length and licences of a run."""
     return {
-        "command": portable_command(sys.argv[1:]),
+        "command": command,
         "settings": asdict(settings),
         "seed": settings.seed,
         "steps": progress.step,
@@ -30,7 +28,7 @@ def run_fields(
         "device": settings.torch_device.type,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "licences": list(args.licence),
+        "licences": list(licences),
     }
 
 

@@ -15,7 +15,6 @@ from model.checkpoint import Base, is_adapter, load_adapter, load_base, save_ada
 from model.errors import UsageError
 from model.lora import LoRA, LoRASettings
 from model.prompts import instruction_prompt
-from training.commands.dpo import start
 from training.data.preferences import Preference
 from training.loop.run import Run
 from training.loop.settings import LoopSettings
@@ -27,6 +26,7 @@ from training.objectives.preferences import (
     encode,
     log_probs,
 )
+from training.tasks.dpo import start
 from training.tuning.network import Network
 
 Cli = Callable[..., tuple[int, str]]

@@ -18,7 +18,6 @@ from model.rope import Rope
 from model.tokenizer import Tokenizer
 from model.tokenizer.special import SpecialTokens
 from model.transformer import Transformer
-from training.commands import instruct
 from training.data.augment import Augmentation, Copies
 from training.data.conversations import Instruction
 from training.data.documents import documents
@@ -29,6 +28,7 @@ from training.measure import answers as responses
 from training.measure import samples
 from training.measure.blimp import log_probabilities
 from training.objectives import preferences as preference
+from training.objectives import responses as instruct
 from training.objectives.labels import encode as encode_texts
 
 Cli = Callable[..., tuple[int, str]]

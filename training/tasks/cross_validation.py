@@ -22,9 +22,9 @@ from training.measure.calibration import calibrated
 from training.measure.classifier_metrics import classification_metrics, decision_metrics
 from training.measure.classifiers import all_logits
 from training.objectives.labels import head_of
-from training.tuning.classifier import Prepared
+from training.tasks.classifier import Classifier
 
-Prepare = Callable[[LabelledData, Path], Prepared]
+Prepare = Callable[[LabelledData, Path], Classifier]
 
 
 def cross_validate(
@@ -68,7 +68,7 @@ def _fold(
 ) -> dict[str, Any]:
     """What one fold says of its test part, from its file or from training."""
     prepared = prepare(data, place)
-    identity = {"folds": folds, **prepared.identity, **prepared.run.settings.identity()}
+    identity = {"folds": folds, **prepared.identity, **prepared.course.settings.identity()}
     identity = json.loads(json.dumps(identity))  # as it is read again
     file = place / "result.json"
     if resume and file.exists():
@@ -77,8 +77,8 @@ def _fold(
         saved_state.check_same({"identity": saved}, identity)
         return result
     file.unlink(missing_ok=True)
-    prepared.train(resume=resume and saved_state.last_state(place).exists())
-    network, test = prepared.tuning.network, prepared.parts["test"]
+    prepared.fold(resume=resume and saved_state.last_state(place).exists())
+    network, test = prepared.tuning.network, prepared.encoded["test"]
     trained = head_of(network).labels
     logits = all_logits(network, test, prepared.task.padding)
     probabilities = calibrated(logits, trained.temperature)

@@ -12,10 +12,11 @@ from sklearn.metrics import f1_score
 from model.classifier import Labels
 from model.errors import DataError
 from training.data.folds import ExtraTexts, fold
-from training.data.labelled import near_hash, read_distinct, split
+from training.data.labelled import read_distinct, split
 from training.data.labelled_files import Example, Reading
-from training.measure import cross_validation
+from training.data.splits import near_hash
 from training.measure.baseline import ngram_baseline, paired_difference
+from training.tasks import cross_validation
 
 Cli = Callable[..., tuple[int, str]]
 Row = tuple[str, str]

@@ -1,0 +1,159 @@
+"""Which rows train, validate and test: decided by the rows alone, and kept in the checkpoint.
+
+A row's part follows from the hash of its text, so that no other file, and no order of files, moves
+it. What a training made of its rows is then written down, `parts.json` beside the card, as hashes:
+whoever measures the checkpoint later asks that file, and derives nothing again.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from model.checkpoint.files import PARTS
+from model.errors import CheckpointError
+from model.json_files import read_json
+from training.data.documents import text_hash
+
+Part = Literal["train", "val", "test", "unused"]
+
+NAMES: tuple[Part, ...] = ("train", "val", "test", "unused")
+"""Of parts. `unused` rows were left out of all three, as balancing the labels does. What stands
+first counts for a row that is in several."""
+
+SAID = {"train": "training", "val": "validation", "test": "test"}
+"""What messages call them."""
+
+KEY = (
+    "the first 16 hexadecimal digits of the SHA-256 of the row's text, lower-cased and with single "
+    "spaces; of an instruction, of its text and input; `near`: of the words of a text that trained "
+    "or validated, with all digits as 0"
+)
+_VERSION = 1
+
+
+def row_key(text: str) -> str:
+    """What copies of a row share that differ in case and spacing alone."""
+    return text_hash(text)[:16]
+
+
+def near_hash(text: str) -> str:
+    """What texts share that differ only in digits and punctuation, such as a chain letter sent with
+    different numbers: one of them in training would give away the other in the test."""
+    words = re.sub(r"\d", "0", " ".join(re.findall(r"\w+", text.lower())))
+    return text_hash(words or text)
+
+
+def near_key(text: str) -> str:
+    """`near_hash`, as short as a `row_key`."""
+    return near_hash(text)[:16]
+
+
+def settled(part: Part, text: str, known: "Parts | None") -> Part:
+    """The part of a row in a training that goes on from another: what that one learnt cannot be
+    tested any more.
+
+    Args:
+        part: where the row would be otherwise.
+        known: the parts of that other training, if there is one.
+    """
+    if known is None or part in ("train", "unused"):
+        return part
+    before = known.part(text)
+    if before == "train" or (part == "test" and known.gives_away(text)):
+        return "train"
+    return part
+
+
+@dataclass
+class Parts:
+    """The part of each row of a training, by its key."""
+
+    of: dict[str, Part] = field(default_factory=dict)
+    near: set[str] = field(default_factory=set)
+    """`near_key` of the texts that trained or validated, where near copies matter."""
+
+    def add(self, part: Part, texts: Iterable[str], *, near: bool = False) -> None:
+        """Note that `texts` are in `part`.
+
+        Args:
+            near: whether near copies of what trains or validates give a test away.
+        """
+        for text in texts:
+            self._add(row_key(text), part)
+            if near and part in ("train", "val"):
+                self.near.add(near_key(text))
+
+    def _add(self, key: str, part: Part) -> None:
+        known = self.of.setdefault(key, part)
+        if NAMES.index(part) < NAMES.index(known):
+            self.of[key] = part
+
+    def before(self, earlier: "Parts | None") -> "Parts":
+        """These parts of a training that went on from what another one had made: a row that
+        trained once stays so, whatever comes after."""
+        both = Parts(dict(self.of), set(self.near))
+        if earlier is not None:
+            for key, part in earlier.of.items():
+                both._add(key, part)
+            both.near |= earlier.near
+        return both
+
+    def part(self, text: str) -> Part | None:
+        """Of a row; None if the training has never met it."""
+        return self.of.get(row_key(text))
+
+    def gives_away(self, text: str) -> bool:
+        """Whether a row, or a near copy of it, trained or validated."""
+        part = self.part(text)
+        if part is None:
+            return bool(self.near) and near_key(text) in self.near
+        return part in ("train", "val")
+
+    def counts(self) -> dict[str, int]:
+        found = Counter(self.of.values())
+        return {name: found[name] for name in NAMES if found[name]}
+
+    def content(self) -> bytes:
+        """Of `parts.json`."""
+        by_part: dict[str, list[str]] = {name: [] for name in NAMES}
+        for key, part in self.of.items():
+            by_part[part].append(key)
+        rows = {name: sorted(keys) for name, keys in by_part.items()}
+        values = {"format_version": _VERSION, "key": KEY, **rows, "near": sorted(self.near)}
+        return (json.dumps(values) + "\n").encode()
+
+    @property
+    def digest(self) -> str:
+        """Equal for equal parts: what a resumed run must share."""
+        return hashlib.sha256(self.content()).hexdigest()
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> "Parts | None":
+        """Those of a checkpoint; None if it has none.
+
+        Raises:
+            CheckpointError: the file is no such file.
+        """
+        path = checkpoint / PARTS
+        if not path.is_file():
+            return None
+        values: Mapping[str, Any] = read_json(path)
+        if values.get("format_version") != _VERSION:
+            raise CheckpointError(
+                f"{path}: format version {values.get('format_version')}; this Penwright reads "
+                f"version {_VERSION}"
+            )
+        parts = cls()
+        for name in (*NAMES, "near"):
+            keys = values.get(name)
+            if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+                raise CheckpointError(f"{path}: {name} is no list of hashes")
+        for name in NAMES:
+            parts.of.update(dict.fromkeys(values[name], name))
+        parts.near = set(values["near"])
+        return parts

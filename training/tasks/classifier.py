@@ -1,0 +1,168 @@
+"""One training of a classifier, from split texts to calibrated weights."""
+
+import sys
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from model.checkpoint import Adapter, Base
+from model.classifier import Labels
+from training.data.augment import Copies
+from training.data.folds import ExtraTexts
+from training.data.labelled import LabelledData, split_rule
+from training.data.labelled_files import Reading
+from training.data.splits import Parts
+from training.loop.run import Run
+from training.loop.settings import LoopSettings
+from training.loop.state import Progress
+from training.measure.classifiers import accuracy, calibrate, measure
+from training.objectives.labels import Classification, Options, Rows, encode
+from training.report.tables import plot_confusion
+from training.tasks.course import Training
+from training.tuning.methods import Method, Tuning, start_tuning
+from training.tuning.publishing import card_fields, identity, publish, round_as_saved
+
+
+@dataclass(frozen=True)
+class Course:
+    """All that turns split texts into a training; once, or once for each fold."""
+
+    base: Base
+    method: Method
+    settings: LoopSettings
+    options: Options
+    reading: Reading
+    labels: Labels
+    extra: ExtraTexts
+
+    def prepare(self, data: LabelledData, directory: Path) -> "Classifier":
+        """A training on `data` in `directory`.
+
+        Raises:
+            UsageError: settings that do not fit the base or the data.
+        """
+        return Classifier(self, data, directory)
+
+
+class Classifier(Training):
+    name = "classify"
+    task: Classification
+    parts: Parts
+
+    def __init__(self, course: Course, data: LabelledData, directory: Path) -> None:
+        base, settings, options = course.base, course.settings, course.options
+        self.course, self.data, self.directory = course, data, directory
+        self.tuning: Tuning = start_tuning(
+            base, course.method.name, course.method.adapters(settings), course.labels, settings
+        )
+        self.extra = course.extra.beside(data)
+        examples = {"train": [*data.train, *self.extra], "val": data.val, "test": data.test}
+        context = base.config.context_length
+        self.encoded: dict[str, Rows] = {
+            name: encode(part, course.labels.names, base.tokenizer, context)
+            for name, part in examples.items()
+        }
+        copies = None
+        if options.augment:
+            texts = [example.text for example in examples["train"]]
+            copies = Copies(texts, options.augmentation, settings.seed, base.tokenizer, context)
+        self.task = Classification(
+            self.tuning,
+            self.encoded["train"],
+            self.encoded["val"],
+            settings,
+            options,
+            copies=copies,
+            cache=directory / "activations",
+        )
+        self.order = self.task.order()
+        self.model = self.tuning.network.model
+        self.parts = data.parts(self.extra)
+        self.folds: dict[str, Any] | None = None
+        self.identity = {
+            **identity(self.tuning, data.sources),
+            **asdict(course.reading),
+            "positive": course.labels.positive,
+            "class_weights": options.class_weights,
+            "lm_weight": options.lm_weight,
+            "augment": list(options.augment),
+            "extra": course.extra.sources,
+        }
+
+    @property
+    def what(self) -> str:
+        return f"{self.tuning.method} classifier"
+
+    def report(self) -> None:
+        """Say what is trained on."""
+        data, labels = self.data, self.course.labels
+        print(
+            f"{data.rows} rows, {data.duplicates} repeated and dropped "
+            f"({data.conflicts} of them with another label); "
+            + ", ".join(f"{len(rows.tokens)} {name}" for name, rows in self.encoded.items())
+        )
+        if labels.positive is not None:
+            print(f"precision, recall and F1 are those of {labels.positive!r}")
+        elif len(labels.names) == 2:
+            print(
+                "neither label is rarer: precision, recall and F1 are means over both; --positive "
+                "names the one sought"
+            )
+        if self.extra:
+            print(f"{len(self.extra)} of the training texts are extra ones")
+        if self.task.copies is not None and self.tuning.method in ("head", "last-block"):
+            print("altered copies differ in every epoch, so none of their activations are kept")
+        cut = sum(rows.truncated for rows in self.encoded.values())
+        if cut:
+            print(f"{cut} texts are longer than the context and cut at its end", file=sys.stderr)
+
+    def fold(self, *, resume: bool) -> None:
+        """Train for cross-validation: to calibrated weights, which nothing publishes."""
+        run = Run(self.task, self.course.settings, self.directory, self.order)
+        run.train(resume=resume, describe={**self.identity, "parts": self.parts.digest})
+        round_as_saved(self.tuning.trained)
+        self.calibrate()
+
+    def calibrate(self) -> None:
+        calibrate(self.tuning.network, self.encoded["val"], self.task.padding)
+
+    def measure(self, progress: Progress, directory: Path) -> dict[str, Any]:
+        """Of each part: all there is to know of the test part, and how well the others are
+        fitted."""
+        self.calibrate()
+        network, parts, padding = self.tuning.network, self.encoded, self.task.padding
+        metrics = {
+            "train": {"accuracy": accuracy(network, parts["train"], padding)},
+            "validation": {
+                "accuracy": accuracy(network, parts["val"], padding),
+                "loss": progress.best_loss,
+            },
+            **measure(network, parts["test"], padding),
+        }
+        if self.folds:
+            metrics["cross_validation"] = self.folds
+        plot_confusion(metrics["test_natural"]["confusion"], directory / "confusion.png")
+        options = self.course.options
+        return {
+            **card_fields(self.tuning),
+            # Where activations are kept changes nothing.
+            **{f.name: getattr(options, f.name) for f in fields(options) if f.name != "cache_mb"},
+            "data": self._data_card(),
+            "metrics": metrics,
+        }
+
+    def _data_card(self) -> dict[str, Any]:
+        data, reading = self.data, self.course.reading
+        return {
+            "files": list(data.sources),
+            "extra": {"files": self.course.extra.sources, "texts": len(self.extra)},
+            "reading": asdict(reading),
+            "rows": data.rows,
+            "duplicates": data.duplicates,
+            "conflicting_duplicates": data.conflicts,
+            "split": {"rule": split_rule(reading), "counts": data.counts()},
+            "truncated": {name: rows.truncated for name, rows in self.encoded.items()},
+        }
+
+    def publish(self, out: Path, card: dict[str, Any]) -> Base | Adapter:
+        return publish(out, self.tuning, "classify", card, self.parts)

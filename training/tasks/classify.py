@@ -1,0 +1,108 @@
+"""A classifier of texts, with any labels."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from model.checkpoint import Adapter, Base
+from model.classifier import Labels
+from model.errors import UsageError
+from training.data.folds import ExtraTexts, check_folds
+from training.data.labelled import Distinct, read_distinct, split
+from training.data.labelled_files import Reading
+from training.data.splits import Parts
+from training.loop import distributed
+from training.loop import state as saved_state
+from training.loop.settings import LoopSettings
+from training.objectives.labels import Options
+from training.tasks.classifier import Course
+from training.tasks.course import Job, train
+from training.tasks.cross_validation import cross_validate
+from training.tuning.methods import Method, load_tunable
+from training.tuning.publishing import (
+    keep_apart,
+)
+
+METHODS = ("lora", "full", "last-block", "head")
+DEFAULTS: Mapping[str, Any] = {
+    "epochs": 6.0,
+    "batch_size": 16,
+    "lr": 1e-3,
+    "warmup": 20,
+    "eval_batches": 0,
+    "weight_decay": 0.01,
+}
+"""Of the loop's settings."""
+
+
+def classify(
+    data: Sequence[Path],
+    base: Path,
+    job: Job,
+    *,
+    reading: Reading | None = None,
+    options: Options | None = None,
+    method: Method | None = None,
+    settings: LoopSettings | None = None,
+    extra: Sequence[Path] = (),
+    positive: str | None = None,
+    folds: int = 0,
+) -> Base | Adapter | None:
+    """Fine-tune a classifier and publish it.
+
+    Args:
+        extra: further files to train on, which never validate or test.
+        positive: of two labels, the one sought; by default the rarer.
+        folds: first measure by cross-validation with so many; 0 for none.
+
+    Returns:
+        The checkpoint; None of a dry run.
+
+    Raises:
+        UsageError: a value is not allowed, or does not fit another.
+        DataError: a file cannot be used.
+    """
+    settings, method = settings or LoopSettings(**DEFAULTS), method or Method()
+    reading, options = reading or Reading(), options or Options()
+    keep_apart(job.out, "--base", base)
+    method.check(METHODS, settings)
+    options.check(method.name)
+    check_folds(folds)
+    if folds and distributed.size() > 1:
+        raise UsageError(
+            f"--folds is {folds}: that many trainings one after another, of which several "
+            "processes can share but one; start it without torchrun"
+        )
+    with job.directory() as directory:
+        distinct = read_distinct(data, reading)
+        parts = split(distinct, Parts.read(base))
+        labels = Labels(parts.labels, positive_label(positive, distinct))
+        further = ExtraTexts(extra, parts.labels, reading)
+        course = Course(load_tunable(base), method, settings, options, reading, labels, further)
+        training = course.prepare(parts, directory)
+        training.report()
+        if folds and not job.dry_run:
+            training.folds = cross_validate(
+                distinct, folds, labels, course.prepare, directory, resume=job.resume
+            )
+            # Without a state of its own, the run before stopped in a fold.
+            job = replace(job, resume=job.resume and saved_state.last_state(directory).exists())
+        return train(training, settings, job, directory)
+
+
+def positive_label(wanted: str | None, distinct: Distinct) -> str | None:
+    """The label asked for, or the rarer of two; None where there is no rarer one.
+
+    Raises:
+        UsageError: there is no such label, or there are more than two.
+    """
+    labels = list(distinct.entries)
+    if wanted is not None and len(labels) > 2:
+        raise UsageError(f"--positive is for two labels; the data has {len(labels)}")
+    if wanted is not None and wanted not in labels:
+        raise UsageError(f"--positive is {wanted!r}; the labels are {', '.join(labels)}")
+    if wanted is not None or len(labels) > 2:
+        return wanted
+    first, second = sorted(labels, key=lambda label: len(distinct.entries[label]))
+    return None if len(distinct.entries[first]) == len(distinct.entries[second]) else first

@@ -1,0 +1,128 @@
+"""The course of every training: prepare, train, round, measure, publish."""
+
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from model.checkpoint import Adapter, Base
+from model.checkpoint.files import check_target
+from model.errors import UsageError
+from model.transformer import Transformer
+from training.data.order import Order
+from training.data.splits import Parts
+from training.loop.dry_run import dry_run
+from training.loop.run import Run
+from training.loop.settings import LoopSettings
+from training.loop.state import Progress
+from training.loop.task import Task
+from training.report.tables import print_metrics
+from training.tuning.card import run_fields
+from training.tuning.publishing import round_as_saved
+
+
+@dataclass(frozen=True)
+class Job:
+    """Where a training works, and what it publishes."""
+
+    out: Path
+    """The checkpoint directory."""
+    run: Path | None = None
+    """Directory of the run; by default `OUT.run`."""
+    resume: bool = False
+    """Whether to go on from the state saved there."""
+    dry_run: bool = False
+    """Whether to take a few steps alone, print what all would take, and leave nothing behind."""
+    licences: tuple[str, ...] = ()
+    """Source and licence of data, for the card."""
+    command: str | None = None
+    """The command line, for the card."""
+
+    @contextmanager
+    def directory(self) -> Iterator[Path]:
+        """The directory of the run, which a dry run deletes when it ends.
+
+        Raises:
+            UsageError: nothing could be published at `out`, or a dry run is to be resumed, or has
+                several processes.
+        """
+        check_target(self.out)
+        if not self.dry_run:
+            yield self.run or Path(os.path.abspath(self.out) + ".run")
+            return
+        if self.resume:
+            raise UsageError("--dry-run with --resume: it trains nothing, so give one of them")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UsageError("--dry-run measures one process; start it without torchrun")
+        with tempfile.TemporaryDirectory(prefix="penwright-") as directory:
+            yield Path(directory)
+
+
+class Training(ABC):
+    """One training whose data are read and whose network stands."""
+
+    name: str
+    """Of the task, for the card."""
+    task: Task
+    model: Transformer
+    """Its network, frozen or not."""
+    identity: Mapping[str, Any]
+    """What a resumed run must share with the first, beside the loop's settings and the parts."""
+    order: Order | None = None
+    """Of the examples; by default shuffled anew each epoch."""
+    parts: Parts | None = None
+    """Which rows train, validate and test."""
+
+    @property
+    @abstractmethod
+    def what(self) -> str:
+        """Is published, in a few words."""
+
+    @abstractmethod
+    def measure(self, progress: Progress, directory: Path) -> dict[str, Any]:
+        """What the card says of this training, `metrics` among it; weights are as they are saved.
+
+        Args:
+            directory: of the run, for what is kept there.
+        """
+
+    @abstractmethod
+    def publish(self, out: Path, card: dict[str, Any]) -> Base | Adapter:
+        """Write the checkpoint."""
+
+
+def train(
+    training: Training, settings: LoopSettings, job: Job, directory: Path
+) -> Base | Adapter | None:
+    """Train, measure and publish; of a dry run, print what that would take.
+
+    Args:
+        directory: of the run.
+
+    Raises:
+        UsageError: settings do not fit the data, or those of the run that is to be resumed.
+        Stopped: SIGINT or SIGTERM came; the state is saved.
+        PenwrightError: something cannot be written; names it.
+    """
+    run = Run(training.task, settings, directory, training.order)
+    if job.dry_run:
+        dry_run(run, training.model)
+        return None
+    identity = dict(training.identity)
+    if training.parts is not None:
+        identity["parts"] = training.parts.digest
+    progress = run.train(resume=job.resume, describe=identity)
+    round_as_saved(training.task.trained)
+    card = {
+        "task": training.name,
+        **run_fields(settings, progress, command=job.command, licences=job.licences),
+        **training.measure(progress, directory),
+    }
+    checkpoint = training.publish(job.out, card)
+    print_metrics(card["metrics"])
+    print(f"{job.out}: {training.what} {checkpoint.id[:12]}")
+    return checkpoint

@@ -1,0 +1,188 @@
+"""A base model from raw text."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from model.architecture import Architecture, preset
+from model.checkpoint import Adapter, Base, save_base
+from model.errors import UsageError
+from model.tokenizer import Tokenizer
+from training.data.documents import file_sha256
+from training.data.tokens import SPLIT_RULE, TokenFiles, tokenize_files
+from training.data.vocabulary import load_tokenizer
+from training.loop import state as saved_state
+from training.loop.distributed import first_goes_first
+from training.loop.settings import LoopSettings
+from training.loop.state import Progress
+from training.measure.samples import PROMPTS, continuations
+from training.measure.yardstick import Yardstick, yardstick
+from training.objectives.next_tokens import Pretraining, new_model
+from training.tasks.course import Job, Training, train
+from training.tuning.methods import load_tunable
+
+DEFAULTS: Mapping[str, Any] = {"epochs": 1.0, "sample_every": 500, "spike": 10.0}
+"""Of the loop's settings."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Text files, and how they become windows of tokens. Each field is a flag of its name."""
+
+    data: tuple[Path, ...]
+    weights: tuple[float, ...] = ()
+    """Share of each file in what is seen; by default their sizes."""
+    context: int | None = None
+    """Tokens of a window; by default what the network can hold."""
+    stride: int | None = None
+    """Tokens between windows; by default the context."""
+    val_fraction: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_fraction < 1:
+            raise UsageError(f"--val-fraction is {self.val_fraction}; it must be between 0 and 1")
+        if self.weights and len(self.weights) != len(self.data):
+            raise UsageError(
+                f"--weights has {len(self.weights)} numbers; --data has {len(self.data)} files: "
+                "there must be one number for each file"
+            )
+        for name in ("context", "stride"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} is {value}; it must be at least 1")
+
+
+def pretrain(
+    text: Text,
+    job: Job,
+    *,
+    base: Path | None = None,
+    shape: str | None = None,
+    tokenizer: str | None = None,
+    settings: LoopSettings | None = None,
+    eval_texts: Sequence[Path] = (),
+    eval_blimp: Path | None = None,
+) -> Base | Adapter | None:
+    """Train a base on text and publish it.
+
+    Args:
+        base: weights to go on from; they bring their shape and tokenizer.
+        shape: one of the presets; by default `small`.
+        tokenizer: a file of `penwright-train tokenizer`, or `gpt2`, the default.
+        eval_texts, eval_blimp: what the result is measured on beside its validation part.
+
+    Returns:
+        The checkpoint; None of a dry run.
+
+    Raises:
+        UsageError: a value is not allowed, or does not fit another.
+        DataError: a file cannot be used.
+    """
+    settings = settings or LoopSettings(**DEFAULTS)
+    with job.directory() as directory:
+        start = _start(base, shape, tokenizer)
+        extra = yardstick(eval_texts, eval_blimp)  # a bad file costs no training
+        words = start.tokenizer if start else load_tokenizer(tokenizer or "gpt2")
+        config = start.config if start else _shape(shape, text.context, words)
+        length = text.context or config.context_length
+        if length > config.context_length:
+            raise UsageError(
+                f"--context is {length}; the base was made for {config.context_length}"
+            )
+        identity = {
+            "context": length,
+            "architecture": config.to_dict(),
+            "stride": text.stride or length,
+            "tokenizer": words.sha256,
+            "val_fraction": text.val_fraction,
+            "weights": list(text.weights) or None,
+            "base": start.id if start else None,
+        }
+        if job.resume:
+            _check_resume(directory, identity, text.data)
+        with first_goes_first():
+            files = tokenize_files(text.data, words, directory / "data", text.val_fraction)
+        model = new_model(config, settings)
+        if start:
+            model.load_state_dict(start.model.state_dict())
+        task = Pretraining(
+            model, words, files, settings, length, text.stride or length, text.weights or None
+        )
+        identity["data"] = list(files.sources)
+        return train(Pretrained(task, text, start, extra, identity), settings, job, directory)
+
+
+class Pretrained(Training):
+    name = "generate"
+    task: Pretraining
+
+    def __init__(
+        self,
+        task: Pretraining,
+        text: Text,
+        start: Base | None,
+        extra: Yardstick,
+        identity: Mapping[str, Any],
+    ) -> None:
+        self.task, self.model, self.order, self.identity = task, task.trained, task.order, identity
+        self.text, self.start, self.extra = text, start, extra
+
+    @property
+    def what(self) -> str:
+        return f"base of {self.model.parameter_count():,} parameters"
+
+    def measure(self, progress: Progress, directory: Path) -> dict[str, Any]:
+        files: TokenFiles = self.task.files
+        tokenizer = self.task.tokenizer
+        metrics = {**self.task.measure(), **self.extra.measure(self.model, tokenizer)}
+        return {
+            "parameters": self.model.parameter_count(),
+            **_origin(self.start),
+            "data": {
+                "files": list(files.sources),
+                "weights": list(self.text.weights) or None,
+                "split": {"rule": SPLIT_RULE, "val_fraction": self.text.val_fraction},
+                "train_tokens": len(files.train),
+                "val_tokens": len(files.val),
+            },
+            "measured_on": list(self.extra.sources),
+            "metrics": metrics,
+            "samples": continuations(self.model.to("cpu"), tokenizer, PROMPTS),
+        }
+
+    def publish(self, out: Path, card: dict[str, Any]) -> Base:
+        return save_base(out, self.model, self.task.tokenizer, card=card)
+
+
+def _start(base: Path | None, shape: str | None, tokenizer: str | None) -> Base | None:
+    """The checkpoint of `--base`."""
+    if base is None:
+        return None
+    for name, value in (("preset", shape), ("tokenizer", tokenizer)):
+        if value is not None:
+            raise UsageError(f"--{name} is {value}; --base brings its own, so leave it out")
+    return load_tunable(base)
+
+
+def _shape(shape: str | None, context: int | None, tokenizer: Tokenizer) -> Architecture:
+    changes: dict[str, Any] = {"vocab_size": tokenizer.vocab_size}
+    if context:
+        changes["context_length"] = context
+    return dataclasses.replace(preset(shape or "small"), **changes)
+
+
+def _origin(base: Base | None) -> dict[str, Any]:
+    """For the card: the weights that the run began with, and what they had been trained on."""
+    if base is None:
+        return {}
+    before = {name: base.card.get(name) for name in ("tokens", "data", "origin")}
+    return {"origin": {"sha256": base.id, **{k: v for k, v in before.items() if v is not None}}}
+
+
+def _check_resume(directory: Path, identity: dict[str, Any], data: Sequence[Path]) -> None:
+    """Before other tokens take the place of those in the directory of the run."""
+    state = saved_state.load(directory)
+    saved_state.check_same(state, identity)
+    if [source["sha256"] for source in state["identity"]["data"]] != list(map(file_sha256, data)):
+        raise UsageError("--resume: --data is not what the saved run was trained on")
