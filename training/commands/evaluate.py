@@ -19,6 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ import torch
 from model.checkpoint.atomic import write_file
 from model.checkpoint.model_set import load_model_set
 from model.errors import DataError, UsageError
+from training.commands.flags import add_parts_of
 from training.data.labelled_files import Reading
 from training.data.rows import read_rows
 from training.loop.settings import LoopSettings
@@ -36,6 +38,7 @@ from training.measure.evaluation import (
     evaluate_base,
     evaluate_classifier,
     evaluate_instructions,
+    known_parts,
     load,
 )
 from training.measure.samples import PROMPTS
@@ -57,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--test", nargs="+", type=Path, default=[], help="of instructions, further files"
     )
+    add_parts_of(parser)
     Reading.add_arguments(parser)
     parser.add_argument("--blimp", type=Path, help="BLiMP pairs to measure a base on")
     parser.add_argument(
@@ -128,9 +132,14 @@ def _checkpoints(
     """Each checkpoint to measure with its data files, by its name."""
     if not _is_set(args.checkpoint):
         loaded = load(args.checkpoint, args.base, device)
+        if args.parts_of is not None:
+            loaded = replace(loaded, parts=known_parts(args.parts_of))
         return {args.checkpoint.resolve().name: (loaded, args.data)}
-    if args.base is not None or args.run is not None:
-        raise UsageError(f"--base and --run are for one checkpoint; {args.checkpoint} is a set")
+    for flag in ("base", "run", "parts_of"):
+        if getattr(args, flag) is not None:
+            raise UsageError(
+                f"--{flag.replace('_', '-')} is for one checkpoint; {args.checkpoint} is a set"
+            )
     models = {
         name: load(path, None, device)
         for name, path in load_model_set(args.checkpoint).paths.items()

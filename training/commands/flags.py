@@ -37,6 +37,16 @@ def job(args: argparse.Namespace) -> Job:
     )
 
 
+def add_parts_of(parser: argparse.ArgumentParser) -> None:
+    """For measuring several checkpoints on the same rows."""
+    parser.add_argument(
+        "--parts-of",
+        type=Path,
+        metavar="DIR",
+        help="measure on the rows that did not train this checkpoint, to compare the two",
+    )
+
+
 def add_tuning(parser: argparse.ArgumentParser, methods: Sequence[str]) -> None:
     """What all fine-tunings take, the flags of the loop aside."""
     parser.add_argument("--base", type=Path, required=True, help="checkpoint to start from")

@@ -27,10 +27,11 @@ from typing import Any
 from model.checkpoint.atomic import write_file
 from model.errors import UsageError
 from model.prompts import Alpaca
-from training.data.conversations import Instruction
+from training.commands.flags import add_parts_of
+from training.data.conversations import Instruction, read_instructions
 from training.loop.settings import LoopSettings
 from training.measure.answers import MAX_NEW_TOKENS, Response, prompt_tokens, respond
-from training.measure.evaluation import Loaded, instruction_rows, load
+from training.measure.evaluation import Loaded, instruction_rows, known_parts, load
 from training.measure.judge import APIS, QUESTION_VERSION, Judge, JudgeSettings, connect
 from training.measure.marks import JudgedFile, Mark, Marking, summary
 from training.report.tables import print_metrics
@@ -52,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="test",
         help="those that did not train the checkpoint, or all (test)",
     )
+    add_parts_of(parser)
     parser.add_argument("--limit", type=int, default=0, help="first so many rows alone; 0: all")
     parser.add_argument(
         "--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help=f"({MAX_NEW_TOKENS})"
@@ -85,8 +87,12 @@ def run(args: argparse.Namespace) -> None:
     )
     if loaded.network.head is not None:
         raise UsageError(f"{args.checkpoint} is a classifier: it answers no instructions")
+    if args.parts_of is not None:
+        loaded = replace(loaded, parts=known_parts(args.parts_of))
     paths, whole = [*args.data, *args.test], args.rows == "all"
     rows, sources, part = instruction_rows(loaded, paths, whole=whole)
+    if whole:  # each as often as it is there, in the order of the files
+        rows = [row for path in paths for row in read_instructions(path)]
     rows = rows[: args.limit or None]
     print(part)
     file, judge = asyncio.run(_judged(args, settings, loaded, rows, sources, out))

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from training.measure.intervals import RESAMPLES, SEED, Floats, Ints
+from training.measure.intervals import RESAMPLES, SEED, Floats, Ints, measured
 
 _TEMPERATURES = (0.25, 10.0)
 

@@ -111,6 +111,17 @@ def load(path: Path, base_path: Path | None, device: torch.device) -> Loaded:
     return Loaded(path, adapter.id, adapter.task, base, network, card, template, parts)
 
 
+def known_parts(path: Path) -> Parts:
+    """
+    Raises:
+        UsageError: the checkpoint at `path` does not know its rows.
+    """
+    parts = Parts.read(path)
+    if parts is None:
+        raise UsageError(f"--parts-of {path}: the checkpoint does not know which rows trained it")
+    return parts
+
+
 def measured_rows(
     loaded: Loaded, rows: Sequence[Row], text: Callable[[Row], str], *, whole: bool, names: str
 ) -> tuple[list[Row], str]:

@@ -62,11 +62,15 @@ def instruct(
         loaded = load_tunable(base)
         parts = encode_parts(rows, loaded, data)
         tuning = start_tuning(loaded, method.name, method.adapters(settings), None, settings)
-        return train(Follower(tuning, rows, parts, settings), settings, job, directory)
+        training = Follower(tuning, rows, parts, settings)
+        tested = [path.name for path in test]
+        training.identity = {"repeat": list(repeats), "test": tested, **training.identity}
+        return train(training, settings, job, directory)
 
 
 class Follower(Training):
     name = "instruct"
+    identity: dict[str, Any]
     parts: Parts
 
     def __init__(

@@ -190,7 +190,7 @@ def test_the_books_balance_takes_as_many_of_each(
     code, err = cli(*command, "--balance", "undersample", "--positive", "spam", *SHORT)
     assert code == 0, err
     found = card(out)
-    assert found["data"]["split"]["counts"]["test"] == {"ham": 6, "spam": 6}
+    assert found["data"]["split"]["counts"]["test"] == {"ham": 7, "spam": 7}
     assert "only as many as the rarest has" in found["data"]["split"]["rule"]
     for part, n in (("train", 42), ("validation", 6)):
         assert found["metrics"][part]["accuracy"]["n"] == n
@@ -226,7 +226,7 @@ def test_the_card_has_what_evaluate_prints_again(
     assert is_adapter(out) == (method in ("lora", "head"))
     written = card(out)
     assert written["metrics"]["test_natural"]["n"] == 18
-    assert written["metrics"]["test_balanced"]["n"] == 12
+    assert written["metrics"]["test_balanced"]["n"] == 14
     assert written["data"]["rows"] == 90
     assert written["data"]["files"][0]["file"] == spam_file.name
     assert "SHA-256" in written["data"]["split"]["rule"]

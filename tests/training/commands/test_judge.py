@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from model.checkpoint import load_base
+from model.checkpoint import Base, load_base, save_base
 from model.errors import PenwrightError, UsageError
 from training.data.conversations import load_instructions, read_instructions
 from training.measure.answers import respond
@@ -365,13 +365,18 @@ def command(
 
 
 def test_the_answers_of_the_checkpoint_are_judged(
-    command: Command, judge: FakeJudge, base_path: Path, instruction_file: Path
+    cli: Cli, judge: FakeJudge, base: Base, instruction_file: Path, tmp_path: Path
 ) -> None:
-    rows = load_instructions([instruction_file]).test
+    """Of the rows, those that did not train it."""
+    data = load_instructions([instruction_file])
+    rows, follower = data.test, tmp_path / "follower"
+    parts = data.parts().content()
+    save_base(follower, base.model, base.tokenizer, card={}, task="instruct", parts=parts)
+    command = Command(cli, judge, follower, instruction_file, tmp_path / "judged.json")
     judge.script = lambda call, prompt: str(len(prompt) % 100)
     code, err = command()
     assert code == 0, err
-    responses = respond(load_base(base_path), None, rows, max_new_tokens=4)
+    responses = respond(load_base(follower), None, rows, max_new_tokens=4)
     asked = [question(r.instruction, r.input, r.output, r.response) for r in responses]
     assert sorted(judge.prompts) == sorted(asked)
     report = command.report
@@ -382,7 +387,7 @@ def test_the_answers_of_the_checkpoint_are_judged(
     assert metrics["score"]["value"] == pytest.approx(sum(scores) / len(scores))
     assert (metrics["n"], metrics["failures"]) == (len(rows), 0)
     assert report["judge"]["model"] == "marker"
-    assert report["checkpoint"]["id"] == load_base(base_path).id
+    assert report["checkpoint"]["id"] == load_base(follower).id
 
 
 def test_nonsense_counts_as_0_and_is_reported(

@@ -29,6 +29,9 @@ def work(tmp_path: Path) -> Path:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "penwright-train").write_text(STAND_IN)
     (tmp_path / "bin" / "penwright-train").chmod(0o755)
+    exercises = f'#!/bin/bash\nexec "{tmp_path}/bin/penwright-train" exercises "${{@:3}}"\n'
+    (tmp_path / "bin" / "python").write_text(exercises)
+    (tmp_path / "bin" / "python").chmod(0o755)
     return tmp_path
 
 
@@ -56,7 +59,7 @@ def published(work: Path) -> dict[str, str]:
 def test_the_set_is_never_a_mix_and_adapters_follow_their_base(work: Path) -> None:
     code, resumed = recipe(work, "first")
     assert code == 0
-    commands = ("tokenizer", "data", "pretrain", "classify", "instruct")
+    commands = ("tokenizer", "exercises", "pretrain", "classify", "instruct")
     assert resumed == dict.fromkeys(commands, False)
     first = {"base": "first", "spam": "first", "instruct": "first"}
     assert published(work) == first
@@ -64,12 +67,12 @@ def test_the_set_is_never_a_mix_and_adapters_follow_their_base(work: Path) -> No
 
     code, resumed = recipe(work, "second", fail="instruct")
     assert code != 0
-    assert resumed == {"data": False, "pretrain": True, "classify": False, "instruct": False}
+    assert resumed == {"exercises": False, "pretrain": True, "classify": False, "instruct": False}
     assert published(work) == first
 
     code, resumed = recipe(work, "second")
     assert code == 0
     # The base is done, and so is not trained again.
-    assert resumed == {"data": False, "classify": True, "instruct": False}
+    assert resumed == {"exercises": False, "classify": True, "instruct": False}
     assert published(work) == dict.fromkeys(first, "second")
     assert [path.name for path in (work / "checkpoints").iterdir()] == ["default"]
