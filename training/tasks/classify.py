@@ -75,6 +75,8 @@ def classify(
             "processes can share but one; start it without torchrun"
         )
     with job.directory() as directory:
+        if job.resume:
+            _check_split(directory)
         distinct = read_distinct(data, reading)
         parts = split(distinct, Parts.read(base))
         labels = Labels(parts.labels, positive_label(positive, distinct))
@@ -106,3 +108,16 @@ def positive_label(wanted: str | None, distinct: Distinct) -> str | None:
         return wanted
     first, second = sorted(labels, key=lambda label: len(distinct.entries[label]))
     return None if len(distinct.entries[first]) == len(distinct.entries[second]) else first
+
+
+def _check_split(directory: Path) -> None:
+    """
+    Raises:
+        UsageError: the run in `directory` is of a version that split texts in another way.
+    """
+    state = saved_state.last_state(directory)
+    if state.exists() and "parts" not in saved_state.load(directory)["identity"]:
+        raise UsageError(
+            f"--resume: {state} was saved by an earlier version, with which other texts trained "
+            "and others were tested; start again without --resume"
+        )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from training.data.splits import Parts
 
@@ -177,3 +178,18 @@ def test_columns_and_repeats_belong_to_the_run(
     code, err = cli(*command, "--out", tmp_path / "out", *SHORT, "--resume", "--repeat", 0.5)
     assert code == 2
     assert "--resume: --repeat is [0.5]" in err
+
+
+def test_a_state_of_another_split_is_refused(
+    spam_file: Path, base_path: Path, tmp_path: Path, cli: Cli
+) -> None:
+    """Earlier versions put other texts into the parts."""
+    command = ("classify", "--base", base_path, "--data", spam_file, "--out", tmp_path / "out")
+    assert cli(*command, *SHORT)[0] == 0
+    path = tmp_path / "out.run" / "state" / "last.pt"
+    state = torch.load(path)
+    del state["identity"]["parts"]
+    torch.save(state, path)
+    code, err = cli(*command, *SHORT, "--resume")
+    assert code == 2
+    assert "with which other texts trained" in err

@@ -32,7 +32,14 @@ def test_no_text_is_in_the_file() -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ['{"format_version": 2}', '{"format_version": 1, "train": [1]}', "[", "[]"]
+    "content",
+    [
+        '{"format_version": 2}',
+        '{"format_version": 1, "train": [1]}',
+        '{"format_version": 1, "train": "YQ=="}',
+        "[",
+        "[]",
+    ],
 )
 def test_a_damaged_file_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "parts.json").write_text(content)
