@@ -12,8 +12,7 @@ import argparse
 from pathlib import Path
 
 from model.errors import UsageError
-from training.data import gutenberg
-from training.data.download import SOURCES, obtain
+from training.data.download import BOOK_URL, BOOKS, SOURCES, obtain, obtain_text
 
 _NAMES = (*SOURCES, "text")
 
@@ -44,9 +43,7 @@ def run(args: argparse.Namespace) -> None:
     if args.file and args.url:
         raise UsageError("--file and --url: give one of them")
     if args.name == "text":
-        path = gutenberg.obtain_text(
-            args.out, args.book or gutenberg.BOOKS, url=args.url or gutenberg.URL, file=args.file
-        )
+        path = obtain_text(args.out, args.book or BOOKS, url=args.url or BOOK_URL, file=args.file)
         print(f"{path}: {path.stat().st_size:,} bytes; checksums are in {path.parent}/text.json")
         return
     source = SOURCES[args.name]

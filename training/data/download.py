@@ -1,10 +1,13 @@
-"""Data sets with a public home: fetched, checked against a known SHA-256, written whole or not."""
+"""Data with a public home, written whole or not: sets that are checked against a known SHA-256, and
+books of Project Gutenberg as one text, each without its licence header and footer."""
 
 import hashlib
 import io
+import json
 import lzma
+import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import httpx
 
 from model.checkpoint.atomic import write_file
 from model.errors import DataError, PenwrightError
+from model.tokenizer import END_OF_TEXT
 
 _LARGEST = 64 * 2**20  # bytes; every set here is far smaller
 _TIMEOUT = httpx.Timeout(30.0)
@@ -128,3 +132,63 @@ def fetch(url: str) -> bytes:
             "a copy that you have is taken with --file"
         ) from error
     return bytes(content)
+
+
+BOOK_URL = "https://www.gutenberg.org/cache/epub/{book}/pg{book}.txt"
+
+BOOKS = (11, 12, 16, 35, 45, 55, 74, 113, 120, 146, 236, 289, 514, 1661, 2591)
+"""Alice, Looking-Glass, Peter Pan, The Time Machine, Anne of Green Gables, Oz, Tom Sawyer, The
+Secret Garden, Treasure Island, A Little Princess, The Jungle Book, The Wind in the Willows, Little
+Women, Sherlock Holmes, Grimm: together about 7 MB."""
+
+_START = re.compile(r"^\*\*\* ?START OF TH[^\n]*$", re.MULTILINE)
+_END = re.compile(r"^\*\*\* ?END OF TH[^\n]*$", re.MULTILINE)
+
+
+def obtain_text(
+    out: Path, books: Sequence[int], *, url: str = BOOK_URL, file: Path | None = None
+) -> Path:
+    """Write the books, or one local file, to `text.txt` in `out`, and to `text.json` what they are.
+
+    Project Gutenberg corrects its books now and then, so that no checksum can be known before:
+    `text.json` records those of what came.
+
+    Args:
+        url: with `{book}` where the number belongs.
+
+    Raises:
+        DataError: a file cannot be used.
+        PenwrightError: a download failed, or a file cannot be written. Nothing is written then.
+    """
+    origins = [str(file)] if file is not None else [url.format(book=book) for book in books]
+    texts, sources = [], []
+    for origin in origins:
+        raw = read_local(file) if file is not None else fetch(origin)
+        texts.append(clean(raw, origin))
+        name = file.name if file is not None else origin
+        sources.append({"source": name, "sha256": hashlib.sha256(raw).hexdigest()})
+    path = out / "text.txt"
+    write_file(path, (f"\n{END_OF_TEXT}\n".join(texts) + "\n").encode())
+    write_file(out / "text.json", (json.dumps(sources, indent=1) + "\n").encode())
+    return path
+
+
+def clean(raw: bytes, origin: str) -> str:
+    """The text between the lines by which Project Gutenberg marks a book's start and end, or all
+    of it where there are none; line ends are `\\n`.
+
+    Raises:
+        DataError: not UTF-8, or without text.
+    """
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{origin}: not UTF-8 text (at byte {error.start})") from error
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if start := _START.search(text):
+        text = text[start.end() :]
+    if end := _END.search(text):
+        text = text[: end.start()]
+    if not text.strip():
+        raise DataError(f"{origin}: is empty")
+    return text.strip()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from model.classifier import Labels, last_token
-from training.data.padding import pad_rows
+from training.loop.task import pad_rows
 from training.measure.calibration import best_threshold, calibrated, fit_temperature
 from training.measure.classifier_metrics import classification_metrics
 from training.measure.intervals import Floats, Ints, proportion

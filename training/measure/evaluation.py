@@ -23,7 +23,7 @@ from training.data.labelled import read_distinct
 from training.data.labelled_files import Reading
 from training.data.splits import Parts
 from training.measure import classifiers
-from training.measure.curves import classifier_curves
+from training.measure.classifier_metrics import classifier_curves
 from training.measure.samples import continuations
 from training.measure.yardstick import Yardstick
 from training.objectives import labels as texts
@@ -84,7 +84,7 @@ class Evaluation:
     methods: dict[str, str] = field(default_factory=dict)
     """How the numbers came about."""
     curves: dict[str, Any] = field(default_factory=dict)
-    """Of a classifier; see `training.measure.curves`."""
+    """Of a classifier; see `training.measure.classifier_metrics`."""
     samples: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     """Rows to look at, under a title."""
 

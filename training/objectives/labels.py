@@ -23,10 +23,9 @@ from training.data.augment import Augmentation, Copies
 from training.data.encodable import check_encodable
 from training.data.labelled_files import Example
 from training.data.order import Order, ShuffledOrder
-from training.data.padding import pad_rows, padded_length
 from training.loop import distributed
 from training.loop.settings import LoopSettings
-from training.loop.task import Batch
+from training.loop.task import Batch, pad_rows, padded_length
 from training.objectives.cross_entropy import IGNORE, token_loss
 from training.tuning.frozen import FrozenStates, hidden_from
 from training.tuning.methods import Tuning

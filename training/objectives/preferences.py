@@ -22,10 +22,9 @@ from model.errors import UsageError
 from model.prompts import instruction_prompt
 from model.tokenizer import Tokenizer
 from training.data.encodable import encodable
-from training.data.padding import padded_length
 from training.data.preferences import Preference, PreferenceData
 from training.loop.settings import LoopSettings
-from training.loop.task import Batch
+from training.loop.task import Batch, padded_length
 from training.measure.answers import respond
 from training.objectives.cross_entropy import row_log_probs
 from training.objectives.responses import Pair, pair_batch

@@ -21,9 +21,8 @@ from model.prompts import Alpaca, Message, Template
 from model.tokenizer import Tokenizer
 from training.data.conversations import Instruction, InstructionData
 from training.data.encodable import encodable
-from training.data.padding import pad_rows, padded_length
 from training.loop.settings import LoopSettings
-from training.loop.task import Batch
+from training.loop.task import Batch, pad_rows, padded_length
 from training.measure.answers import Response, respond, response_metrics
 from training.objectives.cross_entropy import IGNORE, token_loss
 from training.tuning.methods import Tuning, report_parts

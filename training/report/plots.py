@@ -125,7 +125,7 @@ def reliability_figure(bins: Sequence[Mapping[str, Any]], of: str) -> Figure:
 
     Args:
         bins: each with `n`, mean `confidence`, and `accuracy` with its `interval`, as
-            `training.measure.curves` gives them.
+            `training.measure.classifier_metrics` gives them.
         of: what the probability is of.
     """
     figure = Figure(figsize=(3.6, 3.4), layout="constrained")

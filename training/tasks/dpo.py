@@ -15,12 +15,14 @@ from training.data.splits import Parts
 from training.loop.settings import LoopSettings
 from training.loop.state import Progress
 from training.measure.answers import Response, respond, response_metrics, responses_file
-from training.measure.preferences import measure
+from training.measure.intervals import proportion
 from training.objectives.preferences import (
     Objective,
     PreferencePairs,
     PreferenceTuning,
     encode_parts,
+    figures,
+    log_probs,
 )
 from training.tasks.course import Job, Training, train
 from training.tuning.methods import Method, Tuning, load_tunable, start_tuning
@@ -220,3 +222,18 @@ def _load_adapter(path: Path, base: Base) -> Adapter:
             f"--adapter {path} was made by {adapter.task}; it must be one that follows instructions"
         )
     return adapter
+
+
+def measure(
+    network: Network, reference: Network, pairs: PreferencePairs, objective: Objective, padding: int
+) -> dict[str, Any]:
+    """The figures of all pairs, in fp32; the accuracy with its interval."""
+    policy, before = (
+        log_probs(each, pairs, padding).flatten().cpu() for each in (network, reference)
+    )
+    chosen, rejected = objective.rewards(policy, before)
+    return {
+        "n": len(pairs),
+        **figures(objective, policy, before),
+        "accuracy": proportion(int((chosen > rejected).sum()), len(pairs)),
+    }

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from model.checkpoint.atomic import writing
 from model.classifier import last_token
-from training.data.padding import pad_rows
+from training.loop.task import pad_rows
 from training.tuning.network import Network
 
 _ROWS = 32  # of a forward pass

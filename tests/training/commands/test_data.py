@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from training.data import download
-from training.data.download import SOURCES
-from training.data.gutenberg import clean
+from training.data.download import SOURCES, clean
 
 Cli = Callable[..., tuple[int, str]]
 

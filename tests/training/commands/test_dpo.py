@@ -18,7 +18,6 @@ from model.prompts import instruction_prompt
 from training.data.preferences import Preference
 from training.loop.run import Run
 from training.loop.settings import LoopSettings
-from training.measure.preferences import measure
 from training.objectives.preferences import (
     Objective,
     PreferencePairs,
@@ -26,7 +25,7 @@ from training.objectives.preferences import (
     encode,
     log_probs,
 )
-from training.tasks.dpo import start
+from training.tasks.dpo import measure, start
 from training.tuning.network import Network
 
 Cli = Callable[..., tuple[int, str]]

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import auc, roc_auc_score
 
 from model.classifier import Labels
-from training.measure.curves import classifier_curves
+from training.measure.classifier_metrics import classifier_curves
 
 BINARY = Labels(("ham", "spam"), positive="spam", threshold=0.3)
 
