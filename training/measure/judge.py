@@ -17,6 +17,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -37,7 +38,7 @@ _AGAIN = (408, 425, 429)
 _SEED, _CONTEXT = 123, 4096  # the book's seed; Ollama's answers depend on the context's length, too
 
 _SCORE = re.compile(
-    r"(?:the\s+)?(?:score\s*(?:is|:|=)?)?\s*([0-9]{1,3})(?:\.0+)?\s*(?:(?:/|out of)\s*100)?\s*\.?",
+    r"(?:the\s+)?(?:score\s*(?:is|:|=)?)?\s*([0-9]{1,3})(?:\.0+)?\s*(?:%|percent|(?:/|out of)\s*100)?\s*\.?",
     re.IGNORECASE,
 )
 _THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
@@ -179,7 +180,9 @@ async def connect(settings: JudgeSettings) -> AsyncIterator[Judge]:
         PenwrightError: it does not let us in.
     """
     headers = {"Authorization": f"Bearer {settings.key}"} if settings.key else {}
-    async with httpx.AsyncClient(headers=headers, timeout=None) as client:
+    # What is on this machine is never behind a proxy, whatever `http_proxy` says.
+    proxies = not _is_here(settings.url)
+    async with httpx.AsyncClient(headers=headers, timeout=None, trust_env=proxies) as client:
         api, root, endpoint = _place(settings)
         if api == "auto":
             probe = await _request(client, settings, "GET", root + "/api/version")
@@ -200,6 +203,15 @@ def _place(settings: JudgeSettings) -> tuple[str, str, str | None]:
     if settings.api in ("auto", "openai") and url.endswith(_LIKE_OPENAI):
         return "openai", url.removesuffix(_LIKE_OPENAI), url
     return settings.api, url, None
+
+
+def _is_here(url: str) -> bool:
+    """Whether an address is one of this machine alone."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _has_version(response: httpx.Response) -> bool:

@@ -152,7 +152,10 @@ def ask(settings: JudgeSettings, prompt: str = "How good?") -> tuple[str, Judge]
         ("", None),
         ("101", None),
         ("-5", None),
+        ("85%", 85),
+        ("Score: 85 percent.", 85),
         ("7/10", None),
+        ("850%", None),
         ("85.5", None),
         ("I would say 85", None),
         ("85 because it is good", None),
@@ -165,6 +168,16 @@ def ask(settings: JudgeSettings, prompt: str = "How good?") -> tuple[str, Judge]
 )
 def test_a_score_is_a_number_that_is_the_whole_answer(answer: str, score: int | None) -> None:
     assert parse_score(answer) == score
+
+
+def test_a_judge_on_this_machine_is_behind_no_proxy(
+    judge: FakeJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://192.0.2.1:9")  # TEST-NET-1: nobody answers
+    for host in ("127.0.0.1", "localhost"):
+        url = judge.url.replace("127.0.0.1", host)
+        assert ask(JudgeSettings(url, timeout=5, retries=0))[0] == "70"
 
 
 def test_the_question_is_the_books() -> None:
