@@ -38,7 +38,8 @@ _AGAIN = (408, 425, 429)
 _SEED, _CONTEXT = 123, 4096  # the book's seed; Ollama's answers depend on the context's length, too
 
 _SCORE = re.compile(
-    r"(?:the\s+)?(?:score\s*(?:is|:|=)?)?\s*([0-9]{1,3})(?:\.0+)?\s*(?:%|percent|(?:/|out of)\s*100)?\s*\.?",
+    r"(?:the\s+)?(?:score\s*(?:is|:|=)?)?\s*([0-9]{1,3})(?:\.0+)?"
+    r"\s*(?:%|percent|(?:/|out of)\s*100)?\s*\.?",
     re.IGNORECASE,
 )
 _THOUGHTS = re.compile(r"^\s*<think>.*?</think>", re.DOTALL)
