@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.lora import TARGETS
-from training.tasks.course import Job
+from training.tasks.training import Job
 from training.tuning.card import portable_command
 from training.tuning.methods import Method
 

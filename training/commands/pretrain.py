@@ -10,7 +10,7 @@ from pathlib import Path
 
 from training.commands import flags
 from training.loop.settings import LoopSettings
-from training.tasks.pretrain import DEFAULTS, Text, pretrain
+from training.tasks.pretrain import DEFAULTS, Corpus, pretrain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     pretrain(
-        Text(tuple(args.data), tuple(args.weights), args.context, args.stride, args.val_fraction),
+        Corpus(tuple(args.data), tuple(args.weights), args.context, args.stride, args.val_fraction),
         flags.job(args),
         base=args.base,
         shape=args.preset,

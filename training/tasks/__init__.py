@@ -10,9 +10,9 @@ A task is one file here, with the flags of its command in `training.commands` an
 """
 
 from training.tasks.classify import classify
-from training.tasks.course import Job
 from training.tasks.dpo import dpo
 from training.tasks.instruct import instruct
 from training.tasks.pretrain import pretrain
+from training.tasks.training import Job
 
 __all__ = ["Job", "classify", "dpo", "instruct", "pretrain"]

@@ -18,13 +18,13 @@ from training.loop.state import Progress
 from training.measure.classifiers import accuracy, calibrate, measure
 from training.objectives.labels import Classification, Options, Rows, encode
 from training.report.tables import plot_confusion
-from training.tasks.course import Training
+from training.tasks.training import Training
 from training.tuning.methods import Method, Tuning, start_tuning
 from training.tuning.publishing import card_fields, identity, publish, round_as_saved
 
 
 @dataclass(frozen=True)
-class Course:
+class Recipe:
     """All that turns split texts into a training; once, or once for each fold."""
 
     base: Base
@@ -35,31 +35,31 @@ class Course:
     labels: Labels
     extra: ExtraTexts
 
-    def prepare(self, data: LabelledData, directory: Path) -> "Classifier":
+    def prepare(self, data: LabelledData, directory: Path) -> "ClassifierTraining":
         """A training on `data` in `directory`.
 
         Raises:
             UsageError: settings that do not fit the base or the data.
         """
-        return Classifier(self, data, directory)
+        return ClassifierTraining(self, data, directory)
 
 
-class Classifier(Training):
+class ClassifierTraining(Training):
     name = "classify"
     task: Classification
     parts: Parts
 
-    def __init__(self, course: Course, data: LabelledData, directory: Path) -> None:
-        base, settings, options = course.base, course.settings, course.options
-        self.course, self.data, self.directory = course, data, directory
+    def __init__(self, recipe: Recipe, data: LabelledData, directory: Path) -> None:
+        base, settings, options = recipe.base, recipe.settings, recipe.options
+        self.recipe, self.data, self.directory = recipe, data, directory
         self.tuning: Tuning = start_tuning(
-            base, course.method.name, course.method.adapters(settings), course.labels, settings
+            base, recipe.method.name, recipe.method.adapters(settings), recipe.labels, settings
         )
-        self.extra = course.extra.beside(data)
+        self.extra = recipe.extra.beside(data)
         examples = {"train": [*data.train, *self.extra], "val": data.val, "test": data.test}
         context = base.config.context_length
         self.encoded: dict[str, Rows] = {
-            name: encode(part, course.labels.names, base.tokenizer, context)
+            name: encode(part, recipe.labels.names, base.tokenizer, context)
             for name, part in examples.items()
         }
         copies = None
@@ -81,12 +81,12 @@ class Classifier(Training):
         self.folds: dict[str, Any] | None = None
         self.identity = {
             **identity(self.tuning, data.sources),
-            **asdict(course.reading),
-            "positive": course.labels.positive,
+            **asdict(recipe.reading),
+            "positive": recipe.labels.positive,
             "class_weights": options.class_weights,
             "lm_weight": options.lm_weight,
             "augment": list(options.augment),
-            "extra": course.extra.sources,
+            "extra": recipe.extra.sources,
         }
 
     @property
@@ -95,7 +95,7 @@ class Classifier(Training):
 
     def report(self) -> None:
         """Say what is trained on."""
-        data, labels = self.data, self.course.labels
+        data, labels = self.data, self.recipe.labels
         print(
             f"{data.rows} rows, {data.duplicates} repeated and dropped "
             f"({data.conflicts} of them with another label); "
@@ -118,7 +118,7 @@ class Classifier(Training):
 
     def fold(self, *, resume: bool) -> None:
         """Train for cross-validation: to calibrated weights, which nothing publishes."""
-        run = Run(self.task, self.course.settings, self.directory, self.order)
+        run = Run(self.task, self.recipe.settings, self.directory, self.order)
         run.train(resume=resume, describe={**self.identity, "parts": self.parts.digest})
         round_as_saved(self.tuning.trained)
         self.calibrate()
@@ -142,7 +142,7 @@ class Classifier(Training):
         if self.folds:
             metrics["cross_validation"] = self.folds
         plot_confusion(metrics["test_natural"]["confusion"], directory / "confusion.png")
-        options = self.course.options
+        options = self.recipe.options
         return {
             **card_fields(self.tuning),
             # Where activations are kept changes nothing.
@@ -152,10 +152,10 @@ class Classifier(Training):
         }
 
     def _data_card(self) -> dict[str, Any]:
-        data, reading = self.data, self.course.reading
+        data, reading = self.data, self.recipe.reading
         return {
             "files": list(data.sources),
-            "extra": {"files": self.course.extra.sources, "texts": len(self.extra)},
+            "extra": {"files": self.recipe.extra.sources, "texts": len(self.extra)},
             "reading": asdict(reading),
             "rows": data.rows,
             "duplicates": data.duplicates,

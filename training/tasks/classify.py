@@ -16,9 +16,9 @@ from training.loop import distributed
 from training.loop import state as saved_state
 from training.loop.settings import LoopSettings
 from training.objectives.labels import Options
-from training.tasks.classifier import Course
-from training.tasks.course import Job, train
+from training.tasks.classifier import Recipe
 from training.tasks.cross_validation import cross_validate
+from training.tasks.training import Job, train
 from training.tuning.methods import Method, load_tunable
 from training.tuning.publishing import (
     keep_apart,
@@ -81,12 +81,12 @@ def classify(
         parts = split(distinct, Parts.read(base))
         labels = Labels(parts.labels, positive_label(positive, distinct))
         further = ExtraTexts(extra, parts.labels, reading)
-        course = Course(load_tunable(base), method, settings, options, reading, labels, further)
-        training = course.prepare(parts, directory)
+        recipe = Recipe(load_tunable(base), method, settings, options, reading, labels, further)
+        training = recipe.prepare(parts, directory)
         training.report()
         if folds and not job.dry_run:
             training.folds = cross_validate(
-                distinct, folds, labels, course.prepare, directory, resume=job.resume
+                distinct, folds, labels, recipe.prepare, directory, resume=job.resume
             )
             # Without a state of its own, the run before stopped in a fold.
             job = replace(job, resume=job.resume and saved_state.last_state(directory).exists())

@@ -22,9 +22,9 @@ from training.measure.calibration import calibrated
 from training.measure.classifier_metrics import classification_metrics, decision_metrics
 from training.measure.classifiers import all_logits
 from training.objectives.labels import head_of
-from training.tasks.classifier import Classifier
+from training.tasks.classifier import ClassifierTraining
 
-Prepare = Callable[[LabelledData, Path], Classifier]
+Prepare = Callable[[LabelledData, Path], ClassifierTraining]
 
 
 def cross_validate(
@@ -68,7 +68,7 @@ def _fold(
 ) -> dict[str, Any]:
     """What one fold says of its test part, from its file or from training."""
     prepared = prepare(data, place)
-    identity = {"folds": folds, **prepared.identity, **prepared.course.settings.identity()}
+    identity = {"folds": folds, **prepared.identity, **prepared.recipe.settings.identity()}
     identity = json.loads(json.dumps(identity))  # as it is read again
     file = place / "result.json"
     if resume and file.exists():

@@ -24,7 +24,7 @@ from training.objectives.preferences import (
     figures,
     log_probs,
 )
-from training.tasks.course import Job, Training, train
+from training.tasks.training import Job, Training, train
 from training.tuning.methods import Method, Tuning, load_tunable, start_tuning
 from training.tuning.network import Network
 from training.tuning.publishing import card_fields, identity, keep_apart, publish
@@ -79,12 +79,12 @@ def dpo(
         before = None if adapter is None else _load_adapter(adapter, loaded)
         parts = encode_parts(pairs, loaded, data)
         tuning, reference = start(loaded, before, method.name, shape, settings)
-        training = Preferring(tuning, reference, pairs, parts, objective, settings, before)
+        training = PreferenceTraining(tuning, reference, pairs, parts, objective, settings, before)
         training.parts = training.parts.before(known)
         return train(training, settings, job, directory)
 
 
-class Preferring(Training):
+class PreferenceTraining(Training):
     name = "dpo"
     parts: Parts
 

@@ -15,7 +15,7 @@ from training.loop.settings import LoopSettings
 from training.loop.state import Progress
 from training.measure.answers import responses_file
 from training.objectives.responses import InstructionTuning, Pairs, encode_parts, measure
-from training.tasks.course import Job, Training, train
+from training.tasks.training import Job, Training, train
 from training.tuning.methods import Method, Tuning, load_tunable, start_tuning
 from training.tuning.network import Network
 from training.tuning.publishing import card_fields, identity, keep_apart, publish
@@ -62,13 +62,13 @@ def instruct(
         loaded = load_tunable(base)
         parts = encode_parts(rows, loaded, data)
         tuning = start_tuning(loaded, method.name, method.adapters(settings), None, settings)
-        training = Follower(tuning, rows, parts, settings)
+        training = InstructTraining(tuning, rows, parts, settings)
         tested = [path.name for path in test]
         training.identity = {"repeat": list(repeats), "test": tested, **training.identity}
         return train(training, settings, job, directory)
 
 
-class Follower(Training):
+class InstructTraining(Training):
     name = "instruct"
     identity: dict[str, Any]
     parts: Parts

@@ -19,7 +19,7 @@ from training.loop.state import Progress
 from training.measure.samples import PROMPTS, continuations
 from training.measure.yardstick import Yardstick, yardstick
 from training.objectives.next_tokens import Pretraining, new_model
-from training.tasks.course import Job, Training, train
+from training.tasks.training import Job, Training, train
 from training.tuning.methods import load_tunable
 
 DEFAULTS: Mapping[str, Any] = {"epochs": 1.0, "sample_every": 500, "spike": 10.0}
@@ -27,8 +27,8 @@ DEFAULTS: Mapping[str, Any] = {"epochs": 1.0, "sample_every": 500, "spike": 10.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
-    """Text files, and how they become windows of tokens. Each field is a flag of its name."""
+class Corpus:
+    """Corpus files, and how they become windows of tokens. Each field is a flag of its name."""
 
     data: tuple[Path, ...]
     weights: tuple[float, ...] = ()
@@ -54,7 +54,7 @@ class Text:
 
 
 def pretrain(
-    text: Text,
+    corpus: Corpus,
     job: Job,
     *,
     base: Path | None = None,
@@ -84,8 +84,8 @@ def pretrain(
         start = _start(base, shape, tokenizer)
         extra = yardstick(eval_texts, eval_blimp)  # a bad file costs no training
         words = start.tokenizer if start else load_tokenizer(tokenizer or "gpt2")
-        config = start.config if start else _shape(shape, text.context, words)
-        length = text.context or config.context_length
+        config = start.config if start else _shape(shape, corpus.context, words)
+        length = corpus.context or config.context_length
         if length > config.context_length:
             raise UsageError(
                 f"--context is {length}; the base was made for {config.context_length}"
@@ -93,40 +93,40 @@ def pretrain(
         identity = {
             "context": length,
             "architecture": config.to_dict(),
-            "stride": text.stride or length,
+            "stride": corpus.stride or length,
             "tokenizer": words.sha256,
-            "val_fraction": text.val_fraction,
-            "weights": list(text.weights) or None,
+            "val_fraction": corpus.val_fraction,
+            "weights": list(corpus.weights) or None,
             "base": start.id if start else None,
         }
         if job.resume:
-            _check_resume(directory, identity, text.data)
+            _check_resume(directory, identity, corpus.data)
         with first_goes_first():
-            files = tokenize_files(text.data, words, directory / "data", text.val_fraction)
+            files = tokenize_files(corpus.data, words, directory / "data", corpus.val_fraction)
         model = new_model(config, settings)
         if start:
             model.load_state_dict(start.model.state_dict())
         task = Pretraining(
-            model, words, files, settings, length, text.stride or length, text.weights or None
+            model, words, files, settings, length, corpus.stride or length, corpus.weights or None
         )
         identity["data"] = list(files.sources)
-        return train(Pretrained(task, text, start, extra, identity), settings, job, directory)
+        return train(TextTraining(task, corpus, start, extra, identity), settings, job, directory)
 
 
-class Pretrained(Training):
+class TextTraining(Training):
     name = "generate"
     task: Pretraining
 
     def __init__(
         self,
         task: Pretraining,
-        text: Text,
+        corpus: Corpus,
         start: Base | None,
         extra: Yardstick,
         identity: Mapping[str, Any],
     ) -> None:
         self.task, self.model, self.order, self.identity = task, task.trained, task.order, identity
-        self.text, self.start, self.extra = text, start, extra
+        self.corpus, self.start, self.extra = corpus, start, extra
 
     @property
     def what(self) -> str:
@@ -141,8 +141,8 @@ class Pretrained(Training):
             **_origin(self.start),
             "data": {
                 "files": list(files.sources),
-                "weights": list(self.text.weights) or None,
-                "split": {"rule": SPLIT_RULE, "val_fraction": self.text.val_fraction},
+                "weights": list(self.corpus.weights) or None,
+                "split": {"rule": SPLIT_RULE, "val_fraction": self.corpus.val_fraction},
                 "train_tokens": len(files.train),
                 "val_tokens": len(files.val),
             },

@@ -15,7 +15,7 @@ from training.data.labelled_files import Reading
 from training.loop.settings import LoopSettings
 from training.objectives.labels import Options
 from training.tasks import Job, classify, dpo, instruct, pretrain
-from training.tasks.pretrain import Text
+from training.tasks.pretrain import Corpus
 from training.tuning.methods import Method
 
 Cli = Callable[..., tuple[int, str]]
@@ -47,7 +47,7 @@ def test_every_task_gives_what_its_command_gives(
     lora = ("--lora-rank", 2)
     found: dict[str, Base | Adapter | None] = {}
     found["pretrain"] = pretrain(
-        Text((text_file,), context=16, val_fraction=0.2),
+        Corpus((text_file,), context=16, val_fraction=0.2),
         Job(ours / "pretrain", licences=("mine",)),
         tokenizer=str(tokenizer_file),
         settings=settings(spike=10.0),
