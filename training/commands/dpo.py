@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     if args.adapter is not None:
         finetune.keep_apart(args.out, "--adapter", args.adapter)
     shape = None if args.adapter is not None else _given_shape(args, settings)
-    data = load_preferences(args.data)
+    data = load_preferences(args.data, encoding=args.encoding)
     base = finetune.load_tunable(args.base)
     adapter = None if args.adapter is None else _load_adapter(args, base)
     parts = encode_parts(data, base, args.data)

@@ -64,7 +64,9 @@ def run(args: argparse.Namespace) -> None:
     finetune.check_flags(args, METHODS, settings)
     lora = finetune.lora_settings(args, settings)
     check_repeats(args.repeat, args.data)
-    data = load_instructions(args.data, repeats=args.repeat or (), test=args.test)
+    data = load_instructions(
+        args.data, repeats=args.repeat or (), test=args.test, encoding=args.encoding
+    )
     base = finetune.load_tunable(args.base)
     parts = encode_parts(data, base, args.data)
     tuning = finetune.start_tuning(base, args.method, lora, None, settings)

@@ -28,7 +28,7 @@ from model.checkpoint.atomic import write_file
 from model.errors import UsageError
 from model.prompts import Alpaca
 from training.data.conversations import Instruction, load_instructions, read_instructions
-from training.data.documents import file_sha256
+from training.data.files import add_encoding, read_file
 from training.loop.settings import LoopSettings
 from training.measure.answers import MAX_NEW_TOKENS, Response, prompt_tokens, respond
 from training.measure.evaluation import Loaded, load
@@ -44,6 +44,7 @@ _CHUNK = 32  # questions that are answered, and then kept, at a time
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="DIR", help="checkpoint to judge")
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="instruction files")
+    add_encoding(parser)
     parser.add_argument("--base", type=Path, help="base of the adapter, if it has moved")
     parser.add_argument("--json", type=Path, help="file to write (default: DIR.judge.json)")
     parser.add_argument(
@@ -99,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
         "rows": [
             {
                 "row": number,
-                **vars(row),
+                **asdict(row),
                 "response": file.responses[number],
                 **asdict(file.marks[number]),
             }
@@ -172,7 +173,8 @@ def _answer(
 
 def _response(rows: Sequence[Instruction], file: JudgedFile, number: int) -> Response:
     row = rows[number - 1]
-    return Response(row.instruction, row.input, row.output, file.responses[number] or "")
+    response = file.responses[number] or ""
+    return Response(row.instruction, row.input, row.output, response, earlier=row.earlier)
 
 
 def _judge_settings(args: argparse.Namespace) -> JudgeSettings:
@@ -207,9 +209,12 @@ def _rows(args: argparse.Namespace) -> tuple[list[Instruction], list[dict[str, A
     Raises:
         DataError: a file cannot be used.
     """
-    sources = [{"file": path.name, "sha256": file_sha256(path)} for path in args.data]
     if args.rows == "test":
-        rows = list(load_instructions(args.data).test)
+        data = load_instructions(args.data, encoding=args.encoding)
+        rows = list(data.test)
+        sources = [{name: source[name] for name in ("file", "sha256")} for source in data.sources]
     else:
-        rows = [row for path in args.data for row in read_instructions(path)]
+        files = [read_file(path, args.encoding) for path in args.data]
+        rows = [row for file in files for row in read_instructions(file)]
+        sources = [{"file": file.path.name, "sha256": file.sha256} for file in files]
     return rows[: args.limit or None], sources

@@ -17,7 +17,8 @@ from model.checkpoint import Base, adapter_base_path, is_adapter, load_adapter, 
 from model.errors import DataError, UsageError
 from model.prompts import Template
 from training.data.conversations import Instruction, load_instructions, read_instructions
-from training.data.documents import file_sha256, text_hash
+from training.data.documents import text_hash
+from training.data.files import read_file
 from training.data.labelled import read_distinct, split
 from training.data.labelled_files import Reading
 from training.measure import classifiers
@@ -146,7 +147,12 @@ def evaluate_classifier(
 
 
 def evaluate_instructions(
-    loaded: Loaded, paths: Sequence[Path], tests: Sequence[Path] = (), *, whole: bool = False
+    loaded: Loaded,
+    paths: Sequence[Path],
+    tests: Sequence[Path] = (),
+    *,
+    whole: bool = False,
+    encoding: str | None = None,
 ) -> Evaluation:
     """On the test part of the files, or on the `whole`; an adapter beside its base.
 
@@ -158,13 +164,13 @@ def evaluate_instructions(
     """
     base, network, template = loaded.base, loaded.network, loaded.template
     if whole:
-        rows, sources = _all_instructions(paths)
+        rows, sources = _all_instructions(paths, encoding)
         test = responses.encode(rows, base.tokenizer, base.config.context_length, template)
         if not test.pairs:
             names = ", ".join(map(str, paths))
             raise DataError(f"{names}: no row fits the context of {base.config.context_length}")
     else:
-        data = load_instructions(paths, test=tests)
+        data = load_instructions(paths, test=tests, encoding=encoding)
         parts = responses.encode_parts(data, base, paths, template)
         test, sources = parts["test"], list(data.sources)
     # An adapter is compared with its base; a checkpoint of its own does not carry one.
@@ -188,17 +194,18 @@ def evaluate_instructions(
 
 
 def _all_instructions(
-    paths: Sequence[Path],
+    paths: Sequence[Path], encoding: str | None
 ) -> tuple[list[Instruction], list[dict[str, Any]]]:
     """The distinct rows of some files that can be answered, and the files."""
     distinct: dict[str, Instruction] = {}
     sources: list[dict[str, Any]] = []
     for path in paths:
-        rows = list(read_instructions(path))
+        file = read_file(path, encoding)
+        rows = list(read_instructions(file))
         for row in rows:
             if not row.needs_a_passage:
                 distinct.setdefault(text_hash(row.identity), row)
-        sources.append({"file": path.name, "sha256": file_sha256(path), "rows": len(rows)})
+        sources.append({"file": path.name, "sha256": file.sha256, "rows": len(rows)})
     return list(distinct.values()), sources
 
 

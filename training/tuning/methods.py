@@ -24,6 +24,7 @@ from model.classifier import ClassifierHead, Labels
 from model.errors import DataError, UsageError
 from model.lora import TARGETS, LoRA, LoRASettings
 from model.transformer import Block, Transformer
+from training.data.files import add_encoding
 from training.loop.dry_run import add_argument as add_dry_run
 from training.loop.prepare import prepare
 from training.loop.run import Progress
@@ -130,6 +131,7 @@ def add_arguments(parser: argparse.ArgumentParser, methods: Sequence[str]) -> No
     """The flags that all fine-tunings share, those of the loop aside."""
     parser.add_argument("--base", type=Path, required=True, help="checkpoint to start from")
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="data files")
+    add_encoding(parser)
     parser.add_argument("--out", type=Path, required=True, help="checkpoint directory to publish")
     parser.add_argument("--run", type=Path, help="directory of the run (default: OUT.run)")
     parser.add_argument("--method", default="lora", help=f"one of {', '.join(methods)} (lora)")

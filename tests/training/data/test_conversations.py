@@ -111,11 +111,8 @@ def test_lines_and_chats_are_read(tmp_path: Path) -> None:
     [
         ("{", "line 2 is not valid JSON"),
         (json.dumps(chat("user: a")), "line 2 has messages of user;"),
-        (
-            json.dumps(chat("user: a", "assistant: b", "user: c", "assistant: d")),
-            "line 2 has messages of user, assistant, user, assistant;",
-        ),
-        (json.dumps(chat("tool: a", "user: b", "assistant: c")), "messages of tool, user"),
+        (json.dumps(chat("system: a", "assistant: b")), "messages of system, assistant;"),
+        (json.dumps(chat("bot: a", "user: b", "assistant: c")), "message 1 is of 'bot'"),
         (json.dumps(chat("user: a", "assistant:  ")), "line 2 has an empty message, number 2"),
         ('{"messages": []}', "messages of nobody"),
         ('{"messages": [{"role": "user"}]}', "line 2: message 1 has no content"),
