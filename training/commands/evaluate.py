@@ -118,6 +118,12 @@ def _check_outputs(args: argparse.Namespace) -> None:
     Reading.from_args(args)
     if args.all and args.test:
         raise UsageError("--all takes every row of --data for the test; leave out --test")
+    pipe = next((path for path in args.data if path.is_fifo()), None)
+    if pipe is not None and _is_set(args.checkpoint):
+        raise UsageError(
+            f"--data {pipe} is a pipe, which can be read once; for a set, files are read for their "
+            "kind and for the measurement: save it"
+        )
     fraction = args.val_fraction
     if fraction is not None and not args.held_out:
         raise UsageError("--val-fraction is for --held-out")

@@ -212,9 +212,9 @@ def _rows(args: argparse.Namespace) -> tuple[list[Instruction], list[dict[str, A
     if args.rows == "test":
         data = load_instructions(args.data, encoding=args.encoding)
         rows = list(data.test)
-        sources = [{name: source[name] for name in ("file", "sha256")} for source in data.sources]
+        sources = [{k: v for k, v in source.items() if k != "rows"} for source in data.sources]
     else:
         files = [read_file(path, args.encoding) for path in args.data]
         rows = [row for file in files for row in read_instructions(file)]
-        sources = [{"file": file.path.name, "sha256": file.sha256} for file in files]
+        sources = [file.source for file in files]
     return rows[: args.limit or None], sources

@@ -17,6 +17,7 @@ from model.checkpoint.files import check_target
 from model.errors import UsageError
 from model.tokenizer import Tokenizer
 from training.data.documents import file_sha256
+from training.data.files import add_encoding
 from training.data.labelled import SPLIT_RULE
 from training.data.tokens import tokenize_files
 from training.data.vocabulary import load_tokenizer
@@ -35,7 +36,10 @@ from training.tuning.methods import load_tunable, round_as_saved, run_directory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", nargs="+", type=Path, required=True, help="text files, .xz too")
+    parser.add_argument(
+        "--data", nargs="+", type=Path, required=True, help="text files, packed too"
+    )
+    add_encoding(parser)
     parser.add_argument(
         "--weights",
         nargs="+",
@@ -97,11 +101,14 @@ def run(args: argparse.Namespace) -> None:
         "val_fraction": args.val_fraction,
         "weights": args.weights,
         "base": base.id if base else None,
+        "encoding": args.encoding,
     }
     if args.resume:
         _check_resume(directory, identity, args.data)
     with first_goes_first():
-        files = tokenize_files(args.data, tokenizer, directory / "data", args.val_fraction)
+        files = tokenize_files(
+            args.data, tokenizer, directory / "data", args.val_fraction, args.encoding
+        )
     model = new_model(config, settings)
     if base:
         model.load_state_dict(base.model.state_dict())

@@ -166,8 +166,7 @@ def load_instructions(
             distinct.setdefault(text_hash(row.identity), (row, number))
         rows += len(found)
         without += len(found) - len(usable)
-        source: dict[str, object] = {"file": path.name, "sha256": file.sha256}
-        source["rows"] = len(found)
+        source: dict[str, object] = {**file.source, "rows": len(found)}
         if number < len(whole):
             source["part"] = "test"
         elif path.resolve() not in split:

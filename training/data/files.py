@@ -44,6 +44,13 @@ class File:
     encoding: str
     """That its text is in."""
 
+    @property
+    def source(self) -> dict[str, object]:
+        """What cards say of it: its name and SHA-256, and an encoding that was asked for."""
+        encoding = codecs.lookup(self.encoding).name
+        asked = {} if encoding == _marked(self.content) else {"encoding": encoding}
+        return {"file": self.path.name, "sha256": self.sha256, **asked}
+
     @cached_property
     def text(self) -> str:
         """All of it, without a byte order mark.
@@ -176,8 +183,10 @@ def _only_member(path: Path, raw: bytes) -> tuple[str, bytes]:
 def _check_encoding(encoding: str | None) -> None:
     try:
         if encoding is not None:
-            b"".decode(encoding)
-    except (LookupError, UnicodeError):
+            bytes(4).decode(encoding)
+    except UnicodeError:  # such bytes are not in it
+        return
+    except (LookupError, ValueError):
         raise UsageError(
             f"--encoding is {encoding!r}; it must be an encoding of text that Python knows, such "
             "as utf-8, latin-1, cp1252 or utf-16"

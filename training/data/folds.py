@@ -84,7 +84,7 @@ class ExtraTexts:
                         f"{', '.join(labels)}"
                     )
                 self._texts.setdefault(near_hash(example.text), example)
-            self.sources.append({"file": path.name, "sha256": file.sha256, "rows": len(found)})
+            self.sources.append({**file.source, "rows": len(found)})
 
     def beside(self, data: LabelledData) -> tuple[Example, ...]:
         """Those that are like no text of `data`, up to case, digits and punctuation."""

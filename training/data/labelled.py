@@ -142,7 +142,7 @@ def read_distinct(paths: Sequence[Path], reading: Reading | None = None) -> Dist
         file = read_file(path, reading.encoding)
         found = list(read_labelled(file, reading))
         rows += found
-        sources.append({"file": path.name, "sha256": file.sha256, "rows": len(found)})
+        sources.append({**file.source, "rows": len(found)})
     names = ", ".join(str(path) for path in paths)
     identify = near_hash if reading.distinct == "near" else text_hash
     distinct: dict[str, Example] = {}

@@ -101,7 +101,7 @@ def load_preferences(paths: Sequence[Path], *, encoding: str | None = None) -> P
                 distinct.setdefault(" ".join(map(text_hash, texts)), row)
         equal += len(same)
         rows += len(found)
-        sources.append({"file": path.name, "sha256": file.sha256, "rows": len(found)})
+        sources.append({**file.source, "rows": len(found)})
     parts: dict[str, list[Preference]] = {"training": [], "validation": [], "test": []}
     for _, row in sorted(distinct.items()):
         parts[part_of(row.question.identity)].append(row)

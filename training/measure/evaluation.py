@@ -205,7 +205,7 @@ def _all_instructions(
         for row in rows:
             if not row.needs_a_passage:
                 distinct.setdefault(text_hash(row.identity), row)
-        sources.append({"file": path.name, "sha256": file.sha256, "rows": len(rows)})
+        sources.append({**file.source, "rows": len(rows)})
     return list(distinct.values()), sources
 
 

@@ -102,7 +102,7 @@ def yardstick(
     for name, path in paths.items():
         file = read_file(path, encoding)
         found[name] = tuple(_documents(file.text, held_out))
-        sources.append({"file": name, "sha256": file.sha256})
+        sources.append({**file.source, "file": name})
         if not found[name]:
             raise DataError(
                 f"{path}: none of its documents is held out: of none is the hash below {held_out}"
@@ -113,7 +113,7 @@ def yardstick(
     if blimp is not None:
         file = read_file(blimp)
         pairs = tuple(load_pairs(file))
-        sources.append({"file": blimp.name, "sha256": file.sha256})
+        sources.append(file.source)
     return Yardstick(found, pairs, held_out, tuple(sources))
 
 
