@@ -111,11 +111,12 @@ def examples(records: Records, reading: Reading) -> Iterator[tuple[Record, Examp
         DataError: see `load_labelled`.
     """
 
+    hint = reading.columns.hint
+
     def example(record: Record) -> Iterator[Example]:
         for name in (reading.label_column, reading.text_column):
             if name in record.fields and record.fields[name] is None:
                 raise LeftOut(f"its {name} is null")
-        hint = reading.columns.hint
         label = record.string(reading.label_column, hint, numbers=True)
         text = record.string(reading.text_column, hint)
         for name, value in (("label", label), ("text", text)):

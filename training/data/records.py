@@ -22,7 +22,9 @@ from typing import Any, TypeVar
 
 from model.errors import DataError
 from training.data.files import BINARY, File, Source, read_file
-from training.data.tables import Columns, read_table
+from training.data.separated import read_separated
+from training.data.sheets import read_binary
+from training.data.tables import Columns
 
 Row = TypeVar("Row")
 
@@ -69,7 +71,7 @@ class Record:
         if not isinstance(value, str):
             known = f"; its fields are {', '.join(map(str, self.fields)) or 'none'}{hint}"
             raise DataError(f"{self.where} has no {name} that is a string{known}")
-        return checked(value, self.where, name)
+        return value if value.isascii() else checked(value, self.where, name)
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def read_records(source: Source, columns: Columns, encoding: str | None = None) 
     file = read_file(source, encoding)
     found = None if file.form in BINARY else json_records(file, columns)
     if found is None:
-        table = read_table(file, columns)
+        table = (read_binary if file.form in BINARY else read_separated)(file, columns)
         found = Records(
             tuple(Record(file.path, f"{table.noun} {row.number}", *row) for row in table.rows),
             table.prefix,

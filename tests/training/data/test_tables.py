@@ -145,6 +145,14 @@ def test_lines_may_end_with_a_carriage_return_alone(header: str, tmp_path: Path)
     assert read(tmp_path / "a.tsv", content) == [("ham", "one"), ("spam", "two")]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_empty_lines_and_columns(name: str, tmp_path: Path) -> None:
+    content = "\n \nlabel\ttext\t\t\n\nham\tone\t\t\n\t\t\t\nspam\ttwo\n"
+    assert read(tmp_path / name, content) == [("ham", "one"), ("spam", "two")]
+    with pytest.raises(DataError, match="line 8 has 5 cells, and the header 2 cells"):
+        read(tmp_path / name, content + "ham\ta\t\t\tb\n")
+
+
 def test_commas_of_a_text_are_no_header(tmp_path: Path) -> None:
     rows = [("ham", "a, label, text"), ("spam", "b, c, d")]
     assert read(tmp_path / "a.tsv", "".join(f"{a}\t{b}\n" for a, b in rows)) == rows
