@@ -13,9 +13,7 @@ from model.prompts import Message
 from model.prompts.parts import Role
 from training.data.records import LeftOut, Record, checked
 
-CHATS = ("messages", "conversations")
-"""Fields that hold a conversation."""
-
+_CHATS = ("messages", "conversations")
 _ROLES: Mapping[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -28,9 +26,20 @@ _TOOLS = ("tool", "function", "ipython", "observation", "function_call", "tool_c
 _CALLS = ("tool_calls", "function_call")
 
 
-def chat_field(record: Record) -> str | None:
-    """The field with the record's conversation; None if it has none."""
-    return next((name for name in CHATS if record.fields.get(name) is not None), None)
+def chat(record: Record) -> list[Message] | None:
+    """The record's conversation; None if it has none. ShareGPT's may have the text of the system
+    turn in a field of its own, `system`.
+
+    Raises:
+        LeftOut, DataError: see `turns`.
+    """
+    name = next((name for name in _CHATS if record.fields.get(name) is not None), None)
+    if name is None:
+        return None
+    messages = turns(record.fields[name], record.where)
+    if name == "conversations" and record.fields.get("system"):
+        messages.insert(0, Message("system", record.string("system")))
+    return messages
 
 
 def turns(value: Any, where: str) -> list[Message]:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from model.errors import DataError
 from model.prompts import Message
-from training.data.chats import chat_field, roles, turns
+from training.data.chats import chat, roles
 from training.data.documents import hash_fraction, text_hash
 from training.data.files import Source, read_file
 from training.data.records import LeftOut, Record, checked, read_records, usable
@@ -228,8 +228,8 @@ def read_instructions(source: Source, encoding: str | None = None) -> Iterator[I
 
 
 def _rows(record: Record) -> Iterator[Instruction]:
-    if (chat := chat_field(record)) is not None:
-        yield from _answers(turns(record.fields[chat], record.where), record.where)
+    if (messages := chat(record)) is not None:
+        yield from _answers(messages, record.where)
         return
     texts = {name: record.string(name) for name in ("instruction", "output")}
     for name, text in texts.items():

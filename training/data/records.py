@@ -115,20 +115,28 @@ def usable(
 
     Args:
         convert: raises `LeftOut` for a record that has to be left out, or for its rest.
+
+    Raises:
+        DataError: nothing is left.
     """
     left: list[str] = []
+    found = 0
     for record in records.records:
         try:
             if record.fault:
                 raise LeftOut(record.fault)
             for row in convert(record):
+                found += 1
                 yield record, row
         except LeftOut as reason:
             left.append(f"{record.place}: {reason}")
     if left:
+        path = records.records[0].path
         lines = [*left[:_NAMED], *(["…"] if len(left) > _NAMED else [])]
         of = f"{len(left)} of {len(records.records)} rows are left out:"
-        print(f"{records.records[0].path}: {of}", *lines, sep="\n  ", file=sys.stderr)
+        print(f"{path}: {of}", *lines, sep="\n  ", file=sys.stderr)
+        if not found:
+            raise DataError(f"{path}: has no rows that can be used")
 
 
 def checked(text: str, where: str, name: str) -> str:
@@ -157,7 +165,8 @@ def json_records(file: File, columns: Columns) -> Records | None:
         except ValueError as error:
             raise DataError(f"{file.path}: not valid JSON: {error}") from error
         if not isinstance(items, list):
-            raise DataError(f"{file.path}: must hold a list of objects")
+            known = f"; it is an object with {', '.join(items)}" if isinstance(items, dict) else ""
+            raise DataError(f"{file.path}: must hold a list of objects{known}")
         return _of_list(file.path, items, columns)
     if first.lstrip().startswith("[") and _holds_objects(file.text):
         return _of_list(file.path, loads(file.text), columns)

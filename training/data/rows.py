@@ -16,7 +16,7 @@ from pathlib import Path
 from model.checkpoint.atomic import write_file
 from model.errors import DataError
 from model.tokenizer import END_OF_TEXT
-from training.data.chats import CHATS, turns
+from training.data.chats import chat, turns
 from training.data.documents import numbered_documents
 from training.data.files import File, Source, packed, read_file
 from training.data.labelled_files import Reading, examples
@@ -144,11 +144,12 @@ def _dumped(record: Record) -> str:
 
 def _question(record: Record) -> Iterator[str]:
     """What is asked: the instruction with its input, or what a chat says but for the answers."""
-    for name in (*CHATS, "prompt", "chosen"):
-        if isinstance(record.fields.get(name), list):
+    said = chat(record)
+    for name in ("prompt", "chosen"):
+        if said is None and isinstance(record.fields.get(name), list):
             said = turns(record.fields[name], record.where)
-            asked = [message.content for message in said if message.role != "assistant"]
-            break
+    if said is not None:
+        asked = [message.content for message in said if message.role != "assistant"]
     else:
         names = ("instruction", "prompt", "input")
         asked = [record.string(name) for name in names if record.fields.get(name) is not None]

@@ -147,6 +147,8 @@ def test_each_answer_of_a_chat_makes_a_row(form: Any, tmp_path: Path) -> None:
     without = chat("system: ", *LONG[1:], "assistant: C")
     first, second, _ = read_instructions(write(tmp_path / "a.json", [form(without)]))
     assert (first, second.earlier) == (Instruction("a?", "", "A"), said(*LONG[1:3]))
+    apart = {**share_gpt(chat(*LONG[1:], "assistant: C")), "system": "Be brief."}
+    assert list(read_instructions(write(tmp_path / "a.json", [apart]))) == ROWS
     unanswered = chat(*LONG)  # a question at the end teaches nothing
     assert list(read_instructions(write(tmp_path / "a.json", [form(unanswered)]))) == ROWS[:2]
 

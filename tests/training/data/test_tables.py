@@ -255,6 +255,8 @@ def test_rows_with_null_are_left_out_and_named(
     assert lines[0] == f"{tmp_path / 'a.jsonl'}: 8 of 13 rows are left out:"
     assert lines[1:3] == ["  line 2: its label is null", "  line 7: its text is null"]
     assert lines[6:] == ["  …"]
+    with pytest.raises(DataError, match="has no rows that can be used"):
+        read(tmp_path / "a.jsonl", '{"label": "ham", "text": null}\n')
 
 
 @pytest.mark.parametrize(
