@@ -49,4 +49,5 @@ def run(args: argparse.Namespace) -> None:
         objective=Objective(args.beta, args.label_smoothing),
         method=flags.method(args),
         settings=LoopSettings.from_args(args),
+        encoding=args.encoding,
     )

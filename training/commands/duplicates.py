@@ -2,8 +2,8 @@
 
     penwright-train duplicates --data train.csv test.csv --out cleaned
 
-Labelled texts (TSV, CSV, JSON lines), instructions (JSON, JSON lines) and documents are read in
-the forms that the trainings take. Two texts are near copies when they share at least `--threshold`
+Labelled texts, instructions, preferences and documents are read in the forms that the trainings
+take. Two texts are near copies when they share at least `--threshold`
 of their shingles, which are runs of `--shingle` characters, case and spacing aside. Copies with
 different labels are errors in the data; a copy in another file leaks from training into test.
 
@@ -19,9 +19,10 @@ from typing import Any
 
 from model.checkpoint.atomic import write_file
 from model.errors import UsageError
+from training.data.files import BINARY, add_encoding, form
 from training.data.labelled_files import Reading
 from training.data.near_duplicates import Cluster, Shingles, near_duplicates
-from training.data.rows import KINDS, DataFile, Row, form, read_rows
+from training.data.rows import KINDS, DataFile, Row, read_rows
 
 _WIDTH, _TEXTS = 76, 8  # characters of a text, and texts of a cluster, that are shown
 
@@ -74,12 +75,15 @@ class Found:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", nargs="+", type=Path, required=True, help="data files, .xz too")
+    parser.add_argument(
+        "--data", nargs="+", type=Path, required=True, help="data files, packed too"
+    )
     parser.add_argument(
         "--kind", help=f"one of {', '.join(KINDS)} (default: by each file's name and beginning)"
     )
     for part in ("label", "text"):
         parser.add_argument(f"--{part}-column", default=part, help=f"column of the {part} ({part})")
+    add_encoding(parser)
     parser.add_argument(
         "--threshold", type=float, default=0.8, help="least similarity of near copies (0.8)"
     )
@@ -94,7 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     _check_flags(args)
-    reading = Reading(args.label_column, args.text_column)
+    reading = Reading(args.label_column, args.text_column, encoding=args.encoding)
     files = tuple(read_rows(path, args.kind, reading) for path in args.data)
     found = find(files, args.threshold, Shingles(args.shingle, args.ignore_digits))
     _print(found, args.threshold, args.show)
@@ -138,10 +142,12 @@ def _check_flags(args: argparse.Namespace) -> None:
         return
     targets = _targets(args)
     for path, out in zip(args.data, targets, strict=True):
+        if form(path) in BINARY:
+            raise UsageError(f"--out {args.out}: {form(path)} is read, but cannot be written again")
         if form(out) != form(path):
             raise UsageError(
                 f"--out {args.out}: {path.name} is of the form '{form(path)}'; "
-                "a copy of it must end so, too (.xz may follow)"
+                "a copy of it must end so, too (.xz, .gz or .zip may follow)"
             )
     if len({out.resolve() for out in targets}) < len(targets):
         raise UsageError(f"--out {args.out}: two of the --data files have the same name")

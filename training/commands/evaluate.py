@@ -29,8 +29,9 @@ from model.checkpoint.atomic import write_file
 from model.checkpoint.model_set import load_model_set
 from model.errors import DataError, UsageError
 from training.commands.flags import add_parts_of
+from training.data.files import add_encoding
 from training.data.labelled_files import Reading
-from training.data.rows import read_rows
+from training.data.rows import find_kind
 from training.loop.settings import LoopSettings
 from training.measure.evaluation import (
     Evaluation,
@@ -53,6 +54,7 @@ _TASK_OF_KIND = {"text": "generate", "labelled": "classify", "instructions": "in
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="DIR", help="checkpoint or model set")
     parser.add_argument("--data", nargs="+", type=Path, default=[], help="data files")
+    add_encoding(parser)
     parser.add_argument("--base", type=Path, help="base of the adapter, if it has moved")
     parser.add_argument(
         "--all", action="store_true", help="all rows, those too that trained the checkpoint"
@@ -119,6 +121,12 @@ def _check_outputs(args: argparse.Namespace) -> None:
         if path is not None and path.is_dir():
             raise UsageError(f"{flag} {path} is a directory; name a file")
     Reading.from_args(args)
+    pipe = next((path for path in args.data if path.is_fifo()), None)
+    if pipe is not None and _is_set(args.checkpoint):
+        raise UsageError(
+            f"--data {pipe} is a pipe, which can be read once; for a set, files are read for their "
+            "kind and for the measurement: save it"
+        )
     fraction = args.val_fraction
     if fraction is not None and not args.held_out:
         raise UsageError("--val-fraction is for --held-out")
@@ -145,7 +153,7 @@ def _checkpoints(
         for name, path in load_model_set(args.checkpoint).paths.items()
     }
     reading = Reading.from_args(args)
-    tasks = {path: _TASK_OF_KIND[read_rows(path, reading=reading).kind] for path in args.data}
+    tasks = {path: _TASK_OF_KIND[find_kind(path, reading)] for path in args.data}
     if args.blimp is not None:
         tasks[args.blimp] = "generate"
     for path, task in tasks.items():
@@ -173,9 +181,11 @@ def _evaluate(loaded: Loaded, paths: Sequence[Path], args: argparse.Namespace) -
             loaded, paths, Reading.from_args(args, loaded.card), whole=args.all
         )
     if not language_model:
-        return evaluate_instructions(loaded, paths, args.test, whole=args.all)
+        return evaluate_instructions(
+            loaded, paths, args.test, whole=args.all, encoding=args.encoding
+        )
     fraction = _held_out(loaded, args) if args.held_out else None
-    return evaluate_base(loaded, yardstick(paths, args.blimp, fraction), args.prompt)
+    return evaluate_base(loaded, yardstick(paths, args.blimp, fraction, args.encoding), args.prompt)
 
 
 def _held_out(loaded: Loaded, args: argparse.Namespace) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.lora import TARGETS
+from training.data.files import add_encoding
 from training.tasks.training import Job
 from training.tuning.card import portable_command
 from training.tuning.methods import Method
@@ -51,6 +52,7 @@ def add_tuning(parser: argparse.ArgumentParser, methods: Sequence[str]) -> None:
     """What all fine-tunings take, the flags of the loop aside."""
     parser.add_argument("--base", type=Path, required=True, help="checkpoint to start from")
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="data files")
+    add_encoding(parser)
     add_job(parser)
     parser.add_argument("--method", default="lora", help=f"one of {', '.join(methods)} (lora)")
     parser.add_argument("--lora-rank", type=int, help="rank of the adapters (16)")

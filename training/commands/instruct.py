@@ -51,4 +51,5 @@ def run(args: argparse.Namespace) -> None:
         settings=LoopSettings.from_args(args),
         repeats=args.repeat,
         test=args.test,
+        encoding=args.encoding,
     )

@@ -28,7 +28,8 @@ from model.checkpoint.atomic import write_file
 from model.errors import UsageError
 from model.prompts import Alpaca
 from training.commands.flags import add_parts_of
-from training.data.conversations import Instruction, read_instructions
+from training.data.conversations import Instruction
+from training.data.files import add_encoding
 from training.loop.settings import LoopSettings
 from training.measure.answers import MAX_NEW_TOKENS, Response, prompt_tokens, respond
 from training.measure.evaluation import Loaded, instruction_rows, known_parts, load
@@ -44,6 +45,7 @@ _CHUNK = 32  # questions that are answered, and then kept, at a time
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="DIR", help="checkpoint to judge")
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="instruction files")
+    add_encoding(parser)
     parser.add_argument("--base", type=Path, help="base of the adapter, if it has moved")
     parser.add_argument("--json", type=Path, help="file to write (default: DIR.judge.json)")
     parser.add_argument("--test", nargs="+", type=Path, default=[], help="further files")
@@ -90,9 +92,7 @@ def run(args: argparse.Namespace) -> None:
     if args.parts_of is not None:
         loaded = replace(loaded, parts=known_parts(args.parts_of))
     paths, whole = [*args.data, *args.test], args.rows == "all"
-    rows, sources, part = instruction_rows(loaded, paths, whole=whole)
-    if whole:  # each as often as it is there, in the order of the files
-        rows = [row for path in paths for row in read_instructions(path)]
+    rows, sources, part = instruction_rows(loaded, paths, whole=whole, encoding=args.encoding)
     rows = rows[: args.limit or None]
     print(part)
     file, judge = asyncio.run(_judged(args, settings, loaded, rows, sources, out))
@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
         "rows": [
             {
                 "row": number,
-                **vars(row),
+                **asdict(row),
                 "response": file.responses[number],
                 **asdict(file.marks[number]),
             }
@@ -184,7 +184,8 @@ def _answer(
 
 def _response(rows: Sequence[Instruction], file: JudgedFile, number: int) -> Response:
     row = rows[number - 1]
-    return Response(row.instruction, row.input, row.output, file.responses[number] or "")
+    response = file.responses[number] or ""
+    return Response(row.instruction, row.input, row.output, response, earlier=row.earlier)
 
 
 def _judge_settings(args: argparse.Namespace) -> JudgeSettings:

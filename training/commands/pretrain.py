@@ -9,12 +9,16 @@ import argparse
 from pathlib import Path
 
 from training.commands import flags
+from training.data.files import add_encoding
 from training.loop.settings import LoopSettings
 from training.tasks.pretrain import DEFAULTS, Corpus, pretrain
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", nargs="+", type=Path, required=True, help="text files, .xz too")
+    parser.add_argument(
+        "--data", nargs="+", type=Path, required=True, help="text files, packed too"
+    )
+    add_encoding(parser)
     parser.add_argument(
         "--weights",
         nargs="+",
@@ -44,7 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     pretrain(
-        Corpus(tuple(args.data), tuple(args.weights), args.context, args.stride, args.val_fraction),
+        Corpus(
+            tuple(args.data),
+            tuple(args.weights),
+            args.context,
+            args.stride,
+            args.val_fraction,
+            args.encoding,
+        ),
         flags.job(args),
         base=args.base,
         shape=args.preset,

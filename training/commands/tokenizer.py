@@ -10,17 +10,23 @@ import argparse
 from pathlib import Path
 
 from training.data.documents import documents, read_text
+from training.data.files import add_encoding
 from training.data.vocabulary import save_tokenizer, train_tokenizer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", nargs="+", type=Path, required=True, help="text files, .xz too")
+    parser.add_argument(
+        "--data", nargs="+", type=Path, required=True, help="text files, packed too"
+    )
+    add_encoding(parser)
     parser.add_argument("--vocab-size", type=int, default=8192, help="tokens (default 8192)")
     parser.add_argument("--out", type=Path, required=True, help="the tokenizer file to write")
 
 
 def run(args: argparse.Namespace) -> None:
-    texts = (document for path in args.data for document in documents(read_text(path)))
+    texts = (
+        document for path in args.data for document in documents(read_text(path, args.encoding))
+    )
     tokenizer = train_tokenizer(texts, args.vocab_size)
     save_tokenizer(tokenizer, args.out)
     print(f"{args.out}: {tokenizer.vocab_size} tokens")

@@ -1,26 +1,27 @@
-"""Instructions with their responses: the JSON form of the book and of Alpaca, and chats.
+"""Instructions with their responses: the form of the book and of Alpaca, and chats.
 
-A file is a JSON list of objects, `.json`, or one object a line, `.jsonl`; each may be packed,
-`.xz`. An object has `instruction`, `input` (may be empty or missing) and `output`; `kind` names
-what is asked for, `accept` lists other right outputs, and `unique: false` says that there are
-more. Or it has `messages`, with `role` and `content`: one turn of the user and one of the
-assistant; the text of a system turn goes in front of the user's, with an empty line between, for
-the template has no other place for it. Other fields are left alone.
+A record (see `training.data.records`) has `instruction`, `input` (may be empty or missing) and
+`output`; `kind` names what is asked for, `accept` lists other right outputs, and `unique: false`
+says that there are more. Or it has a chat, in a form of `training.data.chats`: each answer in it
+makes a row, with what was said before. Other fields are left alone.
 
 A row without an input that asks about a passage, an article or a reference text cannot be
 answered: it is left out, and counted.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from model.errors import DataError
-from training.data.documents import file_sha256, hash_fraction, read_text, text_hash
+from model.prompts import Message
+from training.data.chats import chat, roles
+from training.data.documents import hash_fraction, text_hash
+from training.data.files import Source, read_file
+from training.data.records import LeftOut, Record, checked, read_records, usable
 from training.data.splits import NAMES, SAID, Part, Parts, settled
+from training.data.tables import Columns
 
 SPLIT_RULE = (
     "repeated pairs of instruction and input (case and spacing aside) dropped; then by the SHA-256 "
@@ -65,16 +66,47 @@ class Instruction:
     """Whether no other response is right; false where the file says so."""
     accept: tuple[str, ...] = ()
     """Other responses that are right."""
+    earlier: tuple[Message, ...] = ()
+    """What was said before, in a chat; a system turn before its first question stands in
+    `instruction`."""
+
+    @classmethod
+    def answering(cls, messages: Sequence[Message], output: str) -> "Instruction":
+        """The row of an answer to the last of `messages`, which is the user's."""
+        if all(message.role == "system" for message in messages[:-1]):
+            return cls("\n\n".join(message.content for message in messages), "", output)
+        return cls(messages[-1].content, "", output, earlier=tuple(messages[:-1]))
+
+    @property
+    def messages(self) -> list[Message]:
+        """All that is said up to the question."""
+        return [*self.earlier, Message("user", self.instruction, self.input)]
+
+    @property
+    def texts(self) -> list[str]:
+        """All that a tokenizer must have tokens for, the question first."""
+        return [*(message.content for message in reversed(self.messages)), self.output]
 
     @property
     def identity(self) -> str:
         """What makes two rows the same question."""
-        return f"{self.instruction}\n{self.input}"
+        said = [f"{message.role}: {message.content}" for message in self.earlier]
+        return "\n".join([*said, self.instruction, self.input])
+
+    @property
+    def group(self) -> str:
+        """What rows share that must be in one part of the data: the first question of their chat,
+        or the question itself."""
+        if not self.earlier:
+            return self.identity
+        asked = [message for message in self.messages if message.role != "assistant"]
+        first = [message.role for message in asked].index("user")
+        return "\n\n".join(message.content for message in asked[: first + 1]) + "\n"
 
     @property
     def needs_a_passage(self) -> bool:
         """Whether it asks about a text that is not there."""
-        bare = not self.input.strip() and len(self.instruction) < _SHORT
+        bare = not (self.input.strip() or self.earlier) and len(self.instruction) < _SHORT
         return bare and "\n" not in self.instruction.strip() and _asks_about_text(self.instruction)
 
 
@@ -117,6 +149,7 @@ def load_instructions(
     repeats: Sequence[float] = (),
     test: Sequence[Path] = (),
     known: Parts | None = None,
+    encoding: str | None = None,
 ) -> InstructionData:
     """Read, de-duplicate and split. A row's part depends on its own text alone, so that adding
     files never moves a row from the test part into training.
@@ -126,6 +159,7 @@ def load_instructions(
             for that share of them, chosen by their hashes.
         test: files for the test; `TEST_RULE` says how.
         known: parts of the training that this one goes on from; what it learnt is not tested.
+        encoding: of the files, if they are not in UTF-8.
 
     Raises:
         DataError: a file cannot be used, or a part would be empty; names file and row.
@@ -137,14 +171,14 @@ def load_instructions(
     split = {path.resolve() for path in test} if test else {path.resolve() for path in paths}
     files = [*whole, *paths]  # a row of the test comes first: no other file may have it
     for number, path in enumerate(files):
-        found = list(read_instructions(path))
+        file = read_file(path, encoding)
+        found = list(read_instructions(file))
         usable = [row for row in found if not row.needs_a_passage]
         for row in usable:
             distinct.setdefault(text_hash(row.identity), (row, number))
         rows += len(found)
         without += len(found) - len(usable)
-        source: dict[str, object] = {"file": path.name, "sha256": file_sha256(path)}
-        source["rows"] = len(found)
+        source: dict[str, object] = {**file.source, "rows": len(found)}
         if number < len(whole):
             source["part"] = "test"
         elif path.resolve() not in split:
@@ -196,84 +230,57 @@ def part_of(identity: str) -> Part:
     return "test" if fraction < _TEST_BELOW else late
 
 
-def read_instructions(path: Path) -> Iterator[Instruction]:
-    """All rows of one file. Rows are counted from 1.
+def read_instructions(source: Source, encoding: str | None = None) -> Iterator[Instruction]:
+    """All rows of one file.
 
     Raises:
         DataError: see `load_instructions`.
     """
-    if Path(path.name.removesuffix(".xz")).suffix == ".jsonl":
-        for number, line in enumerate(read_text(path).removeprefix("\ufeff").split("\n"), start=1):
-            if line.strip():
-                yield _instruction(_object(line, path, number), f"{path}: line {number}")
+    columns = Columns(
+        ("instruction", "output"), fields="`instruction`, `input` and `output`, or a chat"
+    )
+    for _, row in usable(read_records(source, columns, encoding), _rows):
+        yield row
+
+
+def _rows(record: Record) -> Iterator[Instruction]:
+    if (messages := chat(record)) is not None:
+        yield from _answers(messages, record.where)
         return
-    for number, row in enumerate(json_rows(path), start=1):
-        yield _instruction(row, f"{path}: row {number}")
-
-
-def _object(line: str, path: Path, number: int) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{path}: line {number} is not valid JSON: {error}") from error
-
-
-def json_rows(path: Path) -> list[Any]:
-    """What the list of a JSON file holds.
-
-    Raises:
-        DataError: it is no JSON, or no list, or empty.
-    """
-    try:
-        rows = json.loads(read_text(path).removeprefix("\ufeff"))
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from error
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: must hold a list of objects")
-    if not rows:
-        raise DataError(f"{path}: has no rows")
-    return rows
-
-
-def _instruction(row: Any, where: str) -> Instruction:
-    if isinstance(row, dict) and "messages" in row:
-        return _chat(row["messages"], where)
-    if not isinstance(row, dict):
-        raise DataError(
-            f"{where} is not an object with `instruction`, `input` and `output`, or `messages`"
-        )
-    values = {"input": "", "kind": "", "unique": True, "accept": [], **row}
-    for name in ("instruction", "input", "output"):
-        if not isinstance(values.get(name), str):
-            raise DataError(f"{where} has no {name} that is a string")
-        if name != "input" and not values[name].strip():
-            raise DataError(f"{where} has an empty {name}")
-    kind, unique, accept = values["kind"], values["unique"], values["accept"]
-    return Instruction(
-        values["instruction"],
-        values["input"],
-        values["output"],
-        kind if isinstance(kind, str) else "",
-        unique is not False,
-        tuple(map(str, accept)) if isinstance(accept, list) else (),
+    texts = {name: record.string(name) for name in ("instruction", "output")}
+    for name, text in texts.items():
+        if not text.strip():
+            raise DataError(f"{record.where} has an empty {name}")
+    given = "" if record.fields.get("input") is None else record.string("input")
+    kind, accept = record.fields.get("kind"), record.fields.get("accept")
+    yield Instruction(
+        texts["instruction"],
+        given,
+        texts["output"],
+        record.string("kind") if isinstance(kind, str) else "",
+        record.fields.get("unique") is not False,
+        tuple(checked(str(text), record.where, "accept") for text in accept)
+        if isinstance(accept, list)
+        else (),
     )
 
 
-def _chat(messages: Any, where: str) -> Instruction:
-    """One turn of each side, with or without a system turn in front."""
-    turns: list[Any] = messages if isinstance(messages, list) else [None]
-    for number, turn in enumerate(turns, start=1):
-        if not (isinstance(turn, dict) and isinstance(turn.get("content"), str)):
-            raise DataError(f"{where}: message {number} has no content that is a string")
-        if not turn["content"].strip():
-            raise DataError(f"{where} has an empty message, number {number}")
-    roles = [turn.get("role") for turn in turns]
-    system = roles[:1] == ["system"]
-    if roles[system:] != ["user", "assistant"]:
+def _answers(messages: Sequence[Message], where: str) -> Iterator[Instruction]:
+    """A row of each answer.
+
+    Raises:
+        LeftOut: after the rows, if there are answers to nothing.
+        DataError: there is no answer to the user.
+    """
+    answers = [at for at, message in enumerate(messages) if message.role == "assistant"]
+    rows = [at for at in answers if at and messages[at - 1].role == "user"]
+    if not rows:
         raise DataError(
-            f"{where} has messages of {', '.join(map(str, roles)) or 'nobody'}; one turn of the "
-            "user and one of the assistant can be learnt, with a system turn in front or without: "
-            "make a row of each answer"
+            f"{where} has messages of {roles(messages)}; a turn of the assistant must follow one "
+            "of the user"
         )
-    asked = "\n\n".join(turn["content"] for turn in turns[:-1])
-    return Instruction(asked, "", turns[-1]["content"])
+    for at in rows:
+        yield Instruction.answering(messages[:at], messages[at].content)
+    if others := sorted(set(answers) - set(rows)):
+        numbers = ", ".join(str(at + 1) for at in others)
+        raise LeftOut(f"message {numbers} of {len(messages)} answers no message of the user")

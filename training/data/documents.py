@@ -1,55 +1,48 @@
-"""Plain text to a memory-mapped file of tokens, and windows over it.
+"""Documents of plain text, and what tells two of them apart.
 
-Documents are the parts of a file between lines that hold only `<|endoftext|>`; a file without such
-a line is one document. Each document begins as the tokenizer begins every text, and is followed by
-the token that ends a document. Tokens are written to disk once, two bytes each (four where there
-are more than 65,536), and mapped from there: data may be larger than memory, and a window costs
-nothing until it is read.
+Documents are the parts of a file between `<|endoftext|>`s, which may stand on lines of their own or
+within a line, as tools join texts; a file without one is one document.
 """
 
 import hashlib
-import lzma
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from model.errors import DataError
 from model.tokenizer import END_OF_TEXT
+from training.data.files import Source, read_file
 
-_SEPARATOR = re.compile(rf"^{re.escape(END_OF_TEXT)}[ \t]*$", re.MULTILINE)
 
-
-def read_text(path: Path) -> str:
-    """All text of a UTF-8 file, unpacked if its name ends in `.xz`.
+def read_text(source: Source, encoding: str | None = None) -> str:
+    """All text of a file.
 
     Raises:
-        DataError: missing, unreadable, not UTF-8, or without text; names the file.
+        DataError: missing, unreadable, in another encoding, or without text; names the file.
     """
-    try:
-        raw = path.read_bytes()
-        if path.suffix == ".xz":
-            raw = lzma.decompress(raw)
-        text = raw.decode("utf-8")
-    except (OSError, lzma.LZMAError, EOFError) as error:
-        raise DataError(
-            f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: not UTF-8 text (byte {error.start} is {raw[error.start]:#04x})"
-        ) from error
-    if not text.strip():
-        raise DataError(f"{path}: is empty")
-    return text
+    return read_file(source, encoding).text
 
 
 def documents(text: str) -> Iterator[str]:
-    """The documents of a file, without the lines that separate them and without empty ones; line
-    ends are `\\n`, and a byte order mark is dropped."""
+    """The documents of a file, without what separates them, and without empty ones; line ends are
+    `\\n`, and a byte order mark is dropped."""
+    for _, document in numbered_documents(text):
+        yield document
+
+
+def numbered_documents(text: str) -> Iterator[tuple[int, str]]:
+    """As `documents`, each with the line that it begins on, from 1."""
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    for document in _SEPARATOR.split(text):
-        if document.strip():
-            yield document.strip("\n")
+    parts = text.split(END_OF_TEXT)
+    line = 1
+    for number, part in enumerate(parts, start=1):
+        if number > 1:
+            part = part.lstrip(" \t")  # what is left of the separator's line
+        if number < len(parts):
+            part = part.rstrip(" \t")
+        if part.strip():
+            blank = len(part) - len(part.lstrip())
+            yield line + part.count("\n", 0, blank), part.strip("\n")
+        line += part.count("\n")
 
 
 def normalise(text: str) -> str:

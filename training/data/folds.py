@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from model.errors import DataError, UsageError
-from training.data.documents import file_sha256
+from training.data.files import read_file
 from training.data.labelled import (
     Distinct,
     Entry,
@@ -76,7 +76,8 @@ class ExtraTexts:
         self._texts: dict[str, Example] = {}
         self.sources: list[dict[str, object]] = []
         for path in paths:
-            found = list(read_labelled(path, reading))
+            file = read_file(path, reading.encoding)
+            found = list(read_labelled(file, reading))
             for example in found:
                 if example.label not in labels:
                     raise DataError(
@@ -84,8 +85,7 @@ class ExtraTexts:
                         f"{', '.join(labels)}"
                     )
                 self._texts.setdefault(near_hash(example.text), example)
-            digest = file_sha256(path)
-            self.sources.append({"file": path.name, "sha256": digest, "rows": len(found)})
+            self.sources.append({**file.source, "rows": len(found)})
 
     def beside(self, data: LabelledData) -> tuple[Example, ...]:
         """Those that are like no text of `data`, up to case, digits and punctuation."""

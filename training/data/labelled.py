@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from model.errors import DataError
-from training.data.documents import file_sha256, text_hash
+from training.data.documents import text_hash
+from training.data.files import read_file
 from training.data.labelled_files import Example, Reading, read_labelled
 from training.data.splits import SAID, Part, Parts, near_hash, settled
 
@@ -191,9 +192,10 @@ def read_distinct(paths: Sequence[Path], reading: Reading | None = None) -> Dist
     rows: list[Example] = []
     sources: list[dict[str, object]] = []
     for path in paths:
-        found = list(read_labelled(path, reading))
+        file = read_file(path, reading.encoding)
+        found = list(read_labelled(file, reading))
         rows += found
-        sources.append({"file": path.name, "sha256": file_sha256(path), "rows": len(found)})
+        sources.append({**file.source, "rows": len(found)})
     names = ", ".join(str(path) for path in paths)
     identify = near_hash if reading.distinct == "near" else text_hash
     distinct: dict[str, Example] = {}

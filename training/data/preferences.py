@@ -1,18 +1,26 @@
-"""Pairs of answers of which one is preferred, in the JSON form of the book.
+"""Pairs of answers of which one is preferred, in the form of the book and in those of TRL.
 
-A file is a list of objects with `instruction`, `input` (may be empty or missing), `chosen` and
-`rejected`; `.json`, or `.json.xz`. Other fields are left alone.
+A record (see `training.data.records`) has `instruction`, `input` (may be empty or missing),
+`chosen` and `rejected`; or `prompt` in place of the first two. In TRL's conversational forms,
+`prompt` is a list of messages and the answers are one each; or the answers are whole conversations
+that share their beginning, which is then the prompt. Other fields are left alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from model.errors import DataError
-from training.data.conversations import Instruction, json_rows, part_of
-from training.data.documents import file_sha256, text_hash
+from model.prompts import Message
+from model.prompts.parts import Role
+from training.data.chats import roles, turns
+from training.data.conversations import Instruction, part_of
+from training.data.documents import text_hash
+from training.data.files import Source, read_file
+from training.data.records import LeftOut, Record, read_records, usable
 from training.data.splits import SAID, Parts, settled
+from training.data.tables import Columns
 
 SPLIT_RULE = (
     "pairs with equal answers, and repeated pairs (case and spacing aside), dropped; then by the "
@@ -20,7 +28,7 @@ SPLIT_RULE = (
     "below 0.10 test, below 0.15 validation, else training"
 )
 
-_FIELDS = ("instruction", "input", "chosen", "rejected")
+_ANSWERS = ("chosen", "rejected")
 _NAMED = 10  # how many rows a message names at most
 
 
@@ -32,11 +40,13 @@ class Preference:
     input: str
     chosen: str
     rejected: str
+    earlier: tuple[Message, ...] = ()
+    """What was said before, in a chat."""
 
     @property
     def question(self) -> Instruction:
         """The task with the preferred answer."""
-        return Instruction(self.instruction, self.input, self.chosen)
+        return Instruction(self.instruction, self.input, self.chosen, earlier=self.earlier)
 
     @property
     def equal(self) -> bool:
@@ -74,11 +84,14 @@ class PreferenceData:
         return parts
 
 
-def load_preferences(paths: Sequence[Path], known: Parts | None = None) -> PreferenceData:
+def load_preferences(
+    paths: Sequence[Path], *, known: Parts | None = None, encoding: str | None = None
+) -> PreferenceData:
     """Read, drop what teaches nothing, and split.
 
     Args:
         known: parts of the training that this one goes on from; what it learnt is not tested.
+        encoding: of the files, if they are not in UTF-8.
 
     Raises:
         DataError: a file cannot be used, or a part would be empty; names file and row.
@@ -88,7 +101,8 @@ def load_preferences(paths: Sequence[Path], known: Parts | None = None) -> Prefe
     equal_at: list[str] = []
     rows = equal = 0
     for path in paths:
-        found = read_preferences(path)
+        file = read_file(path, encoding)
+        found = read_preferences(file)
         same = [number for number, row in enumerate(found, 1) if row.equal]
         if same:
             more = ", …" if len(same) > _NAMED else ""
@@ -99,7 +113,7 @@ def load_preferences(paths: Sequence[Path], known: Parts | None = None) -> Prefe
                 distinct.setdefault(" ".join(map(text_hash, texts)), row)
         equal += len(same)
         rows += len(found)
-        sources.append({"file": path.name, "sha256": file_sha256(path), "rows": len(found)})
+        sources.append({**file.source, "rows": len(found)})
     parts: dict[str, list[Preference]] = {"train": [], "val": [], "test": []}
     for _, row in sorted(distinct.items()):
         identity = row.question.identity
@@ -122,26 +136,55 @@ def load_preferences(paths: Sequence[Path], known: Parts | None = None) -> Prefe
     )
 
 
-def read_preferences(path: Path) -> list[Preference]:
-    """All rows of one file. Rows are counted from 1.
+def read_preferences(source: Source, encoding: str | None = None) -> list[Preference]:
+    """All rows of one file.
 
     Raises:
         DataError: see `load_preferences`.
     """
-    return [
-        _preference(row, f"{path}: row {number}") for number, row in enumerate(json_rows(path), 1)
-    ]
+    fields = "`instruction`, `input`, `chosen` and `rejected`, or `prompt`, `chosen` and `rejected`"
+    records = read_records(source, Columns(_ANSWERS, fields=fields), encoding)
+    return [row for _, row in usable(records, _pair)]
 
 
-def _preference(row: Any, where: str) -> Preference:
-    if not isinstance(row, dict):
-        raise DataError(
-            f"{where} is not an object with `instruction`, `input`, `chosen` and `rejected`"
+def _pair(record: Record) -> Iterator[Preference]:
+    fields = record.fields
+    if any(isinstance(fields.get(name), list) for name in ("prompt", *_ANSWERS)):
+        yield _of_messages(record)
+        return
+    asked = "prompt" if "instruction" not in fields and "prompt" in fields else "instruction"
+    texts = {name: record.string(name) for name in (asked, *_ANSWERS)}
+    for name, text in texts.items():
+        if not text.strip():
+            raise DataError(f"{record.where} has an empty {name}")
+    given = "" if fields.get("input") is None else record.string("input")
+    yield Preference(texts[asked], given, texts["chosen"], texts["rejected"])
+
+
+def _of_messages(record: Record) -> Preference:
+    """A pair in a conversational form.
+
+    Raises:
+        LeftOut: an answer is no single message of the assistant's, to one of the user's.
+    """
+    prompt = record.fields.get("prompt")
+    chosen, rejected = (_messages(record, name, "assistant") for name in _ANSWERS)
+    before = _messages(record, "prompt", "user") if prompt is not None else []
+    both = takewhile(lambda pair: pair[0] == pair[1], zip(chosen[:-1], rejected[:-1], strict=False))
+    if shared := [message for message, _ in both]:
+        # They are whole conversations; a prompt beside them is their beginning once more.
+        before, chosen, rejected = shared, chosen[len(shared) :], rejected[len(shared) :]
+    if roles(before[-1:]) != "user" or not roles(chosen) == roles(rejected) == "assistant":
+        raise LeftOut(
+            f"to messages of {roles(before)}, its answers are of {roles(chosen)}, and of "
+            f"{roles(rejected)}; they must be one of the assistant each, to one of the user"
         )
-    values = {"input": "", **row}
-    for name in _FIELDS:
-        if not isinstance(values.get(name), str):
-            raise DataError(f"{where} has no {name} that is a string")
-        if name != "input" and not values[name].strip():
-            raise DataError(f"{where} has an empty {name}")
-    return Preference(*(values[name] for name in _FIELDS))
+    row = Instruction.answering(before, chosen[0].content)
+    return Preference(row.instruction, "", row.output, rejected[0].content, row.earlier)
+
+
+def _messages(record: Record, name: str, role: Role) -> list[Message]:
+    """A field that is a list of messages, or the text of one."""
+    if isinstance(record.fields.get(name), list):
+        return turns(record.fields[name], f"{record.where}: {name}")
+    return [Message(role, record.string(name))]

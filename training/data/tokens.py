@@ -55,7 +55,11 @@ class TokenFiles:
 
 
 def tokenize_files(
-    paths: Sequence[Path], tokenizer: Tokenizer, directory: Path, val_fraction: float
+    paths: Sequence[Path],
+    tokenizer: Tokenizer,
+    directory: Path,
+    val_fraction: float,
+    encoding: str | None = None,
 ) -> TokenFiles:
     """Tokenize `paths` into `directory`, or map what an earlier call with the same input left.
 
@@ -63,20 +67,25 @@ def tokenize_files(
     leaves a part empty, the last `val_fraction` of each document is. Repeated documents are kept
     once.
 
+    Args:
+        encoding: of the files, if they are not in UTF-8.
+
     Raises:
         DataError: a file cannot be used, or the text is too short to be split.
         PenwrightError: the tokens cannot be written; names the file.
     """
     digests = [file_sha256(path) for path in paths]
     key = hashlib.sha256(
-        json.dumps([_VERSION, digests, tokenizer.sha256, val_fraction]).encode()
+        json.dumps(
+            [_VERSION, digests, tokenizer.sha256, val_fraction, *([encoding] if encoding else [])]
+        ).encode()
     ).hexdigest()
     meta_file = directory / "meta.json"
     if not (meta_file.exists() and json.loads(meta_file.read_text())["key"] == key):
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
             meta_file.unlink(missing_ok=True)
-        meta = _write_tokens(paths, digests, tokenizer, directory, val_fraction)
+        meta = _write_tokens(paths, digests, tokenizer, directory, val_fraction, encoding)
         write_file(meta_file, json.dumps({"key": key, **meta}).encode())
     meta = json.loads(meta_file.read_text())
     dtype = np.dtype(meta["dtype"])
@@ -93,6 +102,7 @@ def _write_tokens(
     tokenizer: Tokenizer,
     directory: Path,
     val_fraction: float,
+    encoding: str | None,
     *,
     cut: bool = False,
 ) -> dict[str, object]:
@@ -121,7 +131,7 @@ def _write_tokens(
         for path, digest in zip(paths, digests, strict=True):
             before, before_tokens = len(seen), sizes["train"]
             parts: dict[str, list[str]] = {part: [] for part in _PARTS}
-            for document in documents(read_text(path)):
+            for document in documents(read_text(path, encoding)):
                 identity = text_hash(document)
                 if identity not in seen:
                     seen.add(identity)
@@ -141,7 +151,7 @@ def _write_tokens(
     if all(sizes.values()):
         return {"dtype": dtype.name, "sources": sources}
     if not cut:
-        return _write_tokens(paths, digests, tokenizer, directory, val_fraction, cut=True)
+        return _write_tokens(paths, digests, tokenizer, directory, val_fraction, encoding, cut=True)
     raise DataError(
         f"{', '.join(str(path) for path in paths)}: the text is too short to be split; "
         "give more of it or another --val-fraction"

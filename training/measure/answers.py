@@ -20,7 +20,7 @@ from typing import Any
 from model.checkpoint import Adapter, Base
 from model.engine.request import Generate, Request
 from model.lora import LoRA
-from model.prompts import Alpaca, Template, encode
+from model.prompts import Alpaca, Message, Template, encode
 from model.sampling import SamplingSettings
 from model.tokenizer import Tokenizer
 from training.data.conversations import Instruction
@@ -49,6 +49,8 @@ class Response:
     accept: tuple[str, ...] = ()
     ended: bool = True
     """Whether the network ended it, not the limit."""
+    earlier: tuple[Message, ...] = ()
+    """What was said before the instruction, in a chat."""
 
     @property
     def right(self) -> tuple[str, ...]:
@@ -92,8 +94,7 @@ def rouge_l(reference: str, text: str) -> float:
 
 def prompt_tokens(row: Instruction, tokenizer: Tokenizer, template: Template) -> tuple[int, ...]:
     """What a network reads before it answers a row, as the service puts it."""
-    messages = template.instruction(row.instruction, row.input)
-    return tuple(encode(template.render(messages), tokenizer).ids)
+    return tuple(encode(template.render(row.messages), tokenizer).ids)
 
 
 def respond(
@@ -130,6 +131,7 @@ def respond(
             row.unique,
             row.accept,
             ended=reason != "length",
+            earlier=row.earlier,
         )
         for row, (text, reason) in zip(rows, answers(base, adapters, requests), strict=True)
     ]

@@ -9,10 +9,8 @@ A file has one JSON object a line, `.jsonl` or `.jsonl.xz`:
     {"paradigm": "anaphor_gender_agreement", "good": "…", "bad": "…"}
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,9 @@ import torch
 from model.errors import DataError
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
-from training.data.documents import read_text
+from training.data.files import Source
+from training.data.records import read_records
+from training.data.tables import Columns
 from training.measure.intervals import Floats, proportion
 from training.objectives.cross_entropy import token_losses
 
@@ -44,27 +44,20 @@ class MinimalPair:
     bad: str
 
 
-def load_pairs(path: Path) -> list[MinimalPair]:
+def load_pairs(source: Source) -> list[MinimalPair]:
     """All pairs of a file.
 
     Raises:
         DataError: it cannot be read, or a line is no pair; names file and line.
     """
+    names = ("paradigm", "good", "bad")
     pairs = []
-    for number, line in enumerate(read_text(path).removeprefix("\ufeff").split("\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}: line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{where} is not valid JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where} is not an object with `paradigm`, `good` and `bad`")
-        for name in ("paradigm", "good", "bad"):
-            if not isinstance(row.get(name), str) or not row[name].strip():
-                raise DataError(f"{where} has no {name} that is a text")
-        pairs.append(MinimalPair(row["paradigm"], row["good"], row["bad"]))
+    for record in read_records(source, Columns(names, "`paradigm`, `good` and `bad`")).records:
+        for name in names:
+            value = record.fields.get(name)
+            if not isinstance(value, str) or not value.strip():
+                raise DataError(f"{record.where} has no {name} that is a text")
+        pairs.append(MinimalPair(*map(record.string, names)))
     return pairs
 
 

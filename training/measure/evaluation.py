@@ -18,7 +18,8 @@ from model.checkpoint import Base, adapter_base_path, is_adapter, load_adapter, 
 from model.errors import DataError, UsageError
 from model.prompts import Template
 from training.data.conversations import Instruction, read_instructions
-from training.data.documents import file_sha256, text_hash
+from training.data.documents import text_hash
+from training.data.files import read_file
 from training.data.labelled import read_distinct
 from training.data.labelled_files import Reading
 from training.data.splits import Parts
@@ -214,7 +215,12 @@ def evaluate_classifier(
 
 
 def evaluate_instructions(
-    loaded: Loaded, paths: Sequence[Path], tests: Sequence[Path] = (), *, whole: bool = False
+    loaded: Loaded,
+    paths: Sequence[Path],
+    tests: Sequence[Path] = (),
+    *,
+    whole: bool = False,
+    encoding: str | None = None,
 ) -> Evaluation:
     """On the rows that did not train it, or on the `whole`; an adapter beside its base.
 
@@ -225,7 +231,7 @@ def evaluate_instructions(
         UsageError, DataError: see `instruction_rows`; or no row fits the context.
     """
     base, network, template = loaded.base, loaded.network, loaded.template
-    rows, sources, part = instruction_rows(loaded, [*paths, *tests], whole=whole)
+    rows, sources, part = instruction_rows(loaded, [*paths, *tests], whole=whole, encoding=encoding)
     context = base.config.context_length
     test = responses.encode(rows, base.tokenizer, context, template)
     if not test.pairs:
@@ -259,7 +265,7 @@ def evaluate_instructions(
 
 
 def instruction_rows(
-    loaded: Loaded, paths: Sequence[Path], *, whole: bool = False
+    loaded: Loaded, paths: Sequence[Path], *, whole: bool = False, encoding: str | None = None
 ) -> tuple[list[Instruction], list[dict[str, Any]], str]:
     """The distinct instructions of some files to measure a checkpoint on, the files, and in words
     which rows they are. Rows are in the order of their hashes.
@@ -270,11 +276,12 @@ def instruction_rows(
     distinct: dict[str, Instruction] = {}
     sources: list[dict[str, Any]] = []
     for path in dict.fromkeys(paths):
-        rows = list(read_instructions(path))
+        file = read_file(path, encoding)
+        rows = list(read_instructions(file))
         for row in rows:
             if not row.needs_a_passage:
                 distinct.setdefault(text_hash(row.identity), row)
-        sources.append({"file": path.name, "sha256": file_sha256(path), "rows": len(rows)})
+        sources.append({**file.source, "rows": len(rows)})
     in_order = [distinct[key] for key in sorted(distinct)]
     names = ", ".join(map(str, paths))
     kept, part = measured_rows(loaded, in_order, lambda row: row.identity, whole=whole, names=names)

@@ -14,7 +14,7 @@ Two ways of asking are known: `/v1/chat/completions` of OpenAI, which most serve
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
@@ -24,7 +24,8 @@ from urllib.parse import urlsplit
 import httpx
 
 from model.errors import PenwrightError, UsageError
-from model.prompts import instruction_prompt
+from model.prompts import Alpaca, Message
+from model.prompts.parts import Text
 
 APIS = ("auto", "openai", "ollama")
 
@@ -102,9 +103,17 @@ class JudgeSettings:
             raise UsageError(f"--judge-{flag} is {getattr(self, name)}; it must be {allowed}")
 
 
-def question(instruction: str, input: str, output: str, response: str) -> str:
-    """What the judge is asked; the book's words."""
-    task = instruction_prompt(instruction, input).removesuffix("\n\n### Response:\n")
+def question(
+    instruction: str, input: str, output: str, response: str, earlier: Sequence[Message] = ()
+) -> str:
+    """What the judge is asked; the book's words.
+
+    Args:
+        earlier: what was said before the instruction, in a chat.
+    """
+    parts = Alpaca().render([*earlier, Message("user", instruction, input)])
+    prompt = "".join(part.text for part in parts if isinstance(part, Text))
+    task = prompt.removesuffix("\n\n### Response:\n")
     return (
         f"Given the input `{task}` and correct output `{output}`, score the model response "
         f"`{response}` on a scale from 0 to 100, where 100 is the best score. "

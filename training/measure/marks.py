@@ -148,7 +148,9 @@ class Marking:
 
     async def _mark(self, row: int) -> None:
         answer = self.answers[row]
-        asked = question(answer.instruction, answer.input, answer.output, answer.response)
+        asked = question(
+            answer.instruction, answer.input, answer.output, answer.response, answer.earlier
+        )
         try:
             said = await self.judge.ask(asked)
         except Unavailable as trouble:

@@ -16,7 +16,8 @@ import numpy as np
 from model.errors import DataError, UsageError
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
-from training.data.documents import documents, file_sha256, hash_fraction, read_text, text_hash
+from training.data.documents import documents, hash_fraction, text_hash
+from training.data.files import read_file
 from training.measure.blimp import METHOD as BLIMP_METHOD
 from training.measure.blimp import MinimalPair, blimp_metrics, load_pairs
 from training.measure.language import text_metrics
@@ -37,8 +38,8 @@ class Yardstick:
     """Files to measure a language model by, checked when it is made: a file that cannot be used
     is an error before a training, not after it."""
 
-    texts: Mapping[str, Path]
-    """The files by the names that metrics have."""
+    texts: Mapping[str, tuple[str, ...]]
+    """The documents of each file, by the name that metrics have for it."""
     pairs: tuple[MinimalPair, ...]
     held_out: float | None
     """Only documents that a training with this `--val-fraction` left out."""
@@ -52,11 +53,10 @@ class Yardstick:
             model: in evaluation mode.
         """
         result: dict[str, Any] = {}
-        for name, path in self.texts.items():
-            chosen = list(_documents(path, self.held_out))
+        for name, chosen in self.texts.items():
             # Every document follows an end token, as in training: its first token counts as well.
             tokens = [tokenizer.end_token]
-            for document in tokenizer.encode_batch(chosen):
+            for document in tokenizer.encode_batch(list(chosen)):
                 tokens += [*tokenizer.prefix, *document, tokenizer.end_token]
             values = text_metrics(model, np.array(tokens, np.uint32), tokenizer)
             result[name] = {"documents": len(chosen), **values}
@@ -80,28 +80,41 @@ class Yardstick:
 
 
 def yardstick(
-    texts: Sequence[Path], blimp: Path | None, held_out: float | None = None
+    texts: Sequence[Path],
+    blimp: Path | None,
+    held_out: float | None = None,
+    encoding: str | None = None,
 ) -> Yardstick:
     """Read the files that a model is to be measured by.
+
+    Args:
+        encoding: of the texts, if they are not in UTF-8.
 
     Raises:
         DataError: a file cannot be used, or has no document that is held out; names it.
     """
     names = Counter(path.name for path in texts)
-    files = {path.name if names[path.name] == 1 else str(path): path for path in texts}
-    if BLIMP in files:
-        raise UsageError(f"{files[BLIMP]}: the name {BLIMP} is taken; rename the file")
-    for path in files.values():
-        if not any(True for _ in _documents(path, held_out)):
+    paths = {path.name if names[path.name] == 1 else str(path): path for path in texts}
+    if BLIMP in paths:
+        raise UsageError(f"{paths[BLIMP]}: the name {BLIMP} is taken; rename the file")
+    found: dict[str, tuple[str, ...]] = {}
+    sources = []
+    for name, path in paths.items():
+        file = read_file(path, encoding)
+        found[name] = tuple(_documents(file.text, held_out))
+        sources.append({**file.source, "file": name})
+        if not found[name]:
             raise DataError(
                 f"{path}: none of its documents is held out: of none is the hash below {held_out}"
                 if held_out is not None
                 else f"{path}: has no document"
             )
-    pairs = () if blimp is None else tuple(load_pairs(blimp))
-    read = [*files.items(), *([] if blimp is None else [(blimp.name, blimp)])]
-    sources = tuple({"file": name, "sha256": file_sha256(path)} for name, path in read)
-    return Yardstick(files, pairs, held_out, sources)
+    pairs: tuple[MinimalPair, ...] = ()
+    if blimp is not None:
+        file = read_file(blimp)
+        pairs = tuple(load_pairs(file))
+        sources.append(file.source)
+    return Yardstick(found, pairs, held_out, tuple(sources))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,10 +125,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--eval-blimp", type=Path, help="BLiMP pairs to measure the result on")
 
 
-def _documents(path: Path, held_out: float | None) -> Iterator[str]:
+def _documents(text: str, held_out: float | None) -> Iterator[str]:
     """The documents of a file; of those that are held out, each once, as in training."""
     seen: set[str] = set()
-    for document in documents(read_text(path)):
+    for document in documents(text):
         if held_out is None:
             yield document
         elif hash_fraction(document) < held_out and (identity := text_hash(document)) not in seen:

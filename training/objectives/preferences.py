@@ -19,13 +19,13 @@ from torch import Tensor
 
 from model.checkpoint import Base
 from model.errors import UsageError
-from model.prompts import instruction_prompt
+from model.prompts import Alpaca
 from model.tokenizer import Tokenizer
 from training.data.encodable import encodable
 from training.data.preferences import Preference, PreferenceData
 from training.loop.settings import LoopSettings
 from training.loop.task import Batch, padded_length
-from training.measure.answers import respond
+from training.measure.answers import prompt_tokens, respond
 from training.objectives.cross_entropy import row_log_probs
 from training.objectives.responses import Pair, pair_batch
 from training.tuning.methods import Tuning, report_parts
@@ -84,18 +84,15 @@ class Objective:
 def encode(rows: Sequence[Preference], tokenizer: Tokenizer, context: int) -> PreferencePairs:
     """Tokens of each row. A row of which an answer does not fit the context is left out: cut, the
     answer would be compared without its end."""
-    before = tokenizer.prefix
-    rows = encodable(
-        rows, lambda row: (row.instruction, row.input, row.chosen, row.rejected), tokenizer
-    )
-    prompts = tokenizer.encode_batch([instruction_prompt(r.instruction, r.input) for r in rows])
+    template = Alpaca()
+    rows = encodable(rows, lambda row: [*row.question.texts, row.rejected], tokenizer)
+    prompts = [prompt_tokens(row.question, tokenizer, template) for row in rows]
     chosen_answers = tokenizer.encode_batch([row.chosen for row in rows])
     rejected_answers = tokenizer.encode_batch([row.rejected for row in rows])
     kept: list[tuple[Pair, Pair, Preference]] = []
     for row, prompt, *both in zip(rows, prompts, chosen_answers, rejected_answers, strict=True):
         chosen, rejected = (
-            Pair((*before, *prompt, *answer, tokenizer.end_token), len(before) + len(prompt))
-            for answer in both
+            Pair((*prompt, *answer, tokenizer.end_token), len(prompt)) for answer in both
         )
         if max(len(chosen.tokens), len(rejected.tokens)) <= context:
             kept.append((chosen, rejected, row))

@@ -75,7 +75,7 @@ def encode(
     """
     template = template or Alpaca()
     kept, fitting = [], []
-    rows = encodable(rows, lambda row: (row.instruction, row.input, row.output), tokenizer)
+    rows = encodable(rows, lambda row: row.texts, tokenizer)
     for row in rows:
         pair = _pair(row, tokenizer, template)
         if len(pair.tokens) <= context:
@@ -86,8 +86,7 @@ def encode(
 
 def _pair(row: Instruction, tokenizer: Tokenizer, template: Template) -> Pair:
     """One conversation up to what ends the response."""
-    asked = template.instruction(row.instruction, row.input)
-    messages = [*asked, Message("assistant", row.output)]
+    messages = [*row.messages, Message("assistant", row.output)]
     encoded = prompts.encode(template.render(messages, answer=False), tokenizer)
     said = [place for place, is_said in enumerate(encoded.said) if is_said]
     return Pair(tuple(encoded.ids[: said[-1] + 1]), prompt_length=said[0])

@@ -50,12 +50,14 @@ def dpo(
     objective: Objective | None = None,
     method: Method | None = None,
     settings: LoopSettings | None = None,
+    encoding: str | None = None,
 ) -> Base | Adapter | None:
     """Tune a model by pairs of preferred and rejected answers, and publish the result.
 
     Args:
         base: what is tuned, and the reference; an instruction follower of its own, too.
         adapter: of the base, to start from; it is the reference as well, and keeps its shape.
+        encoding: of the files, if they are not in UTF-8.
 
     Returns:
         The checkpoint; None of a dry run.
@@ -74,7 +76,7 @@ def dpo(
         _check_adapter(adapter, method)
     with job.directory() as directory:
         known = Parts.read(adapter or base)
-        pairs = load_preferences(data, known=known)
+        pairs = load_preferences(data, known=known, encoding=encoding)
         loaded = load_tunable(base)
         before = None if adapter is None else _load_adapter(adapter, loaded)
         parts = encode_parts(pairs, loaded, data)

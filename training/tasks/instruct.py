@@ -40,11 +40,12 @@ def instruct(
     settings: LoopSettings | None = None,
     repeats: Sequence[float] = (),
     test: Sequence[Path] = (),
+    encoding: str | None = None,
 ) -> Base | Adapter | None:
     """Fine-tune a base on instructions and publish the result.
 
     Args:
-        repeats, test: as `training.data.conversations.load_instructions` takes them.
+        repeats, test, encoding: as `training.data.conversations.load_instructions` takes them.
 
     Returns:
         The checkpoint; None of a dry run.
@@ -58,7 +59,9 @@ def instruct(
     method.check(METHODS, settings)
     check_repeats(repeats, data)
     with job.directory() as directory:
-        rows = load_instructions(data, repeats=repeats, test=test, known=Parts.read(base))
+        rows = load_instructions(
+            data, repeats=repeats, test=test, known=Parts.read(base), encoding=encoding
+        )
         loaded = load_tunable(base)
         parts = encode_parts(rows, loaded, data)
         tuning = start_tuning(loaded, method.name, method.adapters(settings), None, settings)

@@ -38,6 +38,8 @@ class Corpus:
     stride: int | None = None
     """Tokens between windows; by default the context."""
     val_fraction: float = 0.1
+    encoding: str | None = None
+    """Of the files, if they are not in UTF-8."""
 
     def __post_init__(self) -> None:
         if not 0 < self.val_fraction < 1:
@@ -98,11 +100,14 @@ def pretrain(
             "val_fraction": corpus.val_fraction,
             "weights": list(corpus.weights) or None,
             "base": start.id if start else None,
+            "encoding": corpus.encoding,
         }
         if job.resume:
             _check_resume(directory, identity, corpus.data)
         with first_goes_first():
-            files = tokenize_files(corpus.data, words, directory / "data", corpus.val_fraction)
+            files = tokenize_files(
+                corpus.data, words, directory / "data", corpus.val_fraction, corpus.encoding
+            )
         model = new_model(config, settings)
         if start:
             model.load_state_dict(start.model.state_dict())

@@ -52,7 +52,7 @@ def files(tmp_path: Path, spam_file: Path, instruction_file: Path, text_file: Pa
         ("classify", "none.tsv", "cannot be read: No such file"),
         ("classify", "empty", "is empty"),
         ("classify", "no-label.tsv", "line 91 has no label"),
-        ("classify", "good.json", "no tab between a label and a text"),
+        ("classify", "good.json", "row 1 has no label that is a string; its fields are"),
         ("instruct", "none.json", "cannot be read: No such file"),
         ("instruct", "empty", "is empty"),
         ("instruct", "broken.json", "not valid JSON"),

@@ -403,6 +403,23 @@ def test_the_answers_of_the_checkpoint_are_judged(
     assert report["checkpoint"]["id"] == load_base(follower).id
 
 
+def test_the_judge_knows_what_was_said_before(
+    cli: Cli, judge: FakeJudge, base_path: Path, tmp_path: Path
+) -> None:
+    said = ("user", "Who?"), ("assistant", "Robin"), ("user", "And?"), ("assistant", "Tit")
+    turns = [{"role": role, "content": content} for role, content in said]
+    data = tmp_path / "chats.jsonl"
+    data.write_text(json.dumps({"messages": turns}) + "\n")
+    command = Command(cli, judge, base_path, data, tmp_path / "judged.json")
+    judge.script = lambda call, prompt: "50"
+    code, err = command("--rows", "all")
+    assert code == 0, err
+    assert any("User: Who?\nAssistant: Robin" in prompt for prompt in judge.prompts)
+    first, second = command.report["rows"]
+    assert (first["earlier"], second["instruction"]) == ([], "And?")
+    assert [message["text"] for message in second["earlier"]] == ["Who?", "Robin"]
+
+
 def test_nonsense_counts_as_0_and_is_reported(
     command: Command, judge: FakeJudge, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from model.errors import DataError
+from model.prompts import Alpaca, Message, instruction_prompt
+from model.prompts.parts import Text
 from training.data.conversations import (
     Instruction,
     InstructionData,
@@ -106,16 +108,158 @@ def test_lines_and_chats_are_read(tmp_path: Path) -> None:
     ]
 
 
+def said(*turns: str) -> tuple[Message, ...]:
+    return tuple(Message(m["role"], m["content"]) for m in chat(*turns)["messages"])
+
+
+LONG = ("system: Be brief.", "user: a?", "assistant: A", "user: b?", "assistant: B", "user: c?")
+ROWS = [
+    Instruction("Be brief.\n\na?", "", "A"),
+    Instruction("b?", "", "B", earlier=said(*LONG[:3])),
+    Instruction("c?", "", "C", earlier=said(*LONG[:5])),
+]
+
+
+def share_gpt(row: dict[str, Any]) -> dict[str, Any]:
+    names = {"user": "human", "assistant": "gpt", "system": "system"}
+    turns = [{"from": names[m["role"]], "value": m["content"]} for m in row["messages"]]
+    return {"conversations": turns, "id": "x"}
+
+
+def in_parts(row: dict[str, Any]) -> dict[str, Any]:
+    def parts(text: str) -> list[dict[str, str]]:
+        return [{"type": "text", "text": text[:1]}, {"type": "text", "text": text[1:]}]
+
+    return {"messages": [{**m, "content": parts(m["content"])} for m in row["messages"]]}
+
+
+def sparse(row: dict[str, Any]) -> dict[str, Any]:
+    """As a table of all rows has it."""
+    more = {"tool_calls": None, "name": None}
+    return {"messages": [{**m, **more} for m in row["messages"]], "conversations": None}
+
+
+@pytest.mark.parametrize("form", [dict, share_gpt, in_parts, sparse], ids=lambda f: f.__name__)
+def test_each_answer_of_a_chat_makes_a_row(form: Any, tmp_path: Path) -> None:
+    whole = chat(*LONG, "assistant: C")
+    found = list(read_instructions(write(tmp_path / "a.json", [form(whole)])))
+    assert found == ROWS
+    without = chat("system: ", *LONG[1:], "assistant: C")
+    first, second, _ = read_instructions(write(tmp_path / "a.json", [form(without)]))
+    assert (first, second.earlier) == (Instruction("a?", "", "A"), said(*LONG[1:3]))
+    apart = {**share_gpt(chat(*LONG[1:], "assistant: C")), "system": "Be brief."}
+    assert list(read_instructions(write(tmp_path / "a.json", [apart]))) == ROWS
+    unanswered = chat(*LONG)  # a question at the end teaches nothing
+    assert list(read_instructions(write(tmp_path / "a.json", [form(unanswered)]))) == ROWS[:2]
+
+
+def test_rows_of_a_chat_are_other_questions_of_one_group() -> None:
+    assert len({row.identity for row in ROWS}) == 3
+    assert {row.group for row in ROWS} == {Instruction("Be brief.\n\na?", "", "").identity}
+    again = Instruction("b?", "", "B")
+    assert again.identity not in {row.identity for row in ROWS}
+    assert again.group == again.identity
+    greeted = Instruction("b?", "", "B", earlier=said("assistant: Hello"))
+    assert greeted.group == again.group
+    assert not Instruction(
+        "Summarize the text above.", "", "x", earlier=said("user: a")
+    ).needs_a_passage
+
+
+def test_messages_give_the_prompt_that_is_served() -> None:
+    prompt = "".join(p.text for p in Alpaca().render(ROWS[1].messages) if isinstance(p, Text))
+    assert prompt == instruction_prompt("Be brief.\n\nb?", "User: a?\nAssistant: A")
+    one = Instruction("Be brief.\n\na?", "its input", "A")
+    assert Alpaca().render(one.messages) == [Text(instruction_prompt(one.instruction, one.input))]
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        ({"role": "tool", "content": "4"}, "message 3 is of a tool"),
+        ({"from": "observation", "value": "4"}, "message 3 is of a tool"),
+        ({"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}, "is of a tool"),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+            "message 3 has content of the type image_url",
+        ),
+        ({"role": "user", "content": [{"type": "text", "text": None}]}, "of the type text"),
+        ({"role": "user", "content": ["a"]}, "of the type None"),
+    ],
+)
+def test_chats_that_no_template_has_a_place_for_are_left_out(
+    turn: dict[str, Any], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = chat("user: a?", "assistant: A")
+    bad = {"messages": [*good["messages"], turn, {"role": "assistant", "content": "B"}]}
+    found = list(read_instructions(write(tmp_path / "a.json", [bad, good])))
+    assert found == [Instruction("a?", "", "A")]
+    err = capsys.readouterr().err
+    assert f"{tmp_path / 'a.json'}: 1 of 2 rows are left out:\n  row 1: message 3" in err
+    assert reason in err
+
+
+def test_answers_to_nothing_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [chat("assistant: Hello", "user: a?", "assistant: A", "assistant: More")]
+    found = list(read_instructions(write(tmp_path / "a.json", rows)))
+    assert found == [Instruction("a?", "", "A", earlier=said("assistant: Hello"))]
+    assert "row 1: message 1, 4 of 4 answers no message of the user" in capsys.readouterr().err
+
+
+def test_tables_of_instructions(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('Instruction,input,Output\n"Say, a",,a\nSay b,it,b\n')
+    assert list(read_instructions(tmp_path / "a.csv")) == [
+        Instruction("Say, a", "", "a"),
+        Instruction("Say b", "it", "b"),
+    ]
+    (tmp_path / "a.csv").write_text("question,answer\na,b\n")
+    with pytest.raises(DataError, match=r"must name `instruction` and `output`$"):
+        list(read_instructions(tmp_path / "a.csv"))
+
+
+def test_the_name_need_not_say_which_json_it_is(tmp_path: Path, instruction_rows: Rows) -> None:
+    expected = list(read_instructions(write(tmp_path / "a.json", instruction_rows)))
+    lines = "".join(json.dumps(row) + "\n" for row in instruction_rows)
+    for name, content in (
+        ("b.json", lines),
+        ("63", lines),
+        ("B.JSONL", lines),
+        ("c.jsonl", json.dumps(instruction_rows)),
+        ("63", json.dumps(instruction_rows)),
+    ):
+        (tmp_path / name).write_text(content)
+        assert list(read_instructions(tmp_path / name)) == expected, name
+
+
+HALF = "\ud83d"
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ({"instruction": HALF, "output": "a"}, "instruction"),
+        ({"instruction": "a", "input": HALF, "output": "a"}, "input"),
+        ({"instruction": "a", "output": HALF}, "output"),
+        ({"instruction": "a", "output": "a", "kind": HALF}, "kind"),
+        ({"instruction": "a", "output": "a", "accept": [HALF]}, "accept"),
+        (chat("user: a", f"assistant: {HALF}"), "message 2"),
+    ],
+)
+def test_halves_of_surrogate_pairs_are_refused(
+    row: dict[str, Any], field: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=rf"a\.json: row 1: {field} has .ud83d, half of a surr"):
+        list(read_instructions(write(tmp_path / "a.json", [row])))
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [
         ("{", "line 2 is not valid JSON"),
+        ('{"instruction": "a", "output": NaN}', "line 2 is not valid JSON: NaN is no JSON"),
         (json.dumps(chat("user: a")), "line 2 has messages of user;"),
-        (
-            json.dumps(chat("user: a", "assistant: b", "user: c", "assistant: d")),
-            "line 2 has messages of user, assistant, user, assistant;",
-        ),
-        (json.dumps(chat("tool: a", "user: b", "assistant: c")), "messages of tool, user"),
+        (json.dumps(chat("system: a", "assistant: b")), "messages of system, assistant;"),
+        (json.dumps(chat("bot: a", "user: b", "assistant: c")), "message 1 is of 'bot'"),
         (json.dumps(chat("user: a", "assistant:  ")), "line 2 has an empty message, number 2"),
         ('{"messages": []}', "messages of nobody"),
         ('{"messages": [{"role": "user"}]}', "line 2: message 1 has no content"),

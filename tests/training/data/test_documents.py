@@ -12,9 +12,17 @@ from training.data.documents import documents, hash_fraction, read_text
 from training.data.tokens import Windows, tokenize_files
 
 
-def test_documents_end_at_separator_lines_only() -> None:
-    text = "<|endoftext|>\none\n<|endoftext|>\ntwo <|endoftext|> still two\n\n<|endoftext|>"
-    assert list(documents(text)) == ["one", "two <|endoftext|> still two"]
+def test_documents_end_at_separators_on_their_lines_and_in_others() -> None:
+    text = "<|endoftext|>\none\n<|endoftext|>\ntwo <|endoftext|> three\n\n<|endoftext|>"
+    assert list(documents(text)) == ["one", "two", "three"]
+
+
+def test_documents_that_a_tool_has_joined() -> None:
+    texts = ["  A title\n\nwords", "more\nwords", "the last ones"]
+    for separator in ("<|endoftext|>", " <|endoftext|> ", "\n<|endoftext|>\n"):
+        joined = separator.join(texts)
+        assert [d.strip(" ") for d in documents(joined)] == [text.strip(" ") for text in texts]
+    assert next(documents("<|endoftext|>\n  A title")) == "  A title"  # an indented first line
 
 
 def test_an_empty_document_is_none() -> None:

@@ -184,7 +184,7 @@ def test_texts_that_differ_in_digits_stay_together(tmp_path: Path, spam_rows: li
         ("a.csv", "label,text\nham\n", "line 2 has no text"),
         ("a.csv", "kind,message\nham,hello\n", "must name `label` and `text`"),
         ("a.jsonl", '{"label": "ham", "text": "a"}\n{"label": "ham"}\n', "line 2 has no text"),
-        ("a.jsonl", '{"label": 1, "text": "a"}\n', "line 1 has no label"),
+        ("a.jsonl", '{"label": 1.5, "text": "a"}\n', "line 1 has no label"),
         ("a.jsonl", '{"label": "ham", "text": "a"}\n{"label\n', "line 2 is not valid JSON"),
         ("a.jsonl", "[]\n", "line 1 is not an object"),
         ("a.tsv", "ham\ta\nham\tb\nham\tc\n", "the only label is 'ham'"),

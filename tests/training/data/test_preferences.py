@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from model.errors import DataError
+from model.prompts import Message
 from training.data.conversations import load_instructions
-from training.data.preferences import load_preferences, read_preferences
+from training.data.preferences import Preference, load_preferences, read_preferences
 
 Rows = list[dict[str, str]]
 
@@ -102,6 +103,79 @@ def test_a_missing_field_is_named(preference_rows: Rows, tmp_path: Path) -> None
         read_preferences(write(tmp_path / "a.json", [row]))
     with pytest.raises(DataError, match="row 1 is not an object with `instruction`"):
         read_preferences(write(tmp_path / "b.json", ["text"]))
+
+
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+ASKED = [turn("user", "a?"), turn("assistant", "A"), turn("user", "b?")]
+GOOD, BAD = [turn("assistant", "good")], [turn("assistant", "bad")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": ASKED, "chosen": GOOD, "rejected": BAD},
+        {"chosen": ASKED + GOOD, "rejected": ASKED + BAD},
+        {"prompt": "b?", "chosen": ASKED + GOOD, "rejected": ASKED + BAD, "score": 1.5},
+        {"prompt": ASKED, "chosen": ASKED + GOOD, "rejected": ASKED + BAD},
+        {"prompt": ASKED, "chosen": "good", "rejected": "bad"},
+    ],
+)
+def test_pairs_of_conversations(row: dict[str, object], tmp_path: Path) -> None:
+    earlier = (Message("user", "a?"), Message("assistant", "A"))
+    expected = Preference("b?", "", "good", "bad", earlier)
+    assert read_preferences(write(tmp_path / "a.json", [row])) == [expected]
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    assert read_preferences(tmp_path / "a.jsonl") == [expected]
+    assert expected.question.earlier == earlier
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a?", "chosen": "good", "rejected": "bad"},
+        {"prompt": "a?", "chosen": GOOD, "rejected": BAD},
+        {"prompt": ASKED[:1], "chosen": GOOD, "rejected": BAD},
+        {"prompt": [turn("system", ""), *ASKED[:1]], "chosen": GOOD, "rejected": BAD},
+        {"chosen": ASKED[:1] + GOOD, "rejected": ASKED[:1] + BAD},
+        {"instruction": "a?", "input": None, "chosen": "good", "rejected": "bad"},
+    ],
+)
+def test_pairs_of_single_questions(row: dict[str, object], tmp_path: Path) -> None:
+    found = read_preferences(write(tmp_path / "a.json", [row]))
+    assert found == [Preference("a?", "", "good", "bad")]
+
+
+def test_equal_conversations_are_pairs_with_equal_answers(tmp_path: Path) -> None:
+    row = {"chosen": ASKED + GOOD, "rejected": ASKED + GOOD}
+    assert read_preferences(write(tmp_path / "a.json", [row]))[0].equal
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"chosen": ASKED, "rejected": ASKED[:1] + BAD},
+        {"prompt": ASKED, "chosen": GOOD + ASKED[:1], "rejected": BAD},
+        {"chosen": GOOD, "rejected": BAD},
+        {"prompt": ASKED[:2], "chosen": GOOD, "rejected": BAD},
+        {"prompt": [*ASKED, turn("tool", "4")], "chosen": GOOD, "rejected": BAD},
+    ],
+)
+def test_pairs_of_other_than_two_answers_are_left_out_and_named(
+    row: dict[str, object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "a.json", [row, {"prompt": "a?", "chosen": "b", "rejected": "c"}])
+    assert read_preferences(path) == [Preference("a?", "", "b", "c")]
+    assert f"{path}: 1 of 2 rows are left out:\n  row 1: " in capsys.readouterr().err
+
+
+def test_halves_of_surrogate_pairs_are_refused(tmp_path: Path) -> None:
+    for name in ("prompt", "chosen", "rejected"):
+        row = {"prompt": "a", "chosen": "b", "rejected": "c", name: "\udc00"}
+        with pytest.raises(DataError, match=rf"row 1: {name} has .udc00, half of a surrogate"):
+            read_preferences(write(tmp_path / "a.json", [row]))
 
 
 def test_too_few_pairs_for_three_parts(preference_rows: Rows, tmp_path: Path) -> None:

@@ -1,0 +1,221 @@
+"""The bytes of a data file: read once, unpacked, decoded, and their SHA-256.
+
+A file may be packed (`.xz`, `.gz`, or `.zip` with one file in it). Its text is UTF-8, or UTF-16 or
+UTF-32 with a byte order mark, or what `--encoding` says: an encoding is never guessed, for most
+read any bytes, and wrongly. All of it is read in one go, so that a pipe will do.
+"""
+
+import argparse
+import codecs
+import gzip
+import hashlib
+import io
+import lzma
+import zipfile
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from model.errors import DataError, UsageError
+
+BINARY = (".parquet", ".xlsx")
+"""Forms that are no text."""
+
+_MAGIC = {".xz": b"\xfd7zXZ\0", ".gz": b"\x1f\x8b", ".zip": b"PK\3\4"}
+_MARKS = {
+    "utf-8": (codecs.BOM_UTF8,),
+    "utf-32": (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE),  # one begins as UTF-16's does
+    "utf-16": (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE),
+}
+
+
+@dataclass(frozen=True)
+class File:
+    """What was read of one file."""
+
+    path: Path
+    content: bytes
+    """Unpacked."""
+    form: str
+    """The suffix of what is in it, in lower case: of `a.csv.xz`, `.csv`."""
+    sha256: str
+    """Of the file as it is, packed or not."""
+    encoding: str
+    """That its text is in."""
+
+    @property
+    def source(self) -> dict[str, object]:
+        """What cards say of it: its name and SHA-256, and an encoding that was asked for."""
+        encoding = codecs.lookup(self.encoding).name
+        asked = {} if encoding == _marked(self.content) else {"encoding": encoding}
+        return {"file": self.path.name, "sha256": self.sha256, **asked}
+
+    @cached_property
+    def text(self) -> str:
+        """All of it, without a byte order mark.
+
+        Raises:
+            DataError: it is not in the encoding, or there is none; names the file.
+        """
+        try:
+            text = self.content.decode(self.encoding).removeprefix("\ufeff")
+        except UnicodeError as error:
+            reason = _not_decoded(self.content, self.encoding, error)
+            raise DataError(f"{self.path}: {reason}") from error
+        if not text.strip():
+            raise DataError(f"{self.path}: is empty")
+        if "\0" in text[:1000] and _suggestion(self.content).startswith("utf-16"):
+            raise DataError(
+                f"{self.path}: looks like UTF-16 without a byte order mark; "
+                f"try --encoding {_suggestion(self.content)}"
+            )
+        return text
+
+    @cached_property
+    def lines(self) -> list[str]:
+        """Of the text, each with its end. They end at `\\n` alone, for other characters that end
+        lines, such as U+0085, belong to a text; but `\\r` will do where there is no other."""
+        end = "\n" if "\n" in self.text else "\r"
+        return [line + end for line in self.text.removesuffix(end).split(end)]
+
+
+Source = Path | File
+"""A file that is to be read, or has been."""
+
+
+def read_file(source: Source, encoding: str | None = None) -> File:
+    """Read a file, if that has not been done.
+
+    Args:
+        encoding: of its text; None is UTF-8, or what a byte order mark says.
+
+    Raises:
+        DataError: missing, unreadable, or not packed as its name says; names the file.
+        UsageError: there is no such encoding.
+    """
+    if isinstance(source, File):
+        return source
+    _check_encoding(encoding)
+    try:
+        raw = source.read_bytes()
+        name, content = _unpacked(source, raw)
+    except (
+        *(OSError, EOFError, lzma.LZMAError, zlib.error),
+        *(zipfile.BadZipFile, NotImplementedError, RuntimeError),  # of zips: the last, a password
+    ) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{source}: cannot be read: {reason}") from error
+    form = PurePosixPath(name).suffix.lower()
+    digest = hashlib.sha256(raw).hexdigest()
+    return File(source, content, form, digest, encoding or _marked(content))
+
+
+def form(path: Path) -> str:
+    """The suffix that tells the form of a file: that before `.xz`, if it is packed."""
+    packed = path.suffix.lower() in _MAGIC
+    return (Path(path.stem).suffix if packed else path.suffix).lower()
+
+
+def packed(text: str, encoding: str, out: Path) -> bytes:
+    """What a file of the name of `out` holds when its text is this.
+
+    Raises:
+        DataError: the encoding has no bytes for some character.
+    """
+    try:
+        content = text.encode(encoding)
+    except UnicodeEncodeError as error:
+        raise DataError(f"{out}: {encoding} has no {text[error.start]!r}") from error
+    match out.suffix.lower():
+        case ".xz":
+            return lzma.compress(content)
+        case ".gz":
+            return gzip.compress(content, mtime=0)
+        case ".zip":
+            whole = io.BytesIO()
+            with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr(zipfile.ZipInfo(out.stem), content)
+            return whole.getvalue()
+    return content
+
+
+def add_encoding(parser: argparse.ArgumentParser) -> None:
+    """The flag of all commands that read data."""
+    parser.add_argument(
+        "--encoding",
+        metavar="NAME",
+        help="of the data's text, such as latin-1 or utf-16 (UTF-8, or as a byte order mark says)",
+    )
+
+
+def _unpacked(path: Path, raw: bytes) -> tuple[str, bytes]:
+    """The name that tells the form, and the content."""
+    suffix = path.suffix.lower()
+    if suffix in BINARY:  # a spreadsheet is a zip, too
+        return path.name, raw
+    known = (name for name, magic in _MAGIC.items() if raw.startswith(magic))
+    kind = suffix if suffix in _MAGIC else next(known, "")
+    if kind == ".zip":
+        return _only_member(path, raw)
+    name = path.stem if suffix in _MAGIC else path.name
+    if kind == ".xz":
+        return name, lzma.decompress(raw)
+    return name, gzip.decompress(raw) if kind == ".gz" else raw
+
+
+def _only_member(path: Path, raw: bytes) -> tuple[str, bytes]:
+    with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+        # What macOS puts beside a file holds its attributes.
+        names = [
+            info.filename
+            for info in archive.infolist()
+            if not info.is_dir() and not info.filename.startswith("__MACOSX/")
+        ]
+        if len(names) != 1:
+            raise DataError(
+                f"{path}: holds {len(names)} files ({', '.join(names[:5])}); it must hold one: "
+                "unpack it and name those that are meant"
+            )
+        return names[0], archive.read(names[0])
+
+
+def _check_encoding(encoding: str | None) -> None:
+    try:
+        if encoding is not None:
+            bytes(4).decode(encoding)
+    except UnicodeError:  # such bytes are not in it
+        return
+    except (LookupError, ValueError):
+        raise UsageError(
+            f"--encoding is {encoding!r}; it must be an encoding of text that Python knows, such "
+            "as utf-8, latin-1, cp1252 or utf-16"
+        ) from None
+
+
+def _marked(content: bytes) -> str:
+    """The encoding that a byte order mark says."""
+    return next((name for name, marks in _MARKS.items() if content.startswith(marks)), "utf-8")
+
+
+def _not_decoded(content: bytes, encoding: str, error: UnicodeError) -> str:
+    at = getattr(error, "start", 0)
+    shown = f"byte {at} is {content[at]:#04x}" if at < len(content) else str(error)
+    name = encoding.upper() if encoding.startswith("utf") else encoding
+    text = f"not {name} text ({shown})"
+    suggested = _suggestion(content)
+    return text if suggested == encoding else f"{text}; try --encoding {suggested}"
+
+
+def _suggestion(content: bytes) -> str:
+    """The encoding that bytes which are no UTF-8 most likely are in."""
+    beginning = content[:10_000]
+    for name, zeros in (("utf-16-le", beginning[1::2]), ("utf-16-be", beginning[0::2])):
+        if zeros.count(0) > len(zeros) // 2:
+            return name
+    try:
+        content.decode("cp1252")
+    except UnicodeDecodeError:
+        return "latin-1"
+    # Windows has letters and quotation marks where Latin-1 has control characters.
+    return "cp1252" if any(0x80 <= byte < 0xA0 for byte in set(content)) else "latin-1"

@@ -1,0 +1,244 @@
+"""A data file as records: fields by their names, with the line that each record begins on.
+
+All trainings read their rows from here. The forms, told apart by the name and, where that is not
+enough, by the content:
+
+    JSON       a list of objects, or one object a line; whether it ends in .json or .jsonl
+    .csv       columns below a header, cells quoted as spreadsheets do it; commas, semicolons, tabs
+    .tsv, …    columns below a header, quoted or not; or lines without one
+    .parquet   where pyarrow is installed
+    .xlsx      where openpyxl is installed
+
+A record that cannot be learnt, such as one without a text, is left out, counted and named. What is
+malformed is refused, with its line.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from model.errors import DataError
+from training.data.files import BINARY, File, Source, read_file
+from training.data.separated import read_separated
+from training.data.sheets import read_binary
+from training.data.tables import Columns
+
+Row = TypeVar("Row")
+
+_NAMED = 5  # of the records that are left out
+
+
+class LeftOut(Exception):
+    """A record, or a part of one, that cannot be learnt, and why."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record of a file."""
+
+    path: Path
+    place: str
+    """`line 3`; of JSON lists and parquet, `row 3`."""
+    number: int
+    """That line or row, from 1."""
+    fields: Mapping[str, Any]
+    piece: str = ""
+    """As it stands in the file, with its line end; empty where that cannot be said."""
+    fault: str = ""
+    """Why it is left out, if it is."""
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"{self.path}: {self.place}"
+
+    def string(self, name: str, hint: str = "", *, numbers: bool = False) -> str:
+        """The field `name`, which must be there.
+
+        Args:
+            hint: what to say after the names of the fields that there are.
+            numbers: whether it may be a whole number or a boolean, which becomes its text in JSON.
+
+        Raises:
+            DataError: it is no string that can be written; names file, line and field.
+        """
+        value = self.fields.get(name)
+        if numbers and isinstance(value, int):
+            value = json.dumps(value)
+        if not isinstance(value, str):
+            known = f"; its fields are {', '.join(map(str, self.fields)) or 'none'}{hint}"
+            raise DataError(f"{self.where} has no {name} that is a string{known}")
+        return value if value.isascii() else checked(value, self.where, name)
+
+
+@dataclass(frozen=True)
+class Records:
+    """All records of one file, at least one."""
+
+    records: tuple[Record, ...]
+    prefix: str = ""
+    """What stands before the pieces: a header."""
+    is_list: bool = False
+    """Whether they are the items of a JSON list."""
+
+
+def read_records(source: Source, columns: Columns, encoding: str | None = None) -> Records:
+    """All records of a file.
+
+    Args:
+        columns: what is looked for, by which headers are known.
+
+    Raises:
+        DataError: it cannot be read, is malformed, or has no record; names file and line.
+    """
+    file = read_file(source, encoding)
+    found = None if file.form in BINARY else json_records(file, columns)
+    if found is None:
+        table = (read_binary if file.form in BINARY else read_separated)(file, columns)
+        found = Records(
+            tuple(Record(file.path, f"{table.noun} {row.number}", *row) for row in table.rows),
+            table.prefix,
+        )
+    if not found.records:
+        raise DataError(f"{file.path}: has no rows")
+    return found
+
+
+def usable(
+    records: Records, convert: Callable[[Record], Iterable[Row]]
+) -> Iterator[tuple[Record, Row]]:
+    """What `convert` makes of each record. Those that are left out are counted and named on
+    stderr, once all are read.
+
+    Args:
+        convert: raises `LeftOut` for a record that has to be left out, or for its rest.
+
+    Raises:
+        DataError: nothing is left.
+    """
+    left: list[str] = []
+    found = 0
+    for record in records.records:
+        try:
+            if record.fault:
+                raise LeftOut(record.fault)
+            for row in convert(record):
+                found += 1
+                yield record, row
+        except LeftOut as reason:
+            left.append(f"{record.place}: {reason}")
+    if left:
+        path = records.records[0].path
+        lines = [*left[:_NAMED], *(["…"] if len(left) > _NAMED else [])]
+        of = f"{len(left)} of {len(records.records)} rows are left out:"
+        print(f"{path}: {of}", *lines, sep="\n  ", file=sys.stderr)
+        if not found:
+            raise DataError(f"{path}: has no rows that can be used")
+
+
+def checked(text: str, where: str, name: str) -> str:
+    """`text`, if it can be written.
+
+    Raises:
+        DataError: it has half of a surrogate pair, which is no character; names place and field.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(text[error.start]):04x}"
+        raise DataError(
+            f"{where}: {name} has {half}, half of a surrogate pair, which is no character"
+        ) from None
+    return text
+
+
+def json_records(file: File, columns: Columns) -> Records | None:
+    """The records of a JSON file; None if it is none."""
+    lines = [(n, line) for n, line in enumerate(file.lines, start=1) if line.strip()]
+    first = lines[0][1]
+    if file.form == ".json" and not (_is_object(first) and len(lines) > 1):
+        try:
+            items = loads(file.text)
+        except ValueError as error:
+            raise DataError(f"{file.path}: not valid JSON: {error}") from error
+        if not isinstance(items, list):
+            known = f"; it is an object with {', '.join(items)}" if isinstance(items, dict) else ""
+            raise DataError(f"{file.path}: must hold a list of objects{known}")
+        return _of_list(file.path, items, columns)
+    if first.lstrip().startswith("[") and _holds_objects(file.text):
+        return _of_list(file.path, loads(file.text), columns)
+    if file.form in (".json", ".jsonl") or _is_object(first):
+        return _of_lines(file.path, lines, columns)
+    return None
+
+
+def _of_list(path: Path, items: Sequence[Any], columns: Columns) -> Records:
+    if not items:
+        raise DataError(f"{path}: has no rows")
+    rows = (_record(path, "row", number, item, columns) for number, item in enumerate(items, 1))
+    return Records(tuple(rows), is_list=True)
+
+
+def _of_lines(path: Path, lines: Iterable[tuple[int, str]], columns: Columns) -> Records:
+    records = []
+    for number, line in lines:
+        try:
+            item = loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}: line {number} is not valid JSON: {error}") from error
+        records.append(_record(path, "line", number, item, columns, line))
+    return Records(tuple(records))
+
+
+def _record(
+    path: Path, noun: str, number: int, item: Any, columns: Columns, piece: str = ""
+) -> Record:
+    place = f"{noun} {number}"
+    if not isinstance(item, dict):
+        raise DataError(f"{path}: {place} is not an object with {columns.listed}")
+    return Record(path, place, number, item, piece)
+
+
+def loads(text: str) -> Any:
+    """JSON as its standard has it.
+
+    Raises:
+        ValueError: it is none, or a key stands in an object twice.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse, object_pairs_hook=_object)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return found
+
+
+def _is_object(line: str) -> bool:
+    """Whether a line is a JSON object, by its form."""
+    try:
+        return line.lstrip().startswith("{") and isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _holds_objects(text: str) -> bool:
+    """Whether it is a JSON list whose first item is an object."""
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(items, list) and bool(items) and isinstance(items[0], dict)
