@@ -18,8 +18,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,13 +38,12 @@ from training.measure.evaluation import (
     evaluate_base,
     evaluate_classifier,
     evaluate_instructions,
-    known_parts,
     load,
 )
 from training.measure.samples import PROMPTS
 from training.measure.yardstick import yardstick
 from training.report.tables import print_metrics, read_metrics
-from training.tuning.card import machine_fields, portable_command
+from training.tuning.card import machine_fields, portable_command, text_splits
 
 _SET = "models.json"
 _TASK_OF_KIND = {"text": "generate", "labelled": "classify", "instructions": "instruct"}
@@ -127,6 +125,12 @@ def _check_outputs(args: argparse.Namespace) -> None:
             f"--data {pipe} is a pipe, which can be read once; for a set, files are read for their "
             "kind and for the measurement: save it"
         )
+    if args.balance is not None:
+        raise UsageError(
+            "--balance is for `classify`; the metrics have a balanced test beside the natural one"
+        )
+    if args.test and not args.data:
+        raise UsageError("--test is for files beside --data, which is missing")
     fraction = args.val_fraction
     if fraction is not None and not args.held_out:
         raise UsageError("--val-fraction is for --held-out")
@@ -139,9 +143,7 @@ def _checkpoints(
 ) -> dict[str, tuple[Loaded, Sequence[Path]]]:
     """Each checkpoint to measure with its data files, by its name."""
     if not _is_set(args.checkpoint):
-        loaded = load(args.checkpoint, args.base, device)
-        if args.parts_of is not None:
-            loaded = replace(loaded, parts=known_parts(args.parts_of))
+        loaded = load(args.checkpoint, args.base, device, args.parts_of)
         return {args.checkpoint.resolve().name: (loaded, args.data)}
     for flag in ("base", "run", "parts_of"):
         if getattr(args, flag) is not None:
@@ -152,7 +154,8 @@ def _checkpoints(
         name: load(path, None, device)
         for name, path in load_model_set(args.checkpoint).paths.items()
     }
-    reading = Reading.from_args(args)
+    [*classifiers] = (each.card for each in models.values() if each.task == "classify")
+    reading = Reading.from_args(args, *classifiers[:1])
     tasks = {path: _TASK_OF_KIND[find_kind(path, reading)] for path in args.data}
     if args.blimp is not None:
         tasks[args.blimp] = "generate"
@@ -169,9 +172,7 @@ def _evaluate(loaded: Loaded, paths: Sequence[Path], args: argparse.Namespace) -
     """What is found on the files; None where there are none, and the card must do."""
     is_set = _is_set(args.checkpoint)
     language_model = loaded.task == "generate"
-    if not language_model and not is_set and (args.blimp or args.held_out):
-        flag = "--blimp" if args.blimp else "--held-out"
-        raise UsageError(f"{flag} is for a base; {loaded.path} is for {loaded.task}")
+    _check_task(loaded, args)
     if not paths and not (language_model and args.blimp):
         if not loaded.card.get("metrics") and not is_set:
             raise UsageError(f"--data is missing, and the card of {loaded.path} has no metrics")
@@ -188,28 +189,44 @@ def _evaluate(loaded: Loaded, paths: Sequence[Path], args: argparse.Namespace) -
     return evaluate_base(loaded, yardstick(paths, args.blimp, fraction, args.encoding), args.prompt)
 
 
+def _check_task(loaded: Loaded, args: argparse.Namespace) -> None:
+    """
+    Raises:
+        UsageError: a flag has no meaning for the checkpoint.
+    """
+    if _is_set(args.checkpoint):
+        return
+    of = {"blimp": "a base", "held_out": "a base", "test": "a follower of instructions"}
+    kinds = {"generate": "a base", "instruct": "a follower of instructions"}
+    for name, kind in of.items():
+        if getattr(args, name) and kinds.get(loaded.task) != kind:
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} is for {kind}; {loaded.path} is for {loaded.task}")
+    for name in ("all", "parts_of"):
+        if getattr(args, name) and loaded.task == "generate":
+            flag = name.replace("_", "-")
+            raise UsageError(
+                f"--{flag} is for rows that a tuning learns; {loaded.path} is a base, whose texts "
+                "--held-out sorts"
+            )
+
+
 def _held_out(loaded: Loaded, args: argparse.Namespace) -> float:
-    if args.val_fraction is not None:
-        return float(args.val_fraction)
-    fractions = val_fractions(loaded.card)
-    if not fractions:
+    splits = text_splits(loaded.card)
+    if any(split["cut"] for split in splits):
+        raise UsageError(
+            f"--held-out: of {loaded.path} none of the text's documents is held out, for each was "
+            "cut and its beginning learnt; the validation loss on the card is that of the ends"
+        )
+    if not splits and args.val_fraction is None:
         raise UsageError(f"--val-fraction is missing, and the card of {loaded.path} has none")
-    return min(fractions)
-
-
-def val_fractions(card: Mapping[str, Any]) -> list[float]:
-    """Of the training that a card is of, and of those that its base came from: what all of them
-    left out is held out."""
-    found = []
-    step: Any = card
-    while isinstance(step, Mapping):
-        data = step.get("data")
-        split = data.get("split") if isinstance(data, Mapping) else None
-        fraction = split.get("val_fraction") if isinstance(split, Mapping) else None
-        if isinstance(fraction, float):
-            found.append(fraction)
-        step = step.get("origin")
-    return found
+    least = min([split["val_fraction"] for split in splits], default=args.val_fraction)
+    if args.val_fraction is not None and args.val_fraction > least:
+        raise UsageError(
+            f"--val-fraction is {args.val_fraction}; {loaded.path} was trained on all documents "
+            f"but {least} of them: give at most that"
+        )
+    return float(least if args.val_fraction is None else args.val_fraction)
 
 
 def _entry(loaded: Loaded, found: Evaluation | None, run: Path | None) -> dict[str, Any]:

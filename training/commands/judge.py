@@ -15,6 +15,7 @@ environment, by default from PENWRIGHT_JUDGE_KEY, and is never written or shown.
 
 import argparse
 import asyncio
+import hashlib
 import json
 import os
 import sys
@@ -29,10 +30,11 @@ from model.errors import UsageError
 from model.prompts import Alpaca
 from training.commands.flags import add_parts_of
 from training.data.conversations import Instruction
+from training.data.documents import text_hash
 from training.data.files import add_encoding
 from training.loop.settings import LoopSettings
 from training.measure.answers import MAX_NEW_TOKENS, Response, prompt_tokens, respond
-from training.measure.evaluation import Loaded, instruction_rows, known_parts, load
+from training.measure.evaluation import Loaded, instruction_rows, load
 from training.measure.judge import APIS, QUESTION_VERSION, Judge, JudgeSettings, connect
 from training.measure.marks import JudgedFile, Mark, Marking, summary
 from training.report.tables import print_metrics
@@ -84,18 +86,20 @@ def run(args: argparse.Namespace) -> None:
     out = args.json or Path(os.path.abspath(args.checkpoint) + ".judge.json")
     if out.is_dir():
         raise UsageError(f"--json {out} is a directory; name a file")
-    loaded = load(
-        args.checkpoint, args.base, LoopSettings(steps=1, device=args.device).torch_device
-    )
+    device = LoopSettings(steps=1, device=args.device).torch_device
+    loaded = load(args.checkpoint, args.base, device, args.parts_of)
     if loaded.network.head is not None:
         raise UsageError(f"{args.checkpoint} is a classifier: it answers no instructions")
-    if args.parts_of is not None:
-        loaded = replace(loaded, parts=known_parts(args.parts_of))
     paths, whole = [*args.data, *args.test], args.rows == "all"
     rows, sources, part = instruction_rows(loaded, paths, whole=whole, encoding=args.encoding)
+    chosen = hashlib.sha256("\n".join(text_hash(row.identity) for row in rows).encode())
+    if args.limit and args.limit < len(rows):
+        part = f"the first {args.limit} of {part}"
     rows = rows[: args.limit or None]
     print(part)
-    file, judge = asyncio.run(_judged(args, settings, loaded, rows, sources, out))
+    file, judge = asyncio.run(
+        _judged(args, settings, loaded, rows, sources, chosen.hexdigest(), out)
+    )
     marks = [file.marks[row] for row in range(1, len(rows) + 1)]
     metrics = {"judge": summary(marks)}
     report = {
@@ -135,6 +139,7 @@ async def _judged(
     loaded: Loaded,
     rows: Sequence[Instruction],
     sources: Sequence[Mapping[str, Any]],
+    chosen: str,
     out: Path,
 ) -> tuple[JudgedFile, Judge]:
     """All rows answered and marked."""
@@ -143,6 +148,7 @@ async def _judged(
             "checkpoint": loaded.id,
             "data": list(sources),
             "part": args.rows,
+            "rows": chosen,
             "max_new_tokens": args.max_new_tokens,
             "judge": judge.settings.model,
             "question": QUESTION_VERSION,

@@ -20,7 +20,7 @@ from training.data.chats import chat, roles
 from training.data.documents import hash_fraction, text_hash
 from training.data.files import Source, read_file
 from training.data.records import LeftOut, Record, checked, read_records, usable
-from training.data.splits import NAMES, SAID, Part, Parts, settled
+from training.data.splits import NAMES, NOTHING, SAID, Part, Parts
 from training.data.tables import Columns
 
 SPLIT_RULE = (
@@ -133,7 +133,10 @@ class InstructionData:
     """Rows dropped because they ask about a text that is not there."""
     split_rule: str = SPLIT_RULE
     unused: tuple[Instruction, ...] = ()
-    """Of the training part, those that `--repeat` leaves out."""
+    """Of the training part, those that `--repeat` leaves out; and what a base has learnt of files
+    that are for the test alone."""
+    learnt: int = 0
+    """How many rows are no test any more, for a base has learnt them."""
 
     def parts(self) -> Parts:
         """Which row is where."""
@@ -148,7 +151,7 @@ def load_instructions(
     *,
     repeats: Sequence[float] = (),
     test: Sequence[Path] = (),
-    known: Parts | None = None,
+    known: Parts = NOTHING,
     encoding: str | None = None,
 ) -> InstructionData:
     """Read, de-duplicate and split. A row's part depends on its own text alone, so that adding
@@ -165,6 +168,7 @@ def load_instructions(
         DataError: a file cannot be used, or a part would be empty; names file and row.
     """
     distinct: dict[str, tuple[Instruction, int]] = {}
+    testable: set[str] = set()  # what is in any file that has a test part
     sources: list[dict[str, object]] = []
     rows = without = 0
     whole = [path for path in test if path.resolve() not in {p.resolve() for p in paths}]
@@ -175,7 +179,10 @@ def load_instructions(
         found = list(read_instructions(file))
         usable = [row for row in found if not row.needs_a_passage]
         for row in usable:
-            distinct.setdefault(text_hash(row.identity), (row, number))
+            key = text_hash(row.identity)
+            distinct.setdefault(key, (row, number))
+            if number < len(whole) or path.resolve() in split:
+                testable.add(key)
         rows += len(found)
         without += len(found) - len(usable)
         source: dict[str, object] = {**file.source, "rows": len(found)}
@@ -188,21 +195,25 @@ def load_instructions(
         sources.append(source)
     parts: dict[str, list[Instruction]] = {"train": [], "val": [], "test": []}
     unused = []
-    for _, (row, number) in sorted(distinct.items(), key=lambda item: item[0]):
-        part = "test" if number < len(whole) else part_of(row.identity)
-        if part == "test" and number >= len(whole) and files[number].resolve() not in split:
-            part = "train"
-        part = settled(part, row.identity, known)
+    learnt = 0
+    for key, (row, number) in sorted(distinct.items(), key=lambda item: item[0]):
+        wanted = "test" if number < len(whole) else part_of(row.group)
+        if wanted == "test" and key not in testable:
+            wanted = "train"
+        part = known.after(wanted, row.identity, row.group)
+        learnt += wanted == "test" != part
         times = 1
-        if part == "train" and repeats and number >= len(whole):
+        if number < len(whole) and part != "test":
+            times = 0
+        elif part == "train" and repeats:
             times = _times(row, repeats[number - len(whole)])
-            unused += [] if times else [row]
+        unused += [] if times else [row]
         parts[part] += [row] * times
     for name, rows_of_part in parts.items():
         if not rows_of_part:
             raise DataError(
                 f"{', '.join(str(path) for path in files)}: of {len(distinct)} distinct rows none "
-                f"falls into the {SAID[name]} part; give more rows"
+                f"falls into the {SAID[name]} part{_learnt(learnt)}; give more rows"
             )
     return InstructionData(
         train=tuple(parts["train"]),
@@ -214,7 +225,13 @@ def load_instructions(
         without_passage=without,
         split_rule=SPLIT_RULE + TEST_RULE if test else SPLIT_RULE,
         unused=tuple(unused),
+        learnt=learnt,
     )
+
+
+def _learnt(count: int) -> str:
+    """What is said of rows that a base has learnt."""
+    return f", and {count} that would are known to what the training goes on from" * bool(count)
 
 
 def _times(row: Instruction, repeat: float) -> int:
@@ -223,9 +240,13 @@ def _times(row: Instruction, repeat: float) -> int:
     return whole + (hash_fraction(f"repeat\n{row.identity}") < repeat - whole)
 
 
-def part_of(identity: str) -> Part:
-    """The part that a question belongs to, whatever its answers are."""
-    fraction = hash_fraction(identity)
+def part_of(group: str) -> Part:
+    """The part that a question belongs to, whatever its answers are.
+
+    Args:
+        group: of its row.
+    """
+    fraction = hash_fraction(group)
     late: Part = "val" if fraction < _VAL_BELOW else "train"
     return "test" if fraction < _TEST_BELOW else late
 

@@ -10,14 +10,9 @@ from pathlib import Path
 
 from model.errors import DataError, UsageError
 from training.data.files import read_file
-from training.data.labelled import (
-    Distinct,
-    Entry,
-    LabelledData,
-    between_groups,
-)
+from training.data.labelled import Distinct, Entry, LabelledData, between_groups, check_parts
 from training.data.labelled_files import Example, Reading, read_labelled
-from training.data.splits import near_hash
+from training.data.splits import NOTHING, Part, Parts, near_hash
 
 FOLD_RULE = (
     "each label's distinct texts, in the order of the SHA-256 of their words with all digits as 0, "
@@ -37,16 +32,17 @@ def check_folds(folds: int) -> None:
         raise UsageError(f"--folds is {folds}; it must be 0 (none), or from 2 to {_MOST}")
 
 
-def fold(distinct: Distinct, index: int, folds: int) -> LabelledData:
+def fold(distinct: Distinct, index: int, folds: int, known: Parts = NOTHING) -> LabelledData:
     """Fold `index`, from 0, of `folds`.
+
+    Args:
+        known: parts of the training that this one goes on from; what it learnt is not tested.
 
     Raises:
         DataError: a label has too few texts for so many folds.
     """
     distinct.check_labels()
-    train: list[Entry] = []
-    val: list[Entry] = []
-    test: list[Entry] = []
+    parts: dict[str, list[Entry]] = {"train": [], "val": [], "test": []}
     for label, entries in distinct.entries.items():
         count = len(entries)
         if count < folds + 2:
@@ -59,10 +55,16 @@ def fold(distinct: Distinct, index: int, folds: int) -> LabelledData:
         start, end = bounds[index], bounds[index + 1]
         rest = [*entries[end:], *entries[:start]]
         validates = between_groups(rest, len(rest) - max(1, round(count * _VAL)))
-        train += rest[:validates]
-        val += rest[validates:]
-        test += entries[start:end]
-    return distinct.as_data(train, val, test)
+        chosen: tuple[tuple[Part, Sequence[Entry]], ...] = (
+            ("train", rest[:validates]),
+            ("val", rest[validates:]),
+            ("test", entries[start:end]),
+        )
+        for part, some in chosen:
+            for entry in some:
+                parts[known.after(part, entry.example.text)].append(entry)
+    check_parts(distinct, parts)
+    return distinct.as_data(**parts)
 
 
 class ExtraTexts:

@@ -11,7 +11,7 @@ from model.errors import DataError
 from training.data.documents import text_hash
 from training.data.files import read_file
 from training.data.labelled_files import Example, Reading, read_labelled
-from training.data.splits import SAID, Part, Parts, near_hash, settled
+from training.data.splits import NOTHING, SAID, Part, Parts, near_hash
 
 SPLIT_RULE = (
     "repeated texts (case and spacing aside) dropped; then by the SHA-256 of the text's words with "
@@ -145,7 +145,7 @@ def load_labelled(paths: Sequence[Path], reading: Reading | None = None) -> Labe
     return split(read_distinct(paths, reading))
 
 
-def split(distinct: Distinct, known: Parts | None = None) -> LabelledData:
+def split(distinct: Distinct, known: Parts = NOTHING) -> LabelledData:
     """In three parts, by `SPLIT_RULE`.
 
     Args:
@@ -157,29 +157,55 @@ def split(distinct: Distinct, known: Parts | None = None) -> LabelledData:
     distinct.check_labels()
     parts: dict[str, list[Entry]] = {"train": [], "val": [], "test": []}
     for label, entries in distinct.entries.items():
-        count = len(entries)
-        if count < _LEAST:
-            raise DataError(
-                f"{distinct.names}: label {label!r} has {count} distinct text{'s' * (count > 1)}; "
-                f"it must have at least {_LEAST}: to train, to validate and to test"
-            )
-        fractions = [int(entry.group[:13], 16) / 16**13 for entry in entries]
-        second = min(max(bisect_left(fractions, _TEST_FROM), 2), count - 1)
-        first = min(max(bisect_left(fractions, _VAL_FROM), 1), second - 1)
+        first, second = _cuts(distinct, label)
         cuts: tuple[tuple[Part, int, int], ...] = (
             ("train", 0, first),
             ("val", first, second),
-            ("test", second, count),
+            ("test", second, len(entries)),
         )
         for part, start, end in cuts:
             for entry in entries[start:end]:
-                parts[settled(part, entry.example.text, known)].append(entry)
-    for name, part_of_all in parts.items():
-        if not part_of_all:
-            raise DataError(
-                f"{distinct.names}: --base was trained on all texts of the {SAID[name]} part"
-            )
+                parts[known.after(part, entry.example.text)].append(entry)
+    check_parts(distinct, parts)
     return distinct.as_data(**parts)
+
+
+def _cuts(distinct: Distinct, label: str) -> tuple[int, int]:
+    """Where validation and test begin among a label's texts: between groups, as the hashes say,
+    or as near to that as leaves no part empty.
+
+    Raises:
+        DataError: the label has too few texts.
+    """
+    entries = distinct.entries[label]
+    groups = [entry.group for entry in entries]
+    borders = [at for at in range(1, len(groups)) if groups[at - 1] != groups[at]]
+    if len(borders) + 1 < _LEAST:
+        raise DataError(
+            f"{distinct.names}: label {label!r} has {len(borders) + 1} distinct "
+            f"text{'s' * bool(borders)} (digits and punctuation aside); it must have at least "
+            f"{_LEAST}: to train, to validate and to test"
+        )
+    fractions = [int(group[:13], 16) / 16**13 for group in groups]
+    val, test = (bisect_left(fractions, start) for start in (_VAL_FROM, _TEST_FROM))
+    second = min(borders[1:], key=lambda at: abs(at - test))
+    first = min((at for at in borders if at < second), key=lambda at: abs(at - val))
+    return first, second
+
+
+def check_parts(distinct: Distinct, parts: Mapping[str, Sequence[Entry]]) -> None:
+    """
+    Raises:
+        DataError: a part has no text of some label, for `--base` has learnt them.
+    """
+    for name, entries in parts.items():
+        missing = distinct.entries.keys() - {entry.example.label for entry in entries}
+        if missing:
+            raise DataError(
+                f"{distinct.names}: --base was trained on all texts of {sorted(missing)[0]!r} that "
+                f"the {SAID[name]} part would have; give texts that it has not learnt, or a base "
+                "from before"
+            )
 
 
 def read_distinct(paths: Sequence[Path], reading: Reading | None = None) -> Distinct:

@@ -19,7 +19,7 @@ from training.data.conversations import Instruction, part_of
 from training.data.documents import text_hash
 from training.data.files import Source, read_file
 from training.data.records import LeftOut, Record, read_records, usable
-from training.data.splits import SAID, Parts, settled
+from training.data.splits import NOTHING, SAID, Parts
 from training.data.tables import Columns
 
 SPLIT_RULE = (
@@ -85,7 +85,7 @@ class PreferenceData:
 
 
 def load_preferences(
-    paths: Sequence[Path], *, known: Parts | None = None, encoding: str | None = None
+    paths: Sequence[Path], *, known: Parts = NOTHING, encoding: str | None = None
 ) -> PreferenceData:
     """Read, drop what teaches nothing, and split.
 
@@ -116,13 +116,15 @@ def load_preferences(
         sources.append({**file.source, "rows": len(found)})
     parts: dict[str, list[Preference]] = {"train": [], "val": [], "test": []}
     for _, row in sorted(distinct.items()):
-        identity = row.question.identity
-        parts[settled(part_of(identity), identity, known)].append(row)
+        question = row.question
+        wanted = part_of(question.group)
+        parts[known.after(wanted, question.identity, question.group)].append(row)
     for name, part in parts.items():
         if not part:
             raise DataError(
                 f"{', '.join(map(str, paths))}: of {len(distinct)} distinct pairs with two "
-                f"different answers, none falls into the {SAID[name]} part; give more rows"
+                f"different answers, none falls into the {SAID[name]} part, or what the training "
+                "goes on from has learnt them; give more rows"
             )
     return PreferenceData(
         train=tuple(parts["train"]),

@@ -1,21 +1,21 @@
-"""Which rows train, validate and test: decided by the rows alone, and kept in the checkpoint.
+"""Which rows train, validate and test: kept in the checkpoint.
 
 A row's part follows from the hash of its text, so that no other file, and no order of files, moves
-it. What a training made of its rows is then written down, `parts.json` beside the card, as hashes:
-whoever measures the checkpoint later asks that file, and derives nothing again.
+it from training into a test. What a training made of its rows is then written down as hashes, in
+`parts.json` beside the card: whoever measures the checkpoint later asks that file, and derives
+nothing again.
 """
 
 import hashlib
 import json
 import re
 from base64 import b64decode, b64encode
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from model.checkpoint.files import PARTS
+from model.checkpoint.files import CARD, PARTS
 from model.errors import CheckpointError
 from model.json_files import read_json
 from training.data.documents import text_hash
@@ -44,8 +44,9 @@ def row_key(text: str) -> str:
 
 
 def near_hash(text: str) -> str:
-    """What texts share that differ only in digits and punctuation, such as a chain letter sent with
-    different numbers: one of them in training would give away the other in the test."""
+    """What texts share that differ only in which digits they have and in punctuation, such as a
+    chain letter sent with different numbers: one of them in training would give away the other in
+    the test."""
     words = re.sub(r"\d", "0", " ".join(re.findall(r"\w+", text.lower())))
     return text_hash(words or text)
 
@@ -55,22 +56,6 @@ def near_key(text: str) -> str:
     return near_hash(text)[: 2 * _BYTES]
 
 
-def settled(part: Part, text: str, known: "Parts | None") -> Part:
-    """The part of a row in a training that goes on from another: what that one learnt cannot be
-    tested any more.
-
-    Args:
-        part: where the row would be otherwise.
-        known: the parts of that other training, if there is one.
-    """
-    if known is None or part in ("train", "unused"):
-        return part
-    before = known.part(text)
-    if before == "train" or (part == "test" and known.gives_away(text)):
-        return "train"
-    return part
-
-
 @dataclass
 class Parts:
     """The part of each row of a training, by its key."""
@@ -78,6 +63,8 @@ class Parts:
     of: dict[str, Part] = field(default_factory=dict)
     near: set[str] = field(default_factory=set)
     """`near_key` of the texts that trained or validated, where near copies matter."""
+    complete: bool = True
+    """Whether all that trained is in here; not where an earlier version did not write it down."""
 
     def add(self, part: Part, texts: Iterable[str], *, near: bool = False) -> None:
         """Note that `texts` are in `part`.
@@ -95,30 +82,40 @@ class Parts:
         if NAMES.index(part) < NAMES.index(known):
             self.of[key] = part
 
-    def before(self, earlier: "Parts | None") -> "Parts":
-        """These parts of a training that went on from what another one had made: a row that
-        trained once stays so, whatever comes after."""
-        both = Parts(dict(self.of), set(self.near))
-        if earlier is not None:
-            for key, part in earlier.of.items():
-                both._add(key, part)
-            both.near |= earlier.near
+    def merged(self, other: "Parts") -> "Parts":
+        """Of two trainings, one of which went on from the other: a row that trained once stays so,
+        whatever comes before or after."""
+        both = Parts(dict(self.of), self.near | other.near, self.complete and other.complete)
+        for key, part in other.of.items():
+            both._add(key, part)
         return both
+
+    def after(self, part: Part, *texts: str) -> Part:
+        """The part of a row in a training that goes on from this one: what was learnt cannot be
+        tested any more.
+
+        Args:
+            part: where the row would be otherwise.
+            texts: see `gives_away`.
+        """
+        if part in ("train", "unused"):
+            return part
+        trained = "train" in map(self.part, texts)
+        return "train" if trained or (part == "test" and self.gives_away(*texts)) else part
 
     def part(self, text: str) -> Part | None:
         """Of a row; None if the training has never met it."""
         return self.of.get(row_key(text))
 
-    def gives_away(self, text: str) -> bool:
-        """Whether a row, or a near copy of it, trained or validated."""
-        part = self.part(text)
-        if part is None:
-            return bool(self.near) and near_key(text) in self.near
-        return part in ("train", "val")
+    def gives_away(self, *texts: str) -> bool:
+        """Whether a row, or a near copy of it, trained or validated.
 
-    def counts(self) -> dict[str, int]:
-        found = Counter(self.of.values())
-        return {name: found[name] for name in NAMES if found[name]}
+        Args:
+            texts: of the row, and by which else it would be known, such as its chat's beginning.
+        """
+        if any(self.part(text) in ("train", "val") for text in texts):
+            return True
+        return bool(self.near) and any(near_key(text) in self.near for text in texts)
 
     def content(self) -> bytes:
         """Of `parts.json`."""
@@ -130,7 +127,7 @@ class Parts:
             name: b64encode(bytes.fromhex("".join(sorted(each)))).decode()
             for name, each in keys.items()
         }
-        values = {"format_version": _VERSION, "key": KEY, **packed}
+        values = {"format_version": _VERSION, "key": KEY, "complete": self.complete, **packed}
         return (json.dumps(values, indent=1) + "\n").encode()
 
     @property
@@ -139,15 +136,25 @@ class Parts:
         return hashlib.sha256(self.content()).hexdigest()
 
     @classmethod
-    def read(cls, checkpoint: Path) -> "Parts | None":
-        """Those of a checkpoint; None if it has none.
+    def known(cls, *checkpoints: Path) -> "Parts":
+        """What the trainings of some checkpoints that are used together made of their rows; of
+        those that were not trained here, nothing.
 
         Raises:
-            CheckpointError: the file is no such file.
+            CheckpointError: a file is no such file.
         """
+        found = cls()
+        for path in checkpoints:
+            found = found.merged(cls._read(path))
+        return found
+
+    @classmethod
+    def _read(cls, checkpoint: Path) -> "Parts":
         path = checkpoint / PARTS
         if not path.is_file():
-            return None
+            card = read_json(checkpoint / CARD) if (checkpoint / CARD).is_file() else {}
+            # What text a base learnt, hashes and `--val-fraction` say.
+            return cls(complete=card.get("task") == "generate" or not card.get("data"))
         values: Mapping[str, Any] = read_json(path)
         if values.get("format_version") != _VERSION:
             raise CheckpointError(
@@ -155,10 +162,14 @@ class Parts:
                 f"version {_VERSION}"
             )
         keys = {name: _unpacked(values.get(name), f"{path}: {name}") for name in (*NAMES, "near")}
-        parts = cls(near=set(keys["near"]))
+        parts = cls(near=set(keys["near"]), complete=values.get("complete") is not False)
         for name in NAMES:
             parts.of.update(dict.fromkeys(keys[name], name))
         return parts
+
+
+NOTHING = Parts()
+"""Of what has learnt nothing; nobody adds to it."""
 
 
 def _unpacked(packed: object, where: str) -> list[str]:

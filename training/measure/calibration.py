@@ -81,6 +81,8 @@ def best_threshold(positive: npt.NDArray[np.bool_], scores: Floats) -> float:
         positive: (n,), which rows have the positive label.
         scores: (n,), its probability.
     """
+    if not positive.any():
+        return 0.5
     distinct = np.unique(scores)
     middles = (distinct[1:] + distinct[:-1]) / 2
     candidates = np.concatenate([middles, [0.5]])

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from model.checkpoint import Base, adapter_base_path, is_adapter, load_adapter, load_base
+from model.checkpoint.files import read_card
 from model.errors import DataError, UsageError
 from model.prompts import Template
 from training.data.conversations import Instruction, read_instructions
@@ -27,8 +28,8 @@ from training.measure import classifiers
 from training.measure.classifier_metrics import classifier_curves
 from training.measure.samples import continuations
 from training.measure.yardstick import Yardstick
-from training.objectives import labels as texts
 from training.objectives import responses
+from training.objectives.labels import encode as encode_texts
 from training.objectives.labels import head_of
 from training.tuning.network import Network
 
@@ -53,8 +54,8 @@ class Loaded:
     card: dict[str, Any]
     template: Template | None
     """How it reads instructions, if it was trained to."""
-    parts: Parts | None = None
-    """Which rows trained it, if it says so."""
+    parts: Parts
+    """Which rows trained it, and its base."""
 
     def facts(self) -> dict[str, Any]:
         """What it is, for reports."""
@@ -90,46 +91,50 @@ class Evaluation:
     """Rows to look at, under a title."""
 
 
-def load(path: Path, base_path: Path | None, device: torch.device) -> Loaded:
+def load(
+    path: Path, base_path: Path | None, device: torch.device, parts_of: Path | None = None
+) -> Loaded:
     """Load and verify a checkpoint, in fp32.
+
+    Args:
+        base_path: of an adapter, if it has moved.
+        parts_of: another checkpoint, whose rows are to be left out as well: both are then measured
+            on the same ones.
 
     Raises:
         UsageError: `base_path` is given for one that is no adapter.
         CheckpointError: it cannot be loaded.
     """
+    others = [path]
+    if parts_of is not None:
+        read_card(parts_of, ())
+        others += [parts_of, *([adapter_base_path(parts_of)] if is_adapter(parts_of) else [])]
     if not is_adapter(path):
         if base_path is not None:
             raise UsageError(f"--base is for adapters; {path} has weights of its own")
         base = load_base(path)
         network = Network(base.model, None, base.head).to(device)
-        return Loaded(
-            path, base.id, base.task, base, network, base.card, base.template, Parts.read(path)
-        )
+        parts = Parts.known(*others)
+        return Loaded(path, base.id, base.task, base, network, base.card, base.template, parts)
     base = load_base(base_path or adapter_base_path(path))
     adapter = load_adapter(path, base)
     network = Network(base.model, adapter.lora, adapter.head).to(device)
-    card, template, parts = adapter.card, adapter.template, Parts.read(path)
+    card, template, parts = adapter.card, adapter.template, Parts.known(base.path, *others)
     return Loaded(path, adapter.id, adapter.task, base, network, card, template, parts)
 
 
-def known_parts(path: Path) -> Parts:
-    """
-    Raises:
-        UsageError: the checkpoint at `path` does not know its rows.
-    """
-    parts = Parts.read(path)
-    if parts is None:
-        raise UsageError(f"--parts-of {path}: the checkpoint does not know which rows trained it")
-    return parts
-
-
 def measured_rows(
-    loaded: Loaded, rows: Sequence[Row], text: Callable[[Row], str], *, whole: bool, names: str
+    loaded: Loaded,
+    rows: Sequence[Row],
+    texts: Callable[[Row], Sequence[str]],
+    *,
+    whole: bool,
+    names: str,
 ) -> tuple[list[Row], str]:
     """The rows to measure a checkpoint on, and in words which they are.
 
     Args:
-        text: of a row, by which the checkpoint knows it.
+        texts: of a row, by which the checkpoint knows it.
         whole: take those too that trained or validated it.
         names: of the files, for errors.
 
@@ -138,32 +143,30 @@ def measured_rows(
         DataError: all of the rows trained or validated it.
     """
     parts = loaded.parts
-    if parts is None:
-        if loaded.card.get("data") and not whole:
-            raise UsageError(
-                f"{loaded.path} was made before checkpoints knew which rows trained them: --all "
-                "measures it on every row, those that trained it among them"
-            )
-        return list(
-            rows
-        ), f"all {len(rows)} distinct rows; the checkpoint does not say which it knows"
-    kept = [row for row in rows if not parts.gives_away(text(row))]
-    seen = len(rows) - len(kept)
+    fresh = [row for row in rows if not parts.gives_away(*texts(row))]
+    seen = len(rows) - len(fresh)
+    known = "trained the checkpoint or validated it, or are near copies of what did"
     if whole:
-        return list(rows), (
-            f"all {len(rows)} distinct rows, of which {seen} trained the checkpoint or validated it"
+        return list(rows), f"all {len(rows)} distinct rows, of which {seen} {known}"
+    if not parts.complete:
+        raise UsageError(
+            f"{loaded.path} is, or comes from, a checkpoint that was made before checkpoints knew "
+            "which rows trained them; it can only be measured on all rows, those that trained it "
+            "among them (evaluate --all, judge --rows all)"
         )
-    kept = [row for row in kept if parts.part(text(row)) != "unused"]
+    if not parts.of:
+        return list(rows), f"all {len(rows)} distinct rows: none is known to have trained it"
+    kept = [row for row in fresh if parts.part(texts(row)[0]) != "unused"]
     if not kept:
         raise DataError(
-            f"{names}: no row is left to measure on: {seen} of {len(rows)} trained the checkpoint "
-            "or validated it; --all measures on them"
+            f"{names}: no row is left to measure on: {seen} of {len(rows)} {known}; evaluate --all "
+            "and judge --rows all measure on them"
         )
-    new = sum(parts.part(text(row)) is None for row in kept)
+    new = sum(parts.part(texts(row)[0]) is None for row in kept)
+    unused = len(fresh) - len(kept)
     return kept, (
-        f"{len(kept)} rows: {len(kept) - new} of the checkpoint's test part and {new} that it has "
-        f"not met; left out are {seen} that trained it or validated it, or are near copies of "
-        f"those, and {len(rows) - seen - len(kept)} that its training had left out"
+        f"{len(kept)} rows: {len(kept) - new} of its test part and {new} that it has not met; left "
+        f"out are {seen} that {known}" + f", and {unused} that its training left out" * bool(unused)
     )
 
 
@@ -186,11 +189,11 @@ def evaluate_classifier(
         )
     everything = [entry.example for entries in distinct.entries.values() for entry in entries]
     test, part = measured_rows(
-        loaded, everything, lambda row: row.text, whole=whole, names=distinct.names
+        loaded, everything, lambda row: [row.text], whole=whole, names=distinct.names
     )
     print(part)
     tokenizer, context = loaded.base.tokenizer, loaded.base.config.context_length
-    rows = texts.encode(test, labels.names, tokenizer, context)
+    rows = encode_texts(test, labels.names, tokenizer, context)
     truth = np.array(rows.targets)
     probabilities = classifiers.all_probabilities(loaded.network, rows, tokenizer.end_token)
     decided = [labels.decide(list(row)) for row in probabilities]
@@ -235,7 +238,7 @@ def evaluate_instructions(
     context = base.config.context_length
     test = responses.encode(rows, base.tokenizer, context, template)
     if not test.pairs:
-        names = ", ".join(map(str, paths))
+        names = ", ".join(map(str, [*paths, *tests]))
         raise DataError(f"{names}: no row fits the context of {context} tokens")
     print(part)
     if test.too_long:
@@ -268,7 +271,7 @@ def instruction_rows(
     loaded: Loaded, paths: Sequence[Path], *, whole: bool = False, encoding: str | None = None
 ) -> tuple[list[Instruction], list[dict[str, Any]], str]:
     """The distinct instructions of some files to measure a checkpoint on, the files, and in words
-    which rows they are. Rows are in the order of their hashes.
+    which rows they are.
 
     Raises:
         UsageError, DataError: see `measured_rows`; or a file cannot be used.
@@ -282,9 +285,15 @@ def instruction_rows(
             if not row.needs_a_passage:
                 distinct.setdefault(text_hash(row.identity), row)
         sources.append({**file.source, "rows": len(rows)})
-    in_order = [distinct[key] for key in sorted(distinct)]
-    names = ", ".join(map(str, paths))
-    kept, part = measured_rows(loaded, in_order, lambda row: row.identity, whole=whole, names=names)
+    # Of all rows the order is that of the files; a test part's has ever been that of the hashes.
+    chosen = [distinct[key] for key in (distinct if whole else sorted(distinct))]
+    kept, part = measured_rows(
+        loaded,
+        chosen,
+        lambda row: [row.identity, row.group],
+        whole=whole,
+        names=", ".join(map(str, paths)),
+    )
     return kept, sources, part
 
 

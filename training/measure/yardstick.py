@@ -4,7 +4,6 @@
 numbers on a card and in a report.
 """
 
-import argparse
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -115,14 +114,6 @@ def yardstick(
         pairs = tuple(load_pairs(file))
         sources.append(file.source)
     return Yardstick(found, pairs, held_out, tuple(sources))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags of a training that measures at its end."""
-    parser.add_argument(
-        "--eval-text", nargs="+", type=Path, default=[], help="texts to measure the result on"
-    )
-    parser.add_argument("--eval-blimp", type=Path, help="BLiMP pairs to measure the result on")
 
 
 def _documents(text: str, held_out: float | None) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The training of one classifier: from split texts to calibrated weights.
+"""Labels of texts: their encoding, and the loss that learns them.
 
 The head reads the hidden state of the last real token. The loss is the mean cross-entropy over
 rows; with `--lm-weight`, the next-token loss on the training texts is added to it (Radford et al.,

@@ -28,6 +28,8 @@ class Recipe:
     """All that turns split texts into a training; once, or once for each fold."""
 
     base: Base
+    known: Parts
+    """What the base has learnt."""
     method: Method
     settings: LoopSettings
     options: Options
@@ -77,7 +79,7 @@ class ClassifierTraining(Training):
         )
         self.order = self.task.order()
         self.model = self.tuning.network.model
-        self.parts = data.parts(self.extra)
+        self.parts = data.parts(self.extra).merged(recipe.known)
         self.folds: dict[str, Any] | None = None
         self.identity = {
             **identity(self.tuning, data.sources),

@@ -78,16 +78,17 @@ def classify(
         if job.resume:
             _check_split(directory)
         distinct = read_distinct(data, reading)
-        parts = split(distinct, Parts.read(base))
+        known = Parts.known(base)
+        parts = split(distinct, known)
         labels = Labels(parts.labels, positive_label(positive, distinct))
         further = ExtraTexts(extra, parts.labels, reading)
-        recipe = Recipe(load_tunable(base), method, settings, options, reading, labels, further)
+        recipe = Recipe(
+            load_tunable(base), known, method, settings, options, reading, labels, further
+        )
         training = recipe.prepare(parts, directory)
         training.report()
         if folds and not job.dry_run:
-            training.folds = cross_validate(
-                distinct, folds, labels, recipe.prepare, directory, resume=job.resume
-            )
+            training.folds = cross_validate(distinct, folds, recipe, directory, resume=job.resume)
             # Without a state of its own, the run before stopped in a fold.
             job = replace(job, resume=job.resume and saved_state.last_state(directory).exists())
         return train(training, settings, job, directory)

@@ -6,7 +6,6 @@ baseline on the very same folds, and the paired difference. A fold that is done 
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from model.checkpoint.atomic import write_file
 from model.classifier import Labels
+from model.errors import UsageError
 from training.data.folds import FOLD_RULE, fold
 from training.data.labelled import Distinct, LabelledData
 from training.loop import state as saved_state
@@ -22,16 +22,13 @@ from training.measure.calibration import calibrated
 from training.measure.classifier_metrics import classification_metrics, decision_metrics
 from training.measure.classifiers import all_logits
 from training.objectives.labels import head_of
-from training.tasks.classifier import ClassifierTraining
-
-Prepare = Callable[[LabelledData, Path], ClassifierTraining]
+from training.tasks.classifier import Recipe
 
 
 def cross_validate(
     distinct: Distinct,
     folds: int,
-    labels: Labels,
-    prepare: Prepare,
+    recipe: Recipe,
     directory: Path,
     *,
     resume: bool,
@@ -47,34 +44,44 @@ def cross_validate(
         UsageError: with `resume`: what is there was trained with other settings.
     """
     # All of them at once, so that a label with too few texts is found before anything is trained.
-    splits = [fold(distinct, index, folds) for index in range(folds)]
+    splits = [fold(distinct, index, folds, recipe.known) for index in range(folds)]
     done = []
     for index, data in enumerate(splits):
         place = directory / f"fold-{index + 1}"
         print(f"fold {index + 1} of {folds}: {len(data.train)} train, {len(data.test)} test")
-        done.append(_fold(data, labels, prepare, place, folds, resume=resume))
+        done.append(_fold(data, recipe, place, folds, resume=resume))
         print(
             f"fold {index + 1} of {folds}: accuracy {done[-1]['accuracy']:.4f}, "
             f"F1 {done[-1]['f1']:.4f}; n-grams: {done[-1]['baseline']['accuracy']:.4f}, "
             f"{done[-1]['baseline']['f1']:.4f}"
         )
-    result = _pooled(labels, done)
+    result = _pooled(recipe.labels, done)
     write_file(directory / "folds.json", (json.dumps(result, indent=1) + "\n").encode())
     return result
 
 
 def _fold(
-    data: LabelledData, labels: Labels, prepare: Prepare, place: Path, folds: int, *, resume: bool
+    data: LabelledData, recipe: Recipe, place: Path, folds: int, *, resume: bool
 ) -> dict[str, Any]:
     """What one fold says of its test part, from its file or from training."""
-    prepared = prepare(data, place)
-    identity = {"folds": folds, **prepared.identity, **prepared.recipe.settings.identity()}
+    prepared, labels = recipe.prepare(data, place), recipe.labels
+    identity = {
+        "folds": folds,
+        **prepared.identity,
+        "parts": prepared.parts.digest,
+        **recipe.settings.identity(),
+    }
     identity = json.loads(json.dumps(identity))  # as it is read again
     file = place / "result.json"
     if resume and file.exists():
         result: dict[str, Any] = json.loads(file.read_text())
         saved = saved_state.current_identity(result["identity"], f"--resume: {file}")
         saved_state.check_same({"identity": saved}, identity)
+        if "parts" not in saved:
+            raise UsageError(
+                f"--resume: {file} is of an earlier version, which did not write down its texts; "
+                "start again without --resume"
+            )
         return result
     file.unlink(missing_ok=True)
     prepared.fold(resume=resume and saved_state.last_state(place).exists())

@@ -75,14 +75,14 @@ def dpo(
         keep_apart(job.out, "--adapter", adapter)
         _check_adapter(adapter, method)
     with job.directory() as directory:
-        known = Parts.read(adapter or base)
+        known = Parts.known(base, *([] if adapter is None else [adapter]))
         pairs = load_preferences(data, known=known, encoding=encoding)
         loaded = load_tunable(base)
         before = None if adapter is None else _load_adapter(adapter, loaded)
         parts = encode_parts(pairs, loaded, data)
         tuning, reference = start(loaded, before, method.name, shape, settings)
         training = PreferenceTraining(tuning, reference, pairs, parts, objective, settings, before)
-        training.parts = training.parts.before(known)
+        training.parts = training.parts.merged(known)
         return train(training, settings, job, directory)
 
 

@@ -1,6 +1,7 @@
 """A model that follows instructions."""
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,15 +60,19 @@ def instruct(
     method.check(METHODS, settings)
     check_repeats(repeats, data)
     with job.directory() as directory:
-        rows = load_instructions(
-            data, repeats=repeats, test=test, known=Parts.read(base), encoding=encoding
-        )
+        known = Parts.known(base)
+        rows = load_instructions(data, repeats=repeats, test=test, known=known, encoding=encoding)
+        if rows.learnt:
+            print(
+                f"{rows.learnt} rows are no test any more: --base has learnt them", file=sys.stderr
+            )
         loaded = load_tunable(base)
         parts = encode_parts(rows, loaded, data)
         tuning = start_tuning(loaded, method.name, method.adapters(settings), None, settings)
         training = InstructTraining(tuning, rows, parts, settings)
         tested = [path.name for path in test]
         training.identity = {"repeat": list(repeats), "test": tested, **training.identity}
+        training.parts = training.parts.merged(known)
         return train(training, settings, job, directory)
 
 

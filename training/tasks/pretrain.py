@@ -10,6 +10,7 @@ from model.checkpoint import Adapter, Base, save_base
 from model.errors import UsageError
 from model.tokenizer import Tokenizer
 from training.data.documents import file_sha256
+from training.data.splits import Parts
 from training.data.tokens import SPLIT_RULE, TokenFiles, tokenize_files
 from training.data.vocabulary import load_tokenizer
 from training.loop import state as saved_state
@@ -20,6 +21,7 @@ from training.measure.samples import PROMPTS, continuations
 from training.measure.yardstick import Yardstick, yardstick
 from training.objectives.next_tokens import Pretraining, new_model
 from training.tasks.training import Job, Training, train
+from training.tuning.card import text_splits
 from training.tuning.methods import load_tunable
 
 DEFAULTS: Mapping[str, Any] = {"epochs": 1.0, "sample_every": 500, "spike": 10.0}
@@ -108,6 +110,7 @@ def pretrain(
             files = tokenize_files(
                 corpus.data, words, directory / "data", corpus.val_fraction, corpus.encoding
             )
+        _check_held_out(start, corpus, files)
         model = new_model(config, settings)
         if start:
             model.load_state_dict(start.model.state_dict())
@@ -147,7 +150,11 @@ class TextTraining(Training):
             "data": {
                 "files": list(files.sources),
                 "weights": list(self.corpus.weights) or None,
-                "split": {"rule": SPLIT_RULE, "val_fraction": self.corpus.val_fraction},
+                "split": {
+                    "rule": SPLIT_RULE,
+                    "val_fraction": self.corpus.val_fraction,
+                    "cut": files.cut,
+                },
                 "train_tokens": len(files.train),
                 "val_tokens": len(files.val),
             },
@@ -157,7 +164,10 @@ class TextTraining(Training):
         }
 
     def publish(self, out: Path, card: dict[str, Any]) -> Base:
-        return save_base(out, self.model, self.task.tokenizer, card=card)
+        # What a base has learnt as a follower or a classifier, it still knows.
+        known = Parts() if self.start is None else Parts.known(self.start.path)
+        parts = known.content() if known.of or not known.complete else None
+        return save_base(out, self.model, self.task.tokenizer, card=card, parts=parts)
 
 
 def _start(base: Path | None, shape: str | None, tokenizer: str | None) -> Base | None:
@@ -181,8 +191,24 @@ def _origin(base: Base | None) -> dict[str, Any]:
     """For the card: the weights that the run began with, and what they had been trained on."""
     if base is None:
         return {}
-    before = {name: base.card.get(name) for name in ("tokens", "data", "origin")}
+    names = ("tokens", "data", "text_splits", "origin")
+    before = {name: base.card.get(name) for name in names}
     return {"origin": {"sha256": base.id, **{k: v for k, v in before.items() if v is not None}}}
+
+
+def _check_held_out(base: Base | None, corpus: Corpus, files: TokenFiles) -> None:
+    """
+    Raises:
+        UsageError: documents that the base was trained on would be validated on.
+    """
+    hashes = {source["sha256"] for source in files.sources}
+    for split in text_splits(base.card) if base else []:
+        if hashes & set(split["files"]) and corpus.val_fraction > split["val_fraction"]:
+            raise UsageError(
+                f"--val-fraction is {corpus.val_fraction}; --base was trained on some of --data "
+                f"and left out {split['val_fraction']} of it: give at most that, or documents that "
+                "it has learnt would be validated on"
+            )
 
 
 def _check_resume(directory: Path, identity: dict[str, Any], data: Sequence[Path]) -> None:

@@ -80,7 +80,7 @@ class Training(ABC):
     @property
     @abstractmethod
     def what(self) -> str:
-        """Is published, in a few words."""
+        """What is published, in a few words."""
 
     @abstractmethod
     def measure(self, progress: Progress, directory: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import os
 import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,24 @@ def run_fields(
         "torch": torch.__version__,
         "licences": list(licences),
     }
+
+
+def text_splits(card: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """How each pretraining that a checkpoint comes from split its text: `val_fraction`, whether
+    documents were `cut`, and the SHA-256 of its `files`. What all of them left out is held out."""
+    found = []
+    step: Any = card
+    while isinstance(step, Mapping):
+        found += step.get("text_splits", [])
+        data = step.get("data") or {}
+        split = data.get("split")
+        if isinstance(split, Mapping) and isinstance(split.get("val_fraction"), float):
+            files = [file["sha256"] for file in data.get("files", [])]
+            cut = split.get("cut", False)
+            fraction = split["val_fraction"]
+            found.append({"val_fraction": fraction, "cut": cut, "files": files})
+        step = step.get("origin")
+    return found
 
 
 def machine_fields(device: torch.device) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import nn
 from model.checkpoint import Adapter, Base, save_adapter, save_base
 from model.errors import UsageError
 from training.data.splits import Parts
+from training.tuning.card import text_splits
 from training.tuning.methods import Tuning
 
 SAVED_DTYPE = torch.bfloat16
@@ -32,8 +33,7 @@ def publish(
 ) -> Base | Adapter:
     """Write the checkpoint: an adapter, or a base of its own."""
     network = tuning.network.to("cpu")
-    # What the base had learnt before, it still knows.
-    kept = parts.before(Parts.read(tuning.base.path)).content()
+    kept = parts.content()
     if network.lora is not None:
         return save_adapter(
             out,
@@ -91,6 +91,7 @@ def card_fields(tuning: Tuning) -> dict[str, Any]:
     learnt = sum(p.numel() for p in tuning.trained.parameters() if p.requires_grad)
     return {
         "base": {"name": tuning.base.path.resolve().name, "sha256": tuning.base.id},
+        "text_splits": text_splits(tuning.base.card),
         "method": tuning.method,
         "trained_parameters": learnt,
         "lora": None if network.lora is None else asdict(network.lora.settings),
