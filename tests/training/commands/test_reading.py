@@ -92,6 +92,14 @@ def test_pipes_of_text_and_of_rows(
     assert (file["kind"], file["rows"]) == ("labelled", 90)
 
 
+def test_a_set_asks_for_files_that_can_be_read_twice(
+    pipe: Callable[[Path], Path], spam_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    (tmp_path / "models.json").write_text("{}")
+    code, err = cli("evaluate", tmp_path, "--data", pipe(spam_file))
+    assert (code, "is a pipe, which can be read once" in err) == (2, True), err
+
+
 def test_every_command_takes_an_encoding(
     base_path: Path,
     tokenizer_file: Path,
