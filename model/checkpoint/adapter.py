@@ -91,13 +91,13 @@ def save_adapter(
         "temperature": labels.temperature if labels else None,
     }
     check_target(out)
-    with new_directory(out.resolve()) as directory:
+    with new_directory(out.resolve(), last=CARD) as directory:
         write_json(directory / _SETTINGS, settings)
         write_weights(directory / _WEIGHTS, weights, dtype)
         saved = _read(directory, base, {})
         outputs = golden.compute(base.model, base.tokenizer, saved.head, saved.lora, task, template)
         write_card(directory, card, outputs)
-    return load_adapter(out, base)
+    return load_adapter(out.resolve(), base)
 
 
 def load_adapter(path: Path, base: Base) -> Adapter:

@@ -8,7 +8,6 @@ from typing import Any
 
 from training.loop.distributed import AllStop
 
-
 _SIGNALS = [signal.SIGINT, signal.SIGTERM]
 if hasattr(signal, "SIGHUP"):  # Windows has none
     _SIGNALS.append(signal.SIGHUP)

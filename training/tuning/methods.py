@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from model.checkpoint import Adapter, Base, is_adapter, load_base, save_adapter, save_base
-from model.checkpoint.files import check_target
+from model.checkpoint.files import check_target, check_writable
 from model.classifier import ClassifierHead, Labels
 from model.errors import DataError, UsageError
 from model.lora import TARGETS, LoRA, LoRASettings
@@ -205,8 +205,16 @@ def load_tunable(path: Path) -> Base:
 
 
 def run_directory(args: argparse.Namespace) -> Path:
-    """Of `--run`, or beside `--out`; also of a pretraining."""
-    return args.run or Path(os.path.abspath(args.out) + ".run")
+    """Of `--run`, or beside `--out`; also of a pretraining.
+
+    Raises:
+        UsageError: nothing can be written there.
+    """
+    directory: Path = args.run or Path(os.path.abspath(args.out) + ".run")
+    if directory.exists() and not directory.is_dir():
+        raise UsageError(f"--run {directory} is a file; name a directory")
+    check_writable(directory, "--run")
+    return directory
 
 
 def identity(args: argparse.Namespace, tuning: Tuning, sources: Sequence[Any]) -> dict[str, Any]:
