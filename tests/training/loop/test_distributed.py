@@ -15,8 +15,11 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoint import load_base
+from model.architecture import Architecture
+from model.checkpoint import load_base, save_base
 from model.errors import PenwrightError, UsageError
+from model.tokenizer import Tokenizer
+from model.transformer import Transformer
 from tests.training.loop.worker import Tokens, settings
 from training.loop.run import Batch, Run, Stopped
 
@@ -239,6 +242,36 @@ def test_parallel_needs_processes(tmp_path: Path) -> None:
         Run(Tokens(), settings(parallel="fsdp"), tmp_path)
     with pytest.raises(UsageError, match="--sharded-state is for --parallel fsdp; --parallel is a"):
         settings(sharded_state=True)
+
+
+def test_torchrun_tunes_all_of_a_classifier_with_an_output_layer(
+    tokenizer: Tokenizer, spam_file: Path, tmp_path: Path
+) -> None:
+    """No process waits for the gradient of a layer that the loss does not reach."""
+    shape = Architecture(tokenizer.vocab_size, 64, n_layer=1, n_head=2, n_embd=16, tied=False)
+    model = Transformer(shape)
+    model.init_weights(torch.Generator().manual_seed(1))
+    base = save_base(tmp_path / "base", model, tokenizer, card={})
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d")
+    command = (
+        *(sys.executable, *torchrun, "--rdzv-endpoint", "127.0.0.1:0", "-m", "training.cli"),
+        *("classify", "--base", base.path, "--data", spam_file, "--method", "full"),
+        *("--batch-size", "4", "--steps", "3", "--device", "cpu", "--out", tmp_path / "out"),
+    )
+    done = subprocess.run(
+        [str(word) for word in command],
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stderr
+    tuned = load_base(tmp_path / "out")
+    assert tuned.model.head is not None
+    assert base.model.head is not None
+    saved = base.model.head.weight.to(torch.bfloat16).float()
+    assert torch.equal(tuned.model.head.weight, saved)
 
 
 def test_torchrun_pretrains(text_file: Path, tokenizer_file: Path, tmp_path: Path) -> None:
