@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from model.errors import PenwrightError, UsageError
 from training.loop.distributed import abandon, processes
+from training.loop.out_of_memory import memory_errors
 from training.report.output import shown
 
 try:
@@ -86,7 +87,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         # Commands with a training loop have the flags that several processes need.
         timeout = getattr(args, "process_timeout", None)
-        with processes(getattr(args, "device", "cpu"), timeout):
+        with processes(getattr(args, "device", "cpu"), timeout), memory_errors(args):
             args.command_function(args)
     except PenwrightError as error:
         return _failed(args, str(error), 2 if isinstance(error, UsageError) else 1)
