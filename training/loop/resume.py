@@ -61,6 +61,8 @@ def resume(run: "Run", identity: Mapping[str, Any]) -> None:
 def _may_change(run: "Run", state: Mapping[str, Any]) -> Sequence[str]:
     """A run may be made longer or shorter when neither length has an effect on any step that
     is done: none of them decayed, in the saved run as in this one."""
+    if state["identity"]["warmup"] != run.schedule.warmup:
+        return _LENGTH  # that is what is in the way, and what is said
     length = {name: state["identity"][name] for name in _LENGTH}
     saved = replace(run.settings, **length)
     saved_steps = saved.total_steps(run.task.examples, run.task.tokens_per_example)

@@ -66,7 +66,11 @@ class Run:
         self.device = settings.torch_device
         self.steps = settings.total_steps(task.examples, task.tokens_per_example)
         self.schedule = Schedule(
-            self.steps, settings.warmup, settings.schedule, settings.final_lr, settings.decay
+            self.steps,
+            settings.warmup_steps(self.steps),
+            settings.schedule,
+            settings.final_lr,
+            settings.decay,
         )
         self.shares = settings.shares(distributed.size())
         self.replica = replica(task.trained, settings.parallel, self.device)
@@ -97,7 +101,8 @@ class Run:
             BadStep: the loss or the gradient is not finite, or the loss has a spike; names the
                 step and its examples. Nothing of the step is in the weights or the saved state.
         """
-        identity = {**self.settings.identity(), **(describe or {})}
+        settings = {**self.settings.identity(), "warmup": self.schedule.warmup}
+        identity = {**settings, **(describe or {})}
         with writing(self.directory):
             (self.directory / "state").mkdir(parents=True, exist_ok=True)
         torch.manual_seed((self.settings.seed + distributed.rank()) % 2**63)
