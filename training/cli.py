@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 from model.errors import PenwrightError, UsageError
 from training.loop.distributed import abandon, processes
+from training.loop.out_of_memory import memory_errors
+from training.report.output import shown
 
 try:
     from training.commands import (
@@ -47,6 +49,9 @@ COMMANDS = {
     "export": (export, "write a checkpoint in other programs' files"),
 }
 
+_SHOW = ("evaluate", "judge", "duplicates")
+"""Commands that have done nothing if nobody could see it."""
+
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser("penwright-train", description=__doc__)
@@ -64,11 +69,25 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    with shown() as out:
+        args = parser().parse_args(argv)
+        code = _run(args)
+        out.flush()
+        if out.error is None or isinstance(out.error, BrokenPipeError):  # as of `| head`
+            return code
+        lost = f"stdout: cannot be written: {getattr(out.error, 'strerror', None) or out.error}"
+        if not code and args.command in _SHOW:
+            return _failed(args, lost, 1)
+        print(f"penwright-train {args.command}: {lost}", file=sys.stderr)
+        return code
+
+
+def _run(args: argparse.Namespace) -> int:
+    """Run the command; its exit code."""
     try:
         # Commands with a training loop have the flags that several processes need.
         timeout = getattr(args, "process_timeout", None)
-        with processes(getattr(args, "device", "cpu"), timeout):
+        with processes(getattr(args, "device", "cpu"), timeout), memory_errors(args):
             args.command_function(args)
     except PenwrightError as error:
         return _failed(args, str(error), 2 if isinstance(error, UsageError) else 1)

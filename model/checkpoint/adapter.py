@@ -100,7 +100,7 @@ def save_adapter(
         "temperature": labels.temperature if labels else None,
     }
     check_target(out)
-    with new_directory(out.resolve()) as directory:
+    with new_directory(out.resolve(), last=CARD) as directory:
         write_json(directory / _SETTINGS, settings)
         write_weights(directory / _WEIGHTS, weights, dtype)
         if parts is not None:
@@ -108,7 +108,7 @@ def save_adapter(
         saved = _read(directory, base, {})
         outputs = golden.compute(base.model, base.tokenizer, saved.head, saved.lora, task, template)
         write_card(directory, card, outputs)
-    return load_adapter(out, base)
+    return load_adapter(out.resolve(), base)
 
 
 def load_adapter(path: Path, base: Base) -> Adapter:

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import shutil
@@ -12,6 +13,11 @@ from pathlib import Path
 from model.errors import PenwrightError
 
 logger = logging.getLogger(__name__)
+
+_UNFINISHED = ".unfinished-"
+"""How the names of directories begin that are filled within the one whose place they cannot take.
+"""
+_OF_THE_FILE_SYSTEM = "lost+found"
 
 
 @contextlib.contextmanager
@@ -63,7 +69,7 @@ def new_file(path: Path, *, mode: int | None = None) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_directory(path: Path) -> Iterator[Path]:
+def new_directory(path: Path, *, last: str = "") -> Iterator[Path]:
     """A directory to fill, which takes the place of `path` when the block ends without an error.
 
     The two directories are exchanged in one step of the file system, so a reader sees the old one
@@ -71,13 +77,22 @@ def new_directory(path: Path) -> Iterator[Path]:
     exchange needs two renames: between them a reader sees none, and a crash of the machine leaves
     the old one under a hidden name beside it.
 
+    A mount point (as of `docker run -v`), or a directory whose parent is not writable, keeps its
+    place: the new files are written whole within it, and then take the places of the old ones.
+    Cut short there, it has no file `last`, and can be filled again.
+
+    Args:
+        last: the name of the file without which the directory is nothing to its readers: in place,
+            the old one goes first and the new one comes last.
+
     Raises:
         PenwrightError: the disk is full or not writable; names `path`, and where the old directory
             is if it could not be put back.
     """
+    filling = False
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.new-"))
+        temporary = _beside_or_within(path, path.parent)
         aside = temporary.with_name(temporary.name + ".old")
         try:
             os.chmod(temporary, 0o777 & ~_umask())
@@ -85,18 +100,108 @@ def new_directory(path: Path) -> Iterator[Path]:
             for file in temporary.iterdir():
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
-            if not path.exists():
-                os.rename(temporary, path)
-            elif not _exchange(temporary, path):
-                _replace(temporary, path, aside)
+            if temporary.parent != path and not _take_place(temporary, path, aside):
+                temporary = _moved_within(temporary, path)
+            if temporary.parent == path:
+                filling = True
+                _fill(path, temporary, last)
         finally:
-            if not (aside.exists() and temporary.exists()):  # else neither is in place
+            # Where both exist, neither is in place; and where `filling`, it says so to the next.
+            if not (filling or (aside.exists() and temporary.exists())):
                 _remove(aside)
                 _remove(temporary)  # after an exchange, the old directory
     except OSError as error:
+        before = "what was there before is gone" if filling else "what was there before still is"
         raise PenwrightError(
-            f"{path}: cannot be written: {error.strerror or error}; what was there before still is"
+            f"{path}: cannot be written: {error.strerror or error}; {before}"
         ) from error
+
+
+def try_writing(path: Path) -> None:
+    """Find out whether a new file or directory could be put at `path`; nothing is left there.
+
+    Raises:
+        OSError: it could not; names what is in the way.
+    """
+    parent = path.parent
+    while not os.path.lexists(parent) and parent != parent.parent:
+        parent = parent.parent
+    os.rmdir(_beside_or_within(path, parent))
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a directory is empty, or `new_directory` was cut short while it filled it."""
+    names = {entry.name for entry in path.iterdir()} - {_OF_THE_FILE_SYSTEM}
+    return not names or any(name.startswith(_UNFINISHED) for name in names)
+
+
+def _beside_or_within(path: Path, parent: Path) -> Path:
+    """An empty directory: in `parent`, or, where that cannot be or would be of no use, in `path`
+    itself."""
+    try:
+        if not os.path.ismount(path):
+            return Path(tempfile.mkdtemp(dir=parent, prefix=f".{path.name}.new-"))
+    except OSError:
+        if not path.is_dir():
+            raise
+    return Path(tempfile.mkdtemp(dir=path, prefix=_UNFINISHED))
+
+
+def _take_place(new: Path, path: Path, aside: Path) -> bool:
+    """Put `new` where `path` is; whether that can be: a mount point stays where it is."""
+    if not path.exists():
+        os.rename(new, path)
+    elif not _exchange(new, path):
+        try:
+            _replace(new, path, aside)
+        except OSError as error:
+            if error.errno not in (errno.EBUSY, errno.EXDEV):
+                raise
+            return False
+    return True
+
+
+def _moved_within(new: Path, path: Path) -> Path:
+    """The directory `new`, now inside of `path`, which may be another file system."""
+    within = Path(tempfile.mkdtemp(dir=path, prefix=_UNFINISHED))
+    try:
+        for file in new.iterdir():
+            copy = within / file.name
+            shutil.copyfile(file, copy)
+            with copy.open("rb") as handle:
+                os.fsync(handle.fileno())
+    except BaseException:
+        _remove(within)
+        raise
+    _remove(new)
+    return within
+
+
+def _fill(path: Path, new: Path, last: str) -> None:
+    """Put the files of `new`, a directory in `path`, into `path`, and delete all else there.
+    The directory `new` goes at the very end: until then it says that `path` is unfinished."""
+    if last:
+        (path / last).unlink(missing_ok=True)
+        _sync(path)
+    for old in path.iterdir():
+        if old != new and old.name != _OF_THE_FILE_SYSTEM:
+            _remove(old)
+    for file in sorted(new.iterdir(), key=lambda file: file.name == last):
+        if file.name == last:
+            _sync(path)
+        os.replace(file, path / file.name)
+    new.rmdir()
+    _sync(path)
+
+
+def _sync(directory: Path) -> None:
+    """Let the names in a directory reach the disk, where a directory can be opened."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _exchange(a: Path, b: Path) -> bool:

@@ -111,7 +111,7 @@ def save_base(
         "classifier": None if head is None else asdict(head.labels),
     }
     check_target(out)
-    with new_directory(out.resolve()) as directory:
+    with new_directory(out.resolve(), last=CARD) as directory:
         write_json(directory / CONFIG, config)
         (directory / tokenizer.file_name).write_bytes(tokenizer.file_content())
         if gguf is None:
@@ -125,7 +125,7 @@ def save_base(
             saved.model, saved.tokenizer, saved.head, None, task, saved.template
         )
         write_card(directory, card, outputs)
-    return load_base(out)
+    return load_base(out.resolve())
 
 
 def load_base(

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from model.checkpoint.atomic import is_unfinished, try_writing
 from model.errors import CheckpointError, UsageError
 from model.json_files import read_json, shown, write_json
 from model.weight_files import sha256
@@ -20,18 +21,36 @@ PARTS = "parts.json"
 
 
 def check_target(out: Path) -> None:
-    """Refuse to publish over a directory that is no checkpoint; ask before a long training, too.
+    """Refuse to publish over a directory that is no checkpoint, or where nothing can be written;
+    ask before a long training, too.
 
     Raises:
         UsageError: `out` exists, has something in it, and no card; or it is the working directory
-            or above it, which cannot be exchanged for another.
+            or above it, which cannot be exchanged for another; or it cannot be written.
     """
-    if Path.cwd().is_relative_to(out.resolve()):
+    place = out.resolve()
+    if Path.cwd().is_relative_to(place):
         raise UsageError(f"--out {out} is or holds the working directory; name a new directory")
-    if out.is_dir() and any(out.iterdir()) and not (out / CARD).is_file():
+    if place.is_dir() and not (place / CARD).is_file() and not is_unfinished(place):
         raise UsageError(f"--out {out} holds files that are no checkpoint; name a new directory")
-    if out.exists() and not out.is_dir():
+    if place.exists() and not place.is_dir():
         raise UsageError(f"--out {out} is a file; name a directory")
+    check_writable(out)
+
+
+def check_writable(out: Path, flag: str = "--out") -> None:
+    """Refuse a place where nothing can be written, before much work is done for it.
+
+    Raises:
+        UsageError: names the flag, the place and the reason.
+    """
+    try:
+        try_writing(out.resolve())
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise UsageError(
+            f"{flag} {out} cannot be written: {error.strerror or error}{where}"
+        ) from error
 
 
 def write_card(directory: Path, card: Mapping[str, Any], outputs: list[dict[str, Any]]) -> None:

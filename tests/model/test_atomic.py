@@ -1,9 +1,12 @@
 """Writes that are whole or not at all."""
 
+import errno
 import os
 import re
 import shutil
 import stat
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,13 @@ from typing import Any
 import pytest
 
 from model.checkpoint import atomic
-from model.checkpoint.atomic import new_directory, new_file, write_file
+from model.checkpoint.atomic import (
+    is_unfinished,
+    new_directory,
+    new_file,
+    try_writing,
+    write_file,
+)
 from model.errors import PenwrightError
 
 
@@ -142,6 +151,99 @@ def test_a_crash_before_the_first_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+class TestInPlace:
+    """Directories that keep their place: mount points, and those whose parent is not writable."""
+
+    @pytest.fixture(params=["a mount point", "as the kernel says", "within a parent"])
+    def path(
+        self, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Iterator[Path]:
+        path = tmp_path / "mounted"
+        path.mkdir()
+        if request.param == "a mount point":
+            mounted = subprocess.run(
+                ["mount", "-t", "tmpfs", "tmpfs", str(path)], capture_output=True, text=True
+            )
+            if mounted.returncode:
+                pytest.skip(f"nothing can be mounted here: {mounted.stderr.strip()}")
+        elif request.param == "as the kernel says":  # of a mount from the same file system
+            without_exchange(monkeypatch)
+            monkeypatch.setattr(os, "rename", busy(path))
+        else:
+            make = tempfile.mkdtemp
+            monkeypatch.setattr(tempfile, "mkdtemp", refusing(tmp_path, make))
+        yield path
+        if request.param == "a mount point":
+            subprocess.run(["umount", str(path)], check=True)
+
+    @staticmethod
+    def publish(path: Path, *names: str) -> None:
+        with new_directory(path, last="card") as directory:
+            for name in (*names, "card"):
+                (directory / name).write_text(" ".join(names))
+
+    def test_it_is_filled_and_filled_again(self, path: Path) -> None:
+        (path / "lost+found").mkdir()
+        try_writing(path)
+        assert is_unfinished(path)
+        self.publish(path, "a", "b")
+        self.publish(path, "a", "c")
+        names = {entry.name for entry in path.iterdir()}
+        assert names == {"a", "c", "card", "lost+found"}
+        assert {(path / name).read_text() for name in ("a", "c", "card")} == {"a c"}
+        assert [entry.name for entry in path.parent.iterdir()] == ["mounted"]
+
+    def test_a_full_disk_leaves_the_old_files(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.publish(path, "a", "b")
+        monkeypatch.setattr(os, "fsync", failing_at({1}, FULL, os.fsync))
+        with pytest.raises(
+            PenwrightError, match=r"No space left.*; what was there before still is"
+        ):
+            self.publish(path, "a", "c")
+        assert {entry.name for entry in path.iterdir()} == {"a", "b", "card"}
+        assert (path / "card").read_text() == "a b"
+
+    @pytest.mark.parametrize("number", [1, 2, 3])
+    def test_cut_short_it_has_no_last_file_and_is_filled_again(
+        self, path: Path, number: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.publish(path, "a", "b")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", failing_at({number}, REFUSED, os.replace))
+            with pytest.raises(PenwrightError, match="; what was there before is gone"):
+                self.publish(path, "a", "c")
+        assert not (path / "card").exists()
+        assert is_unfinished(path)
+        self.publish(path, "a", "c")
+        assert {entry.name for entry in path.iterdir()} == {"a", "c", "card"}
+
+
+def busy(mounted: Path) -> Callable[[Path, Path], None]:
+    """`os.rename`, where a directory is a mount point."""
+    rename = os.rename
+
+    def call(source: Path, target: Path) -> None:
+        if mounted in (Path(source), Path(target)):
+            raise OSError(errno.EBUSY, "Device or resource busy")
+        rename(source, target)
+
+    return call
+
+
+def refusing(parent: Path, make: Callable[..., str]) -> Callable[..., str]:
+    """`tempfile.mkdtemp`, where a directory is not writable."""
+
+    def call(*, dir: Path, prefix: str) -> str:
+        if dir == parent:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return make(dir=dir, prefix=prefix)
+
+    return call
+
+
+FULL = OSError(28, "No space left on device")
 REFUSED = OSError(5, "Input/output error")
 
 

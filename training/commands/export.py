@@ -41,8 +41,8 @@ from model.checkpoint import (
     load_adapter,
     load_base,
 )
-from model.checkpoint.atomic import new_directory, new_file
-from model.checkpoint.files import CARD
+from model.checkpoint.atomic import is_unfinished, new_directory, new_file
+from model.checkpoint.files import CARD, check_writable
 from model.convert import Imported, read_hugging_face
 from model.convert.families import family_of
 from model.convert.gguf_read import read_gguf
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
         whole = base if adapter is None else _merged(base, adapter)
         if args.format == "hf":
             assert dtype is not None
-            with new_directory(args.out.resolve()) as directory:
+            with new_directory(args.out.resolve(), last="config.json") as directory:
                 write_hugging_face(directory, whole, dtype)
                 proof = _proof(args, whole, read_hugging_face(directory))
                 proof += _tokenizers_agree(directory, whole)
@@ -129,6 +129,7 @@ def _check_out(args: argparse.Namespace) -> None:
     out, source = args.out.resolve(), args.checkpoint.resolve()
     if out == source or Path.cwd().is_relative_to(out):
         raise UsageError(f"--out {args.out} is the checkpoint or the working directory")
+    check_writable(args.out)
     if not out.exists():
         return
     if not args.force:
@@ -138,7 +139,7 @@ def _check_out(args: argparse.Namespace) -> None:
         raise UsageError(f"--out {args.out} is no {wanted}, but --format {args.format} writes one")
     if out.is_dir():
         exported = any((out / name).is_file() for name in ("config.json", "adapter_config.json"))
-        known = (exported and not (out / CARD).exists()) or not any(out.iterdir())
+        known = (exported and not (out / CARD).exists()) or is_unfinished(out)
     else:
         with out.open("rb") as file:
             known = file.read(4) in (b"GGUF", b"")
@@ -214,7 +215,7 @@ def _export_peft(
                 found.tokenizer,
                 template=base.template,
             )
-    with new_directory(args.out.resolve()) as directory:
+    with new_directory(args.out.resolve(), last="adapter_config.json") as directory:
         write_peft(directory, base, adapter, dtype, args.base_name)
         back = read_peft(directory, base)
         with _naming(f"--out {args.out}: not written"):

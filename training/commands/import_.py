@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from model.checkpoint import TaskName, load_base, save_adapter, save_base
+from model.checkpoint.files import check_target
 from model.convert import HUB_NAMES, Imported, download, read_hugging_face
 from model.convert.gguf_read import is_gguf, read_gguf
 from model.convert.peft_read import is_peft, read_peft
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    check_target(args.out)
     if args.source in HUB_NAMES:
         path = download(args.source)
         name = f"{HUB_NAMES[args.source]}@{path.name}"

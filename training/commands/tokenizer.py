@@ -9,6 +9,7 @@ file, `mine.tiktoken.json` holds the splitting pattern and the special tokens.
 import argparse
 from pathlib import Path
 
+from model.checkpoint.files import check_writable
 from training.data.documents import documents, read_text
 from training.data.files import add_encoding
 from training.data.vocabulary import save_tokenizer, train_tokenizer
@@ -24,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
+    check_writable(args.out)
     texts = (
         document for path in args.data for document in documents(read_text(path, args.encoding))
     )

@@ -8,11 +8,12 @@ and mapped from there: data may be larger than memory, and a window costs nothin
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +37,7 @@ SPLIT_RULE = (
 
 _PARTS = ("train", "val")
 
-_VERSION = 3  # of the token files: raise it when they, or what is kept of them, change
+_VERSION = 4  # of the token files: raise it when they, or what is kept of them, change
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class TokenFiles:
     val: Tokens
     sources: tuple[dict[str, object], ...]
     """Name, SHA-256 and number of documents of each file, and tokens of its training part."""
+    cut: bool = False
+    """Whether each document gave its beginning to training and its end to validation."""
 
     @property
     def bounds(self) -> list[int]:
@@ -80,20 +83,50 @@ def tokenize_files(
             [_VERSION, digests, tokenizer.sha256, val_fraction, *([encoding] if encoding else [])]
         ).encode()
     ).hexdigest()
-    meta_file = directory / "meta.json"
-    if not (meta_file.exists() and json.loads(meta_file.read_text())["key"] == key):
+    meta = _kept(directory, key)
+    if meta is None:
+        meta_file = directory / "meta.json"
         with writing(directory):
             directory.mkdir(parents=True, exist_ok=True)
             meta_file.unlink(missing_ok=True)
-        meta = _write_tokens(paths, digests, tokenizer, directory, val_fraction, encoding)
-        write_file(meta_file, json.dumps({"key": key, **meta}).encode())
-    meta = json.loads(meta_file.read_text())
+        written = _write_tokens(paths, digests, tokenizer, directory, val_fraction, encoding)
+        meta = {"key": key, **written}
+        write_file(meta_file, json.dumps({**meta, "sha256": _sha256(meta)}).encode())
     dtype = np.dtype(meta["dtype"])
     return TokenFiles(
         train=np.memmap(directory / "train.bin", dtype, mode="r"),
         val=np.memmap(directory / "val.bin", dtype, mode="r"),
         sources=tuple(meta["sources"]),
+        cut=meta["cut"],
     )
+
+
+def _kept(directory: Path, key: str) -> dict[str, Any] | None:
+    """What `meta.json` says of tokens that an earlier call left; None if they are of another input,
+    or damaged, which is said on stderr."""
+    file = directory / "meta.json"
+    try:
+        meta: dict[str, Any] = json.loads(file.read_bytes())
+        if meta["key"] != key:
+            return None
+        if meta.pop("sha256") != _sha256(meta):
+            raise ValueError("it was altered")
+        for part in _PARTS:
+            file = directory / f"{part}.bin"
+            if file.stat().st_size != meta["files"][part]["bytes"]:
+                raise ValueError("its size is another")
+            if file_sha256(file) != meta["files"][part]["sha256"]:
+                raise ValueError("it was altered")
+    except (OSError, ValueError, LookupError, TypeError, DataError) as error:
+        if directory.exists() and any(directory.iterdir()):
+            why = "it is incomplete" if isinstance(error, LookupError | TypeError) else error
+            print(f"{file}: is damaged ({why}); the text is tokenized again", file=sys.stderr)
+        return None
+    return meta
+
+
+def _sha256(meta: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
 
 
 def _write_tokens(
@@ -105,13 +138,14 @@ def _write_tokens(
     encoding: str | None,
     *,
     cut: bool = False,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Write both parts and return what `meta.json` holds. With `cut`, each document gives its end
     to the validation part."""
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
     seen: set[str] = set()
     sources = []
     sizes = dict.fromkeys(_PARTS, 0)
+    digest_of = {part: hashlib.sha256() for part in _PARTS}
     with contextlib.ExitStack() as stack:
         files = {}
         for part in _PARTS:
@@ -124,7 +158,9 @@ def _write_tokens(
             with writing(directory / f"{part}.bin"):
                 for tokens in tokenizer.encode_batch(texts):
                     row = [*tokenizer.prefix, *tokens, tokenizer.end_token]
-                    files[part].write(np.array(row, dtype).tobytes())
+                    content = np.array(row, dtype).tobytes()
+                    files[part].write(content)
+                    digest_of[part].update(content)
                     sizes[part] += len(row)
                 files[part].flush()
 
@@ -149,7 +185,11 @@ def _write_tokens(
                 }
             )
     if all(sizes.values()):
-        return {"dtype": dtype.name, "sources": sources}
+        written = {
+            part: {"bytes": sizes[part] * dtype.itemsize, "sha256": digest_of[part].hexdigest()}
+            for part in _PARTS
+        }
+        return {"dtype": dtype.name, "sources": sources, "files": written, "cut": cut}
     if not cut:
         return _write_tokens(paths, digests, tokenizer, directory, val_fraction, encoding, cut=True)
     raise DataError(

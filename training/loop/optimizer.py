@@ -1,6 +1,7 @@
 """The optimizers: AdamW, or Muon on the matrices of the blocks with AdamW on all else.
 
-Decay applies to matrices only: not to biases, norms and embeddings. Muon (Jordan et al., 2024)
+Decay applies to matrices only: not to biases, norms and embeddings. An output layer of its own, a
+head and the matrices of adapters decay, and AdamW learns them. Muon (Jordan et al., 2024)
 orthogonalises each matrix's momentum; PyTorch's own is used, with the scaling of Liu et al. (2025)
 that lets it share AdamW's learning rate.
 """
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from model.errors import UsageError
-from model.transformer import parameter_roles
+from model.transformer import Block, parameter_roles
 
 OPTIMIZERS = ("adamw", "muon")
 
@@ -32,6 +33,7 @@ class Optimizer:
         if kind not in OPTIMIZERS:
             raise UsageError(f"--optimizer is {kind!r}; it must be one of {', '.join(OPTIMIZERS)}")
         self.lr = lr
+        modules = list(modules)
         learning = [
             (parameter, roles[name])
             for module in modules
@@ -42,16 +44,21 @@ class Optimizer:
         self.parameters = [parameter for parameter, _ in learning]
         matrices = [parameter for parameter, role in learning if role == "matrix"]
         rest = [parameter for parameter, role in learning if role != "matrix"]
-        groups: list[dict[str, Any]] = [{"params": rest, "weight_decay": 0.0}]
         self.optimizers: list[torch.optim.Optimizer] = []
-        if kind == "adamw":
-            groups.append({"params": matrices, "weight_decay": weight_decay})
-        elif matrices:
-            self.optimizers.append(
-                torch.optim.Muon(
-                    matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+        if kind == "muon":
+            inner = _of_blocks(modules)
+            orthogonal = [parameter for parameter in matrices if id(parameter) in inner]
+            matrices = [parameter for parameter in matrices if id(parameter) not in inner]
+            if orthogonal:
+                self.optimizers.append(
+                    torch.optim.Muon(
+                        orthogonal, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+                    )
                 )
-            )
+        groups: list[dict[str, Any]] = [
+            {"params": rest, "weight_decay": 0.0},
+            {"params": matrices, "weight_decay": weight_decay},
+        ]
         groups = [group for group in groups if group["params"]]
         if groups:
             # Fused: one pass over the memory of all parameters.
@@ -84,6 +91,29 @@ class Optimizer:
     def state_dict(self) -> list[dict[str, Any]]:
         return [optimizer.state_dict() for optimizer in self.optimizers]
 
+    def fits(self, states: list[dict[str, Any]]) -> bool:
+        """Whether `states` are of as many parameters, in the same groups of the same optimizers."""
+        return _groups(states) == _groups(self.state_dict())
+
     def load_state_dict(self, states: list[dict[str, Any]]) -> None:
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
+
+
+def _of_blocks(modules: Iterable[nn.Module]) -> set[int]:
+    """The ids of the parameters of all blocks."""
+    return {
+        id(parameter)
+        for module in modules
+        for block in module.modules()
+        if isinstance(block, Block)
+        for parameter in block.parameters()
+    }
+
+
+def _groups(states: list[dict[str, Any]]) -> list[list[tuple[bool, int]]]:
+    """Of each optimizer: whether it is AdamW, and how many parameters each of its groups has."""
+    return [
+        [("betas" in group, len(group["params"])) for group in state["param_groups"]]
+        for state in states
+    ]

@@ -1,12 +1,10 @@
 """Saving a run, and going on from what was saved."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from model.errors import UsageError
-from training.loop import distributed, snapshot
+from training.loop import best, distributed, snapshot
 from training.loop import state as saved_state
 from training.loop.state import Progress
 
@@ -35,6 +33,7 @@ def save(run: "Run", identity: Mapping[str, Any]) -> None:
         state |= snapshot.gathered(run.replica, run.optimizer)
     if distributed.first():
         saved_state.save(state, saved_state.last_state(run.directory))
+        best.settle(run.directory)
         saved_state.forget_shards(run.directory, keep=state.get("shards"))
 
 
@@ -48,17 +47,22 @@ def resume(run: "Run", identity: Mapping[str, Any]) -> None:
     state = saved_state.load(run.directory)
     saved_state.check_same(state, identity, free=_may_change(run, state))
     run.progress = Progress(**state["progress"])
-    best = saved_state.best_state(run.directory)
-    if run.task.keep_best and math.isfinite(run.progress.best_loss) and not best.exists():
-        raise UsageError(f"--resume: {best} is missing; start again without --resume")
+    named = run.progress if run.keeps_best else None
+    if named is not None:
+        best.find(run.directory, named)
     snapshot.restore(state, run.replica, run.optimizer, run.directory)
     snapshot.restore_random(state)
+    distributed.total(0)  # until all have looked, nothing moves
+    if distributed.first():
+        best.adopt(run.directory, named)
     run.log.go_on(run.progress.step)
 
 
 def _may_change(run: "Run", state: Mapping[str, Any]) -> Sequence[str]:
     """A run may be made longer or shorter when neither length has an effect on any step that
     is done: none of them decayed, in the saved run as in this one."""
+    if state["identity"]["warmup"] != run.schedule.warmup:
+        return _LENGTH  # that is what is in the way, and what is said
     length = {name: state["identity"][name] for name in _LENGTH}
     saved = replace(run.settings, **length)
     saved_steps = saved.total_steps(run.task.examples, run.task.tokens_per_example)

@@ -6,7 +6,7 @@ A run works in a directory of its own, which is private to training:
     loss.png          the same as a plot
     tensorboard/      the same as event files, with `--tensorboard`
     state/last.pt     weights, optimizer, step and random state: `--resume` goes on from here
-    state/best.pt     the trained weights of the best evaluation
+    state/best.pt     the trained weights of the best evaluation that last.pt knows of
     bad-step.json     the step that stopped the run, with the indices of its examples
 
 What is published for serving is a checkpoint, which the task writes at the end.
@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from model.checkpoint.atomic import writing
 from training.data.order import Order, ShuffledOrder
-from training.loop import distributed
+from training.loop import best, distributed
 from training.loop import state as saved_state
 from training.loop.bad_step import WINDOW, BadStep, complaint, stop_at
 from training.loop.log import MetricsLog
@@ -66,7 +66,11 @@ class Run:
         self.device = settings.torch_device
         self.steps = settings.total_steps(task.examples, task.tokens_per_example)
         self.schedule = Schedule(
-            self.steps, settings.warmup, settings.schedule, settings.final_lr, settings.decay
+            self.steps,
+            settings.warmup_steps(self.steps),
+            settings.schedule,
+            settings.final_lr,
+            settings.decay,
         )
         self.shares = settings.shares(distributed.size())
         self.replica = replica(task.trained, settings.parallel, self.device)
@@ -97,7 +101,8 @@ class Run:
             BadStep: the loss or the gradient is not finite, or the loss has a spike; names the
                 step and its examples. Nothing of the step is in the weights or the saved state.
         """
-        identity = {**self.settings.identity(), **(describe or {})}
+        settings = {**self.settings.identity(), "warmup": self.schedule.warmup}
+        identity = {**settings, **(describe or {})}
         with writing(self.directory):
             (self.directory / "state").mkdir(parents=True, exist_ok=True)
         torch.manual_seed((self.settings.seed + distributed.rank()) % 2**63)
@@ -105,7 +110,9 @@ class Run:
             go_on(self, identity)
         else:
             if distributed.first():
+                # In this order: a state never stands without its best weights.
                 saved_state.forget(self.directory)
+                best.forget(self.directory)
             self.log.start()
             self._evaluate()
         self.task.trained.train()
@@ -120,6 +127,7 @@ class Run:
                 self.log.add(record)
                 if last or self.progress.step % self.settings.eval_every == 0:
                     self._evaluate(bar)
+                    last = last or self._out_of_patience()
                 (stops,) = distributed.total(stop.requested)
                 if stops or last or self.progress.step % self.settings.save_every == 0:
                     save(self, identity)
@@ -130,9 +138,9 @@ class Run:
                     )
         self.replica.close()
         distributed.leave()
-        best = saved_state.best_state(self.directory)
-        if self.task.keep_best and best.exists():
-            self.task.trained.load_state_dict(saved_state.load_best(self.directory, self.device))
+        if self.keeps_best:
+            weights = best.load(self.directory, self.progress, self.device)
+            self.task.trained.load_state_dict(weights)
         self.log.plot()
         self.task.trained.eval()
         return self.progress
@@ -178,6 +186,11 @@ class Run:
         }
 
     @property
+    def keeps_best(self) -> bool:
+        """Whether there are weights of a best evaluation, and they are what is published."""
+        return self.task.keep_best and math.isfinite(self.progress.best_loss)
+
+    @property
     def _first(self) -> int:
         """Where in the order the step begins."""
         return self.progress.step * self.settings.step_size
@@ -203,11 +216,10 @@ class Run:
             val_loss = distributed.of_first(metrics["val_loss"])
             if val_loss < self.progress.best_loss:
                 self.progress.best_loss = val_loss
+                self.progress.best_step = self.progress.step
                 self.progress.bad_evaluations = 0
                 if self.task.keep_best and distributed.first():
-                    saved_state.save(
-                        self.task.trained.state_dict(), saved_state.best_state(self.directory)
-                    )
+                    best.keep(self.directory, self.progress, self.task.trained.state_dict())
             else:
                 self.progress.bad_evaluations += 1
             self.task.trained.train()

@@ -13,17 +13,24 @@ from training.loop.optimizer import OPTIMIZERS
 from training.loop.replica import PARALLEL
 from training.loop.schedule import SCHEDULES
 
+_LENGTHS = ("steps", "epochs", "tokens")
+_GIVE_WAY = ("warmup", *_LENGTHS)
+"""Flags whose defaults give way to what else was typed."""
+_WARMUP_SHARE = 0.5
+"""Of a short run, the most that is warm-up without being asked for."""
 
-def _option(default: Any, help: str, *, free: bool = False) -> Any:
+
+def _option(default: Any, help: str, *, free: bool = False, flag: bool = True) -> Any:
     """`free`: a resumed run may have another value, since no step depends on it."""
-    return field(default=default, metadata={"help": help, "free": free})
+    return field(default=default, metadata={"help": help, "free": free, "flag": flag})
 
 
 @dataclass(frozen=True)
 class LoopSettings:
     """How a network is trained, whatever it is trained on.
 
-    Each field is a flag of the same name; 0 for steps, epochs or tokens means "not given".
+    Each field but the last is a flag of the same name; 0 for steps, epochs or tokens means "not
+    given".
     """
 
     steps: int = _option(0, "optimizer steps")
@@ -72,6 +79,9 @@ class LoopSettings:
         1800, "seconds after which a process that does not answer is given up", free=True
     )
     tensorboard: bool = _option(False, "write event files for TensorBoard as well", free=True)
+    warmup_gives_way: bool = _option(
+        False, "whether the warm-up is a default, and shorter in a short run", free=True, flag=False
+    )
 
     def __post_init__(self) -> None:
         if sum(bool(x) for x in (self.steps, self.epochs, self.tokens)) != 1:
@@ -118,9 +128,13 @@ class LoopSettings:
         """Whether forward passes run under bf16 autocast."""
         if self.precision != "auto":
             return self.precision == "bf16"
-        if self.torch_device.type == "cuda":
-            return bool(torch.cuda.is_bf16_supported())
-        return _cpu_has_bf16()
+        return _gpu_has_bf16() if self.torch_device.type == "cuda" else _cpu_has_bf16()
+
+    def warmup_steps(self, steps: int) -> int:
+        """Steps of warm-up in a run of `steps`: a default one is at most half of a short run."""
+        if self.warmup_gives_way:
+            return min(self.warmup, int(steps * _WARMUP_SHARE))
+        return self.warmup
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with the saved one."""
@@ -168,27 +182,53 @@ class LoopSettings:
     def add_arguments(cls, parser: argparse.ArgumentParser, **defaults: Any) -> None:
         """Add a flag for each field; `defaults` are the task's own."""
         group = parser.add_argument_group("training loop")
+        giving_way = {}
         for option in dataclasses.fields(cls):
             default = defaults.get(option.name, option.default)
             flag = "--" + option.name.replace("_", "-")
+            if not option.metadata["flag"]:
+                continue
             if isinstance(default, bool):
                 group.add_argument(flag, action="store_true", help=option.metadata["help"])
                 continue
+            if option.name in _GIVE_WAY:
+                giving_way[option.name] = default
             group.add_argument(
                 flag,
                 type=type(option.default),
-                default=default,
+                default=None if option.name in giving_way else default,  # whether it was typed
                 metavar=type(option.default).__name__.upper(),
                 help=f"{option.metadata['help']} (default {default})",
             )
+        parser.set_defaults(loop_defaults=giving_way)
 
     @classmethod
     def from_args(cls, args: argparse.Namespace) -> "LoopSettings":
-        values = {f.name: getattr(args, f.name) for f in dataclasses.fields(cls)}
+        """
+        Raises:
+            UsageError: a value is not allowed, or two lengths are asked for.
+        """
+        flags = [option.name for option in dataclasses.fields(cls) if option.metadata["flag"]]
+        values = {name: getattr(args, name) for name in flags}
+        values["warmup_gives_way"] = values["warmup"] is None
+        typed = [name for name in _LENGTHS if values[name]]
+        if len(typed) > 1:
+            said = " and ".join(f"--{name} {values[name]}" for name in typed)
+            raise UsageError(f"{said}: each says how long the run is; give one of them")
         # A default length gives way to the length that was asked for.
-        if values["steps"] or values["tokens"]:
-            values["epochs"] = 0.0
+        given = dict.fromkeys(_LENGTHS, 0) if typed else {}
+        for name in _GIVE_WAY:
+            if values[name] is None:
+                values[name] = given.get(name, args.loop_defaults[name])
         return cls(**values)
+
+
+def _gpu_has_bf16() -> bool:
+    """Whether the GPU multiplies bf16 itself; emulated it is slower than fp32."""
+    try:
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    except TypeError:  # a PyTorch without the choice
+        return bool(torch.cuda.is_bf16_supported())
 
 
 def _cpu_has_bf16() -> bool:

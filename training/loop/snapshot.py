@@ -61,8 +61,14 @@ def restore(
     """Give network and optimizer what `gathered` or `sharded` returned.
 
     Raises:
-        UsageError: it was saved for parameters of other shapes.
+        UsageError: it was saved for parameters of other shapes, or in other groups.
     """
+    if not optimizer.fits(state["optimizer"]):
+        raise UsageError(
+            "--resume: the saved optimizer has its parameters in other groups, as of another "
+            "network, or of an earlier version (Muon then had heads and adapters as well, and "
+            "AdamW an output layer that nothing reached); start again without --resume"
+        )
     own = replica.trained.state_dict()
     parameters = optimizer.parameters_of_states()
     if "shards" in state:

@@ -1,4 +1,4 @@
-"""The saved state of a run: `state/last.pt`, from which `--resume` goes on, and `state/best.pt`.
+"""The saved state of a run: `state/last.pt`, from which `--resume` goes on.
 
 With `--sharded-state` the tensors are in a directory beside it, which `last.pt` names: it is valid
 from the moment that `last.pt` is.
@@ -32,6 +32,8 @@ class Progress:
     tokens: int = 0
     seconds: float = 0.0
     best_loss: float = math.inf
+    best_step: int | None = None
+    """Of the evaluation with that loss; of a state that an earlier version saved, not known."""
     bad_evaluations: int = 0
     """Evaluations since the best one."""
     recent: list[float] = field(default_factory=list)
@@ -42,17 +44,9 @@ def last_state(directory: Path) -> Path:
     return directory / "state" / "last.pt"
 
 
-def best_state(directory: Path) -> Path:
-    return directory / "state" / "best.pt"
-
-
 def forget(directory: Path) -> None:
-    """Delete the state of an earlier run, which a new one must not go on from.
-
-    The order matters when this is cut short: `last.pt` never stands without its `best.pt`.
-    """
+    """Delete the state of an earlier run, which a new one must not go on from."""
     last_state(directory).unlink(missing_ok=True)
-    best_state(directory).unlink(missing_ok=True)
     forget_shards(directory)
 
 
@@ -107,15 +101,6 @@ def current_identity(saved: Mapping[str, Any], source: str) -> dict[str, Any]:
         targets = map(current_name, identity["lora"]["targets"])
         identity["lora"] = {**identity["lora"], "targets": sorted(targets)}
     return identity
-
-
-def load_best(directory: Path, device: torch.device) -> dict[str, Tensor]:
-    """The weights in `best.pt` of the run in `directory`.
-
-    Raises:
-        PenwrightError: they cannot be read.
-    """
-    return _renamed(_read(best_state(directory), device))
 
 
 def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,6 +8,10 @@ from typing import Any
 
 from training.loop.distributed import AllStop
 
+_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGHUP"):  # Windows has none
+    _SIGNALS.append(signal.SIGHUP)
+
 
 class Stopped(AllStop):
     """The run was asked to stop; its state is saved."""
@@ -20,7 +24,8 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[StopRequest]:
-    """Take SIGINT and SIGTERM as a request to stop after the step; a second one kills."""
+    """Take SIGINT, SIGTERM and the end of the terminal as a request to stop after the step; a
+    second one kills. Under `nohup` the end of the terminal is none."""
     request = StopRequest()
     previous: dict[int, Any] = {}
 
@@ -29,8 +34,9 @@ def stop_requests() -> Iterator[StopRequest]:
         signal.signal(number, previous[number] or signal.SIG_DFL)
 
     try:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            previous[number] = signal.signal(number, handle)
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, handle)
     except ValueError:  # not the main thread: whoever owns that one stops us
         previous.clear()
     try:

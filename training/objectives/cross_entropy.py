@@ -1,22 +1,32 @@
-"""Cross-entropy over tokens, without holding the logits of all of them at once."""
+"""Cross-entropy over tokens, without holding the logits of all of them at once.
+
+They are computed in chunks of rows, and where there are several, autograd keeps none of them: each
+is computed again when its gradient is (as blocks are in `training.loop.activations`). That costs
+one more product with the output layer; the gradients are the same to the bit.
+"""
+
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from model.transformer import Transformer
 
 IGNORE = -100
 """A target with this value adds nothing to the loss."""
 
-_CHUNK = 1024
+_ROWS, _LOGITS = 1024, 1024 * 8192
+"""The most rows and logits of a chunk, which at 8,192 tokens is 34 MB."""
+_LEAST = 32
+"""The fewest rows: below, the product with the output layer is slow."""
 
 
 def token_loss(model: Transformer, hidden: Tensor, targets: Tensor) -> tuple[Tensor, int]:
     """Sum of the cross-entropy over the targets that count, and how many they are.
 
-    Positions whose target is `IGNORE` do not reach the output layer. The logits, by far the
-    largest tensor of a step, are computed in chunks that stay in the processor's cache.
+    Positions whose target is `IGNORE` do not reach the output layer.
 
     Args:
         hidden: (batch, time, n_embd)
@@ -28,8 +38,8 @@ def token_loss(model: Transformer, hidden: Tensor, targets: Tensor) -> tuple[Ten
     if count < len(targets):
         hidden, targets = hidden[counted], targets[counted]
     total = hidden.new_zeros((), dtype=torch.float32)
-    for part, goal in zip(torch.split(hidden, _CHUNK), torch.split(targets, _CHUNK), strict=True):
-        total = total + _chunk_loss(model, part, goal)
+    for part in _in_chunks(_sum, model, hidden, targets):
+        total = total + part
     return total, count
 
 
@@ -43,14 +53,39 @@ def token_losses(model: Transformer, hidden: Tensor, targets: Tensor) -> Tensor:
     Returns:
         (n,) fp32
     """
-    parts = zip(torch.split(hidden, _CHUNK), torch.split(targets, _CHUNK), strict=True)
-    return torch.cat(
-        [F.cross_entropy(model.logits(h).float(), goal, reduction="none") for h, goal in parts]
-    )
+    return torch.cat(list(_in_chunks(_each, model, hidden, targets)))
 
 
-def _chunk_loss(model: Transformer, hidden: Tensor, targets: Tensor) -> Tensor:
+def chunk_rows(vocab_size: int) -> int:
+    """Rows of a chunk: the larger the vocabulary, the fewer."""
+    return min(_ROWS, max(_LEAST, _LOGITS // vocab_size))
+
+
+def _in_chunks(
+    function: Callable[[Transformer, Tensor, Tensor], Tensor],
+    model: Transformer,
+    hidden: Tensor,
+    targets: Tensor,
+) -> Iterator[Tensor]:
+    """`function` of one chunk after another, which keeps no logits for the backward pass."""
+    rows = chunk_rows(model.config.vocab_size)
+    again = torch.is_grad_enabled() and len(hidden) > rows
+    for part, goal in zip(torch.split(hidden, rows), torch.split(targets, rows), strict=True):
+        if again:
+            # Nothing in here draws random numbers.
+            yield checkpoint(
+                function, model, part, goal, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            yield function(model, part, goal)
+
+
+def _sum(model: Transformer, hidden: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(model.logits(hidden).float(), targets, reduction="sum")
+
+
+def _each(model: Transformer, hidden: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(model.logits(hidden).float(), targets, reduction="none")
 
 
 def row_log_probs(model: Transformer, hidden: Tensor, targets: Tensor) -> Tensor:

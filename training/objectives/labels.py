@@ -143,6 +143,9 @@ class Classification:
         self.options = options or Options()
         self.trained = tuning.trained
         self.network = tuning.network
+        if self.network.model.head is not None and not self.options.lm_weight:
+            # The loss does not reach it: without a gradient DDP waits for one, and decay may pull.
+            self.network.model.head.requires_grad_(False)
         self.train, self.val, self.copies = train, val, copies
         self.settings = settings
         self.padding = tuning.base.tokenizer.end_token

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoint import Adapter, Base
-from model.checkpoint.files import check_target
+from model.checkpoint.files import check_target, check_writable
 from model.errors import UsageError
 from model.transformer import Transformer
 from training.data.order import Order
@@ -52,7 +52,11 @@ class Job:
         """
         check_target(self.out)
         if not self.dry_run:
-            yield self.run or Path(os.path.abspath(self.out) + ".run")
+            place = self.run or Path(os.path.abspath(self.out) + ".run")
+            if place.exists() and not place.is_dir():
+                raise UsageError(f"--run {place} is a file; name a directory")
+            check_writable(place, "--run")
+            yield place
             return
         if self.resume:
             raise UsageError("--dry-run with --resume: it trains nothing, so give one of them")

@@ -6,6 +6,8 @@ need not compute it again. Training from what was kept takes the same steps as t
 for rounding: the passes that fill the store hold other rows together.
 """
 
+import contextlib
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -32,7 +34,8 @@ class FrozenStates:
 
     Args:
         texts: their tokens.
-        limit: bytes to keep in memory; what is larger is written to `file` and mapped from there.
+        limit: bytes to keep in memory; what is larger is written to `file` and mapped from there,
+            until nothing needs it.
         autocast: whether training computes under bf16 autocast.
 
     Raises:
@@ -67,12 +70,24 @@ class FrozenStates:
         if self.in_memory:
             self._states = np.concatenate(list(self._compute()))
         else:
+            self._states = self._on_disk(file).reshape(-1, width)
+
+    def _on_disk(self, file: Path) -> Float32:
+        """The states, mapped from a file that is gone as soon as nothing needs them: whatever ends
+        the run, and be it a kill, frees its space."""
+        try:
             with writing(file):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with file.open("wb") as out:
                     for states in self._compute():
                         out.write(states.tobytes())
-            self._states = np.memmap(file, np.float32, mode="r").reshape(-1, width)
+            mapped = np.memmap(file, np.float32, mode="r")
+        except BaseException:
+            _delete(file)
+            raise
+        if not _delete(file):  # Windows keeps what is mapped
+            weakref.finalize(self, _delete, file)
+        return mapped
 
     def _compute(self) -> Iterator[Float32]:
         """The states of one text after another, (tokens, n_embd), in the order of the store."""
@@ -116,6 +131,17 @@ class FrozenStates:
         ]
         padded = nn.utils.rnn.pad_sequence(parts, batch_first=True).to(self._network.device)
         return padded[:, 0] if self._pooled else padded
+
+
+def _delete(file: Path) -> bool:
+    """Delete the file, and its directory if nothing else is in it; whether the file is gone."""
+    try:
+        file.unlink(missing_ok=True)
+    except OSError:
+        return False
+    with contextlib.suppress(OSError):
+        file.parent.rmdir()
+    return True
 
 
 def hidden_from(network: Network, states: Tensor) -> Tensor:

@@ -77,9 +77,11 @@ def as_before(run: Path) -> None:
         del state["format"]
         state["identity"] = identity_before(state["identity"])
         state["trained"] = {name_before(name): t for name, t in state["trained"].items()}
+        del state["progress"]["best_step"]
         torch.save(state, path)
     for path in run.rglob("best.pt"):
-        torch.save({name_before(name): t for name, t in torch.load(path).items()}, path)
+        weights = torch.load(path)["trained"]
+        torch.save({name_before(name): t for name, t in weights.items()}, path)
     for path in run.rglob("result.json"):
         result = json.loads(path.read_text())
         result["identity"] = identity_before(result["identity"])
@@ -150,7 +152,7 @@ def test_a_run_goes_on_from_a_state_of_before(
     for part in ("metrics", "golden"):
         assert cards[0][part] == cards[1][part]
     runs = Path(f"{whole}.run"), Path(f"{parts}.run")
-    assert_same_state(*runs)
+    assert_same_state(*runs, "best_step")  # which was not known
     assert records(runs[0]) == records(runs[1])
 
 

@@ -37,6 +37,8 @@ MATRICES = {
 }
 """The parameters that decay."""
 
+PLAIN = {"lr": 0.1, "weight_decay": 0.5}
+
 families = pytest.mark.parametrize("family", CONFIGS)
 
 
@@ -97,6 +99,42 @@ def test_clip_returns_the_norm_before() -> None:
     optimizer = Optimizer([layer], kind="adamw", lr=0.1, weight_decay=0.0)
     assert float(optimizer.clip(1.0)) == pytest.approx(5.0)
     assert layer.weight.grad.norm() == pytest.approx(1.0, abs=1e-4)
+
+
+@families
+def test_muon_has_the_matrices_of_the_blocks_and_nothing_else(family: str) -> None:
+    head = ClassifierHead(4, Labels(("a", "b")))
+    lora = LoRA(CONFIGS[family], LoRASettings(rank=2))
+    whole = nn.ModuleDict({"model": Transformer(CONFIGS[family]), "head": head, "lora": lora})
+    muon, adamw = Optimizer([whole], kind="muon", lr=0.1, weight_decay=0.5).optimizers
+    names = {id(parameter): name for name, parameter in whole.named_parameters()}
+    found = {names[id(p)] for group in muon.param_groups for p in group["params"]}
+    assert isinstance(muon, torch.optim.Muon)
+    assert found == {f"model.{name}" for name in MATRICES[family] - {"head.weight"}}
+    rest = [names[id(p)] for group in adamw.param_groups for p in group["params"]]
+    assert sorted([*found, *rest]) == sorted(names.values())
+    decaying = {names[id(p)] for g in adamw.param_groups if g["weight_decay"] for p in g["params"]}
+    own = {"model.head.weight"} & set(names.values())
+    assert decaying == {"head.score.weight", *own, *(n for n in rest if n.startswith("lora."))}
+
+
+def test_muon_without_a_block_is_adamw() -> None:
+    [only] = Optimizer([LoRA(CONFIGS["gpt2"], LoRASettings(2))], kind="muon", **PLAIN).optimizers
+    assert isinstance(only, torch.optim.AdamW)
+
+
+def test_states_of_other_groups_do_not_fit() -> None:
+    """Those of an earlier version, whose Muon had all matrices, among them."""
+    lora = LoRA(CONFIGS["gpt2"], LoRASettings(2))
+    now = Optimizer([lora], kind="muon", **PLAIN)
+    assert now.fits(now.state_dict())
+    before = torch.optim.Muon(list(lora.parameters()), lr=0.1)
+    assert not now.fits([before.state_dict()])
+    untied = Transformer(CONFIGS["qwen2.5"])
+    states = Optimizer([untied], kind="adamw", **PLAIN).state_dict()
+    assert untied.head is not None
+    untied.head.requires_grad_(False)
+    assert not Optimizer([untied], kind="adamw", **PLAIN).fits(states)
 
 
 def test_unknown_optimizer() -> None:

@@ -86,11 +86,12 @@ def records(directory: Path) -> list[dict[str, Any]]:
     ]
 
 
-def assert_same_state(a: Path, b: Path) -> None:
-    """All that a run saves, clocks aside, is the same to the bit."""
+def assert_same_state(a: Path, b: Path, *aside: str) -> None:
+    """All that a run saves, clocks and `aside` aside, is the same to the bit."""
     one, two = (torch.load(path / "state" / "last.pt") for path in (a, b))
     for state in (one, two):
-        state["progress"].pop("seconds")
+        for name in ("seconds", *aside):
+            state["progress"].pop(name)
     assert one["progress"] == two["progress"]
     assert torch.equal(one["random"][0]["cpu"], two["random"][0]["cpu"])
     for name, tensor in one["trained"].items():

@@ -24,10 +24,13 @@ from model.errors import DataError, PenwrightError
 from model.rope import Rope
 from model.transformer import Transformer
 from training.loop import distributed
+from training.loop.prepare import prepare
 from training.loop.run import Batch, Run
 from training.loop.settings import LoopSettings
+from training.objectives import cross_entropy
 from training.objectives.cross_entropy import IGNORE, token_loss
 
+ROWS = cross_entropy._ROWS
 EXAMPLES, TIME = 24, 12
 GPT2 = Architecture(50, TIME, n_layer=2, n_head=2, n_embd=16)
 MODERN = replace(
@@ -120,10 +123,12 @@ def run(plan: dict[str, Any]) -> None:
     changes = plan.get("settings", {})
     os.environ["MASTER_PORT"] = str(plan.get("port", 0))
     code = 0
+    cross_entropy._ROWS = plan.get("rows", ROWS)
     try:
         with distributed.processes("cpu", plan.get("timeout", 60)):
             dropout, modern = changes.get("dropout", 0.0), plan.get("modern", False)
             task = Tokens(plan.get("event", ""), dropout, directory, modern=modern)
+            prepare(task.trained, settings(**changes))
             Run(task, settings(**changes), directory).train(resume=plan.get("resume", False))
             torch.save(task.trained.state_dict(), directory / "end.pt")
     except SystemExit as end:

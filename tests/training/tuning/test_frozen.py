@@ -1,5 +1,6 @@
 """Frozen parts of a network cost no gradient, and what they make of a text is computed once."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,11 @@ import torch
 from torch import Tensor
 
 from model.architecture import Architecture
-from model.checkpoint import Base
+from model.checkpoint import Base, save_base
 from model.classifier import Labels
+from model.errors import PenwrightError
 from model.lora import LoRA, LoRASettings
+from model.tokenizer import Tokenizer
 from model.transformer import Transformer
 from training.data.labelled_files import Example
 from training.loop.run import Run
@@ -118,7 +121,7 @@ def test_training_from_kept_states_is_the_same_training(
         results.append((weights, task.evaluate()))
     assert task._train_states is not None
     assert task._train_states.in_memory == in_memory
-    assert (tmp_path / "cache" / "train-0.bin").exists() == (not in_memory)
+    assert not (tmp_path / "cache").exists()  # its file is mapped, and has no name any more
     (plain, plain_metrics), (kept, kept_metrics) = results
     for name, weight in plain.items():
         compared = slice(None)
@@ -129,6 +132,24 @@ def test_training_from_kept_states_is_the_same_training(
             compared[len(weight) // 3 : 2 * len(weight) // 3] = False
         assert torch.allclose(weight[compared], kept[name][compared], atol=2e-5), name
     assert kept_metrics == pytest.approx(plain_metrics, abs=1e-4)
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_file_that_cannot_be_filled_is_deleted(
+    error: BaseException, base: Base, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = classification(base, "last-block", rows).network
+    compute = FrozenStates._compute
+
+    def failing(self: FrozenStates) -> Iterator[Any]:
+        yield next(compute(self))
+        raise error
+
+    monkeypatch.setattr(FrozenStates, "_compute", failing)
+    file = tmp_path / "states" / "train-0.bin"
+    with pytest.raises((PenwrightError, KeyboardInterrupt)):
+        FrozenStates(network, "last-block", rows.tokens, 0, limit=0, file=file)
+    assert list(tmp_path.iterdir()) == []
 
 
 @families
@@ -163,6 +184,26 @@ def test_states_of_a_row_do_not_depend_on_the_others(
         )
         assert np.allclose(one.batch([0])[0], together[i, :length], atol=1e-5)
         assert not together[i, length:].any()
+
+
+@pytest.mark.parametrize("lm_weight", [0.0, 0.5])
+@pytest.mark.parametrize("method", ["full", "last-block", "lora"])
+def test_an_output_layer_that_the_loss_does_not_reach_does_not_learn(
+    method: str, lm_weight: float, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Else it would wait for a gradient for ever (DDP), or decay with none."""
+    config = Architecture(tokenizer.vocab_size, 32, n_layer=2, n_head=2, n_embd=16, tied=False)
+    model = Transformer(config)
+    model.init_weights(torch.Generator().manual_seed(1))
+    base = save_base(tmp_path / "untied", model, tokenizer, card={})
+    rows = Rows(((1, 2, 3), (4, 5)), (0, 1), 0)
+    task = classification(base, method, rows, options=Options(lm_weight=lm_weight))
+    loss = task.loss(task.batch(range(2)))
+    learns = {id(p) for p in task.trained.parameters() if p.requires_grad}
+    assert leaves(loss) == learns
+    head = task.network.model.head
+    assert head is not None
+    assert head.weight.requires_grad == (method == "full" and lm_weight > 0)
 
 
 def test_what_the_books_adapters_count() -> None:
