@@ -115,7 +115,7 @@ class _Cutter:
 def _counted(texts: Iterable[str], *, silent: bool) -> Iterator[str]:
     """The same texts, with a bar that counts their characters."""
     with tqdm(
-        unit="char", unit_scale=True, desc="tokenizer", mininterval=30, disable=silent
+        unit="char", unit_scale=True, desc="tokenizer", mininterval=30, delay=1, disable=silent
     ) as bar:
         for text in texts:
             yield text

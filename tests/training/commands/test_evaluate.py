@@ -134,9 +134,12 @@ def test_held_out_documents_are_those_that_training_left_out(
     found = read(tmp_path / "m.json")
     assert found["metrics"][other.name]["documents"] == len(chosen)
     assert "below 0.2" in found["methods"]["held out"]
-    code, err = cli(*command, "--val-fraction", 0.5)
+    code, err = cli(*command, "--val-fraction", 0.1)
     assert code == 0, err
-    assert read(tmp_path / "m.json")["metrics"][other.name]["documents"] > len(chosen)
+    fewer = [d for d in chosen if hash_fraction(d) < 0.1]
+    assert read(tmp_path / "m.json")["metrics"][other.name]["documents"] == len(fewer)
+    code, err = cli(*command, "--val-fraction", 0.5)
+    assert (code, "was trained on all documents but 0.2 of them" in err) == (2, True), err
 
 
 def test_a_yardstick_measures_like_the_command(
@@ -195,7 +198,7 @@ def test_all_rows_of_other_data(
     assert cli(*command)[0] == 0
     part = read(tmp_path / "m.json")
     assert part["metrics"]["test_natural"]["n"] == 18
-    assert "18 rows: 18 of the checkpoint's test part and 0 that" in part["methods"]["rows"]
+    assert "18 rows: 18 of its test part and 0 that" in part["methods"]["rows"]
     assert cli(*command, "--all")[0] == 0
     whole = read(tmp_path / "m.json")
     assert whole["metrics"]["test_natural"]["n"] == len(spam_rows)

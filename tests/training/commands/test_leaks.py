@@ -77,7 +77,7 @@ def test_new_data_may_lack_a_label(spam: Path, tmp_path: Path, cli: Cli) -> None
     assert metrics["n"] == 3
     assert metrics["of"] == "the label spam"
     assert "roc_auc" not in metrics
-    assert "0 of the checkpoint's test part and 3 that it has not met" in found["methods"]["rows"]
+    assert "0 of its test part and 3 that it has not met" in found["methods"]["rows"]
     unknown = write(tmp_path / "unknown.tsv", [("eggs", "one"), ("spam", "two")])
     code, err = cli("evaluate", spam, "--data", unknown)
     assert code == 1
@@ -114,7 +114,7 @@ def test_a_follower_is_tested_on_no_row_of_its_training(
         assert found["metrics"]["test"]["loss"] == pytest.approx(card["loss"], rel=1e-5)
     code, err = cli("evaluate", follower, "--data", data)
     assert code == 1
-    assert "--all measures on them" in err
+    assert "evaluate --all and judge --rows all measure on them" in err
 
 
 def test_preferences_keep_what_the_adapter_had_learnt(
