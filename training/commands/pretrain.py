@@ -7,7 +7,6 @@ The loss is the mean cross-entropy of the next token over every position of ever
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from model.checkpoint import Base, save_base
 from model.checkpoint.files import check_target
 from model.errors import UsageError
 from model.tokenizer import Tokenizer
-from training.data.documents import file_sha256
 from training.data.labelled import SPLIT_RULE
 from training.data.tokens import tokenize_files
 from training.data.vocabulary import load_tokenizer
@@ -56,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stride", type=int, help="tokens between windows (default: context)")
     parser.add_argument("--tokenizer", help="a tokenizer file, or gpt2 (default)")
     parser.add_argument("--val-fraction", type=float, default=0.1, help="validation part (0.1)")
+    parser.add_argument(
+        "--token-cache",
+        type=Path,
+        metavar="DIR",
+        help="keep the tokens there, for all runs on the same files (default: in the run)",
+    )
     parser.add_argument(
         "--licence", action="append", default=[], help="source and licence of data, for the card"
     )
@@ -98,10 +102,17 @@ def run(args: argparse.Namespace) -> None:
         "weights": args.weights,
         "base": base.id if base else None,
     }
-    if args.resume:
-        _check_resume(directory, identity, args.data)
+    # Before other tokens take the place of those in the directory of the run.
+    expected = _saved_data(directory, identity) if args.resume else None
     with first_goes_first():
-        files = tokenize_files(args.data, tokenizer, directory / "data", args.val_fraction)
+        files = tokenize_files(
+            args.data,
+            tokenizer,
+            directory / "data",
+            args.val_fraction,
+            expected=expected,
+            cache=args.token_cache,
+        )
     model = new_model(config, settings)
     if base:
         model.load_state_dict(base.model.state_dict())
@@ -163,9 +174,8 @@ def _origin(base: Base | None) -> dict[str, Any]:
     return {"origin": {"sha256": base.id, **{k: v for k, v in before.items() if v is not None}}}
 
 
-def _check_resume(directory: Path, identity: dict[str, Any], data: Sequence[Path]) -> None:
-    """Before other tokens take the place of those in the directory of the run."""
+def _saved_data(directory: Path, identity: dict[str, Any]) -> list[str]:
+    """The SHA-256 of each file of the run that is resumed, which has the same settings."""
     state = saved_state.load(directory)
     saved_state.check_same(state, identity)
-    if [source["sha256"] for source in state["identity"]["data"]] != list(map(file_sha256, data)):
-        raise UsageError("--resume: --data is not what the saved run was trained on")
+    return [source["sha256"] for source in state["identity"]["data"]]

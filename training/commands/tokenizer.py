@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from model.checkpoint.files import check_writable
-from training.data.documents import documents, read_text
+from training.data.text_stream import stream_documents
 from training.data.vocabulary import save_tokenizer, train_tokenizer
 
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     check_writable(args.out)
-    texts = (document for path in args.data for document in documents(read_text(path)))
+    texts = (document for path in args.data for document in stream_documents(path))
     tokenizer = train_tokenizer(texts, args.vocab_size)
     save_tokenizer(tokenizer, args.out)
     print(f"{args.out}: {tokenizer.vocab_size} tokens")
