@@ -111,7 +111,7 @@ def run(args: argparse.Namespace) -> None:
             directory / "data",
             args.val_fraction,
             expected=expected,
-            cache=args.token_cache,
+            cache=None if args.dry_run else args.token_cache,
         )
     model = new_model(config, settings)
     if base:
