@@ -145,7 +145,9 @@ def _kept(directory: Path, key: str) -> dict[str, Any] | None:
                 raise ValueError("it was altered")
     except (OSError, ValueError, LookupError, TypeError, DataError) as error:
         if directory.exists() and any((directory / name).exists() for name in _NAMES):
-            why = "it is incomplete" if isinstance(error, LookupError | TypeError) else error
+            why = getattr(error, "strerror", None) or error
+            if isinstance(error, LookupError | TypeError):
+                why = "it is incomplete"
             print(f"{file}: is damaged ({why}); the text is tokenized again", file=sys.stderr)
         return None
     return meta
