@@ -150,8 +150,13 @@ def _beside_or_within(path: Path, parent: Path) -> Path:
 def _take_place(new: Path, path: Path, aside: Path) -> bool:
     """Put `new` where `path` is; whether that can be: a mount point stays where it is."""
     if not path.exists():
-        os.rename(new, path)
-    elif not _exchange(new, path):
+        try:
+            os.rename(new, path)
+            return True
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise  # else another process has just put something there
+    if not _exchange(new, path):
         try:
             _replace(new, path, aside)
         except OSError as error:

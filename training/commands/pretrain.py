@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokenizer", help="a tokenizer file, or gpt2 (default)")
     parser.add_argument("--val-fraction", type=float, default=0.1, help="validation part (0.1)")
     parser.add_argument(
+        "--token-cache",
+        type=Path,
+        metavar="DIR",
+        help="keep the tokens there, for all runs on the same files (default: in the run)",
+    )
+    parser.add_argument(
         "--eval-text", nargs="+", type=Path, default=[], help="texts to measure the result on"
     )
     parser.add_argument("--eval-blimp", type=Path, help="BLiMP pairs to measure the result on")
@@ -55,6 +61,7 @@ def run(args: argparse.Namespace) -> None:
             args.stride,
             args.val_fraction,
             args.encoding,
+            args.token_cache,
         ),
         flags.job(args),
         base=args.base,

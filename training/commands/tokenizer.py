@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 from model.checkpoint.files import check_writable
-from training.data.documents import documents, read_text
 from training.data.files import add_encoding
+from training.data.text_stream import stream_documents
 from training.data.vocabulary import save_tokenizer, train_tokenizer
 
 
@@ -26,9 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     check_writable(args.out)
-    texts = (
-        document for path in args.data for document in documents(read_text(path, args.encoding))
-    )
+    texts = (document for path in args.data for document in stream_documents(path, args.encoding))
     tokenizer = train_tokenizer(texts, args.vocab_size)
     save_tokenizer(tokenizer, args.out)
     print(f"{args.out}: {tokenizer.vocab_size} tokens")

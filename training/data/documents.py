@@ -5,12 +5,16 @@ within a line, as tools join texts; a file without one is one document.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from model.errors import DataError
 from model.tokenizer import END_OF_TEXT
 from training.data.files import Source, read_file
+
+_SPACE = re.compile(r"\s")
+_PART = 2**20  # characters that are normalised together
 
 
 def read_text(source: Source, encoding: str | None = None) -> str:
@@ -51,14 +55,30 @@ def normalise(text: str) -> str:
 
 
 def text_hash(text: str) -> str:
-    """Identifies a text up to case and spacing; splits are made by it."""
-    return hashlib.sha256(normalise(text).encode("utf-8", "surrogatepass")).hexdigest()
+    """Identifies a text up to case and spacing; splits are made by it. That is the SHA-256 of what
+    `normalise` makes of it, which is never all in memory."""
+    digest = hashlib.sha256()
+    start, between = 0, ""
+    while start < len(text):
+        # White space is not changed by what is beside it, nor changes that.
+        space = _SPACE.search(text, start + _PART)
+        end = space.start() if space else len(text)
+        if words := normalise(text[start:end]):
+            digest.update((between + words).encode("utf-8", "surrogatepass"))
+            between = " "
+        start = end
+    return digest.hexdigest()
 
 
 def hash_fraction(text: str) -> float:
     """A number in [0, 1) that depends on the normalised text alone: the same text always falls on
     the same side of a split, in whichever file and order it comes."""
-    return int(text_hash(text)[:13], 16) / 16**13
+    return fraction_of(text_hash(text))
+
+
+def fraction_of(identity: str) -> float:
+    """`hash_fraction` of the text with this `text_hash`."""
+    return int(identity[:13], 16) / 16**13
 
 
 def file_sha256(path: Path) -> str:

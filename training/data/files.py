@@ -48,7 +48,7 @@ class File:
     def source(self) -> dict[str, object]:
         """What cards say of it: its name and SHA-256, and an encoding that was asked for."""
         encoding = codecs.lookup(self.encoding).name
-        asked = {} if encoding == _marked(self.content) else {"encoding": encoding}
+        asked = {} if encoding == marked(self.content) else {"encoding": encoding}
         return {"file": self.path.name, "sha256": self.sha256, **asked}
 
     @cached_property
@@ -61,7 +61,7 @@ class File:
         try:
             text = self.content.decode(self.encoding).removeprefix("\ufeff")
         except UnicodeError as error:
-            reason = _not_decoded(self.content, self.encoding, error)
+            reason = not_decoded(self.content, self.encoding, error)
             raise DataError(f"{self.path}: {reason}") from error
         if not text.strip():
             raise DataError(f"{self.path}: is empty")
@@ -96,7 +96,7 @@ def read_file(source: Source, encoding: str | None = None) -> File:
     """
     if isinstance(source, File):
         return source
-    _check_encoding(encoding)
+    check_encoding(encoding)
     try:
         raw = source.read_bytes()
         name, content = _unpacked(source, raw)
@@ -108,7 +108,7 @@ def read_file(source: Source, encoding: str | None = None) -> File:
         raise DataError(f"{source}: cannot be read: {reason}") from error
     form = PurePosixPath(name).suffix.lower()
     digest = hashlib.sha256(raw).hexdigest()
-    return File(source, content, form, digest, encoding or _marked(content))
+    return File(source, content, form, digest, encoding or marked(content))
 
 
 def form(path: Path) -> str:
@@ -154,14 +154,20 @@ def _unpacked(path: Path, raw: bytes) -> tuple[str, bytes]:
     suffix = path.suffix.lower()
     if suffix in BINARY:  # a spreadsheet is a zip, too
         return path.name, raw
-    known = (name for name, magic in _MAGIC.items() if raw.startswith(magic))
-    kind = suffix if suffix in _MAGIC else next(known, "")
+    kind = packing(path, raw)
     if kind == ".zip":
         return _only_member(path, raw)
     name = path.stem if suffix in _MAGIC else path.name
     if kind == ".xz":
         return name, lzma.decompress(raw)
     return name, gzip.decompress(raw) if kind == ".gz" else raw
+
+
+def packing(path: Path, beginning: bytes) -> str:
+    """How a file is packed, as its name says or its first bytes: a key of `_MAGIC`, or nothing."""
+    suffix = path.suffix.lower()
+    known = (name for name, magic in _MAGIC.items() if beginning.startswith(magic))
+    return suffix if suffix in _MAGIC else next(known, "")
 
 
 def _only_member(path: Path, raw: bytes) -> tuple[str, bytes]:
@@ -180,7 +186,7 @@ def _only_member(path: Path, raw: bytes) -> tuple[str, bytes]:
         return names[0], archive.read(names[0])
 
 
-def _check_encoding(encoding: str | None) -> None:
+def check_encoding(encoding: str | None) -> None:
     try:
         if encoding is not None:
             bytes(4).decode(encoding)
@@ -193,14 +199,19 @@ def _check_encoding(encoding: str | None) -> None:
         ) from None
 
 
-def _marked(content: bytes) -> str:
+def marked(content: bytes) -> str:
     """The encoding that a byte order mark says."""
     return next((name for name, marks in _MARKS.items() if content.startswith(marks)), "utf-8")
 
 
-def _not_decoded(content: bytes, encoding: str, error: UnicodeError) -> str:
+def not_decoded(content: bytes, encoding: str, error: UnicodeError, before: int = 0) -> str:
+    """What is wrong with bytes that are no text, and which encoding to try.
+
+    Args:
+        before: bytes that came before `content`.
+    """
     at = getattr(error, "start", 0)
-    shown = f"byte {at} is {content[at]:#04x}" if at < len(content) else str(error)
+    shown = f"byte {before + at} is {content[at]:#04x}" if at < len(content) else str(error)
     name = encoding.upper() if encoding.startswith("utf") else encoding
     text = f"not {name} text ({shown})"
     suggested = _suggestion(content)

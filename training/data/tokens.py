@@ -5,12 +5,12 @@ document. Tokens are written to disk once, two bytes each (four where there are 
 and mapped from there: data may be larger than memory, and a window costs nothing until it is read.
 """
 
-import contextlib
 import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -20,11 +20,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.checkpoint.atomic import write_file, writing
-from model.errors import DataError
+from model.checkpoint.atomic import new_directory, write_file, writing
+from model.errors import DataError, UsageError
 from model.tokenizer import Tokenizer
-from training.data.documents import documents, file_sha256, hash_fraction, read_text, text_hash
-from training.data.encodable import encodable
+from training.data.documents import file_sha256
+from training.data.text_stream import TextFile, text_files
+from training.data.token_writer import PARTS, write_tokens
 
 Tokens = npt.NDArray[np.integer]
 
@@ -35,7 +36,9 @@ SPLIT_RULE = (
 )
 """For cards."""
 
-_PARTS = ("train", "val")
+_META = "meta.json"
+
+_NAMES = (_META, *(f"{part}.bin" for part in PARTS))
 
 _VERSION = 4  # of the token files: raise it when they, or what is kept of them, change
 
@@ -63,63 +66,91 @@ def tokenize_files(
     directory: Path,
     val_fraction: float,
     encoding: str | None = None,
+    *,
+    expected: Sequence[str] | None = None,
+    cache: Path | None = None,
 ) -> TokenFiles:
     """Tokenize `paths` into `directory`, or map what an earlier call with the same input left.
 
     A document is in the validation part when the hash of its normalised text says so. Where that
     leaves a part empty, the last `val_fraction` of each document is. Repeated documents are kept
-    once.
+    once. No more than some documents are in memory at a time.
 
     Args:
+        paths: files; what can be read but once, such as a pipe, is copied to `directory` meanwhile.
         encoding: of the files, if they are not in UTF-8.
+        expected: the SHA-256 of each file in a run that is resumed.
+        cache: a directory that runs share, in place of `directory`: the tokens of the same files
+            by the same tokenizer are there once. Several processes may use it at a time.
 
     Raises:
         DataError: a file cannot be used, or the text is too short to be split.
+        UsageError: the files are not as `expected`.
         PenwrightError: the tokens cannot be written; names the file.
     """
-    digests = [file_sha256(path) for path in paths]
-    key = hashlib.sha256(
-        json.dumps(
-            [_VERSION, digests, tokenizer.sha256, val_fraction, *([encoding] if encoding else [])]
-        ).encode()
-    ).hexdigest()
-    meta = _kept(directory, key)
-    if meta is None:
-        meta_file = directory / "meta.json"
-        with writing(directory):
-            directory.mkdir(parents=True, exist_ok=True)
-            meta_file.unlink(missing_ok=True)
-        written = _write_tokens(paths, digests, tokenizer, directory, val_fraction, encoding)
-        meta = {"key": key, **written}
-        write_file(meta_file, json.dumps({**meta, "sha256": _sha256(meta)}).encode())
+    with text_files(paths, directory) as files:
+        digests = [file.sha256 for file in files]
+        if expected is not None and list(expected) != digests:
+            raise UsageError("--resume: --data is not what the saved run was trained on")
+        given = [_VERSION, digests, tokenizer.sha256, val_fraction]
+        content = json.dumps([*given, encoding] if encoding else given)
+        key = hashlib.sha256(content.encode()).hexdigest()
+        place = directory if cache is None else cache / key[:32]
+        meta = _kept(place, key)
+        if meta is None:
+            make = partial(_make, files, tokenizer, val_fraction, encoding, key)
+            if cache is None:
+                meta = make(place)
+            else:
+                with new_directory(place, last=_META) as temporary:
+                    meta = make(temporary)
     dtype = np.dtype(meta["dtype"])
     return TokenFiles(
-        train=np.memmap(directory / "train.bin", dtype, mode="r"),
-        val=np.memmap(directory / "val.bin", dtype, mode="r"),
+        train=np.memmap(place / "train.bin", dtype, mode="r"),
+        val=np.memmap(place / "val.bin", dtype, mode="r"),
         sources=tuple(meta["sources"]),
         cut=meta["cut"],
     )
 
 
+def _make(
+    files: Sequence[TextFile],
+    tokenizer: Tokenizer,
+    val_fraction: float,
+    encoding: str | None,
+    key: str,
+    directory: Path,
+) -> dict[str, Any]:
+    """Write the tokens, and then what is said of them, which is returned."""
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / _META).unlink(missing_ok=True)
+    meta = {"key": key, **write_tokens(files, tokenizer, directory, val_fraction, encoding)}
+    write_file(directory / _META, json.dumps({**meta, "sha256": _sha256(meta)}).encode())
+    return meta
+
+
 def _kept(directory: Path, key: str) -> dict[str, Any] | None:
     """What `meta.json` says of tokens that an earlier call left; None if they are of another input,
     or damaged, which is said on stderr."""
-    file = directory / "meta.json"
+    file = directory / _META
     try:
         meta: dict[str, Any] = json.loads(file.read_bytes())
         if meta["key"] != key:
             return None
         if meta.pop("sha256") != _sha256(meta):
             raise ValueError("it was altered")
-        for part in _PARTS:
+        for part in PARTS:
             file = directory / f"{part}.bin"
             if file.stat().st_size != meta["files"][part]["bytes"]:
                 raise ValueError("its size is another")
             if file_sha256(file) != meta["files"][part]["sha256"]:
                 raise ValueError("it was altered")
     except (OSError, ValueError, LookupError, TypeError, DataError) as error:
-        if directory.exists() and any(directory.iterdir()):
-            why = "it is incomplete" if isinstance(error, LookupError | TypeError) else error
+        if directory.exists() and any((directory / name).exists() for name in _NAMES):
+            why = getattr(error, "strerror", None) or error
+            if isinstance(error, LookupError | TypeError):
+                why = "it is incomplete"
             print(f"{file}: is damaged ({why}); the text is tokenized again", file=sys.stderr)
         return None
     return meta
@@ -127,84 +158,6 @@ def _kept(directory: Path, key: str) -> dict[str, Any] | None:
 
 def _sha256(meta: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(meta, sort_keys=True).encode()).hexdigest()
-
-
-def _write_tokens(
-    paths: Sequence[Path],
-    digests: Sequence[str],
-    tokenizer: Tokenizer,
-    directory: Path,
-    val_fraction: float,
-    encoding: str | None,
-    *,
-    cut: bool = False,
-) -> dict[str, Any]:
-    """Write both parts and return what `meta.json` holds. With `cut`, each document gives its end
-    to the validation part."""
-    dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32)
-    seen: set[str] = set()
-    sources = []
-    sizes = dict.fromkeys(_PARTS, 0)
-    digest_of = {part: hashlib.sha256() for part in _PARTS}
-    with contextlib.ExitStack() as stack:
-        files = {}
-        for part in _PARTS:
-            path = directory / f"{part}.bin"
-            stack.enter_context(writing(path))  # closing writes, too
-            files[part] = stack.enter_context(path.open("wb"))
-
-        def write(part: str, texts: list[str]) -> None:
-            texts = encodable(texts, lambda text: [text], tokenizer, "documents")
-            with writing(directory / f"{part}.bin"):
-                for tokens in tokenizer.encode_batch(texts):
-                    row = [*tokenizer.prefix, *tokens, tokenizer.end_token]
-                    content = np.array(row, dtype).tobytes()
-                    files[part].write(content)
-                    digest_of[part].update(content)
-                    sizes[part] += len(row)
-                files[part].flush()
-
-        for path, digest in zip(paths, digests, strict=True):
-            before, before_tokens = len(seen), sizes["train"]
-            parts: dict[str, list[str]] = {part: [] for part in _PARTS}
-            for document in documents(read_text(path, encoding)):
-                identity = text_hash(document)
-                if identity not in seen:
-                    seen.add(identity)
-                    for part, text in _split(document, val_fraction, cut):
-                        parts[part].append(text)
-            for part, texts in parts.items():
-                for start in range(0, len(texts), 256):
-                    write(part, texts[start : start + 256])
-            sources.append(
-                {
-                    "file": path.name,
-                    "sha256": digest,
-                    "documents": len(seen) - before,
-                    "train_tokens": sizes["train"] - before_tokens,
-                }
-            )
-    if all(sizes.values()):
-        written = {
-            part: {"bytes": sizes[part] * dtype.itemsize, "sha256": digest_of[part].hexdigest()}
-            for part in _PARTS
-        }
-        return {"dtype": dtype.name, "sources": sources, "files": written, "cut": cut}
-    if not cut:
-        return _write_tokens(paths, digests, tokenizer, directory, val_fraction, encoding, cut=True)
-    raise DataError(
-        f"{', '.join(str(path) for path in paths)}: the text is too short to be split; "
-        "give more of it or another --val-fraction"
-    )
-
-
-def _split(document: str, val_fraction: float, cut: bool) -> list[tuple[str, str]]:
-    """A document, or its two pieces, each with its part."""
-    if not cut:
-        return [("val" if hash_fraction(document) < val_fraction else "train", document)]
-    end = int(len(document) * (1 - val_fraction))
-    pieces = (("train", document[:end]), ("val", document[end:]))
-    return [(part, text) for part, text in pieces if text]
 
 
 class Windows:

@@ -22,6 +22,7 @@ LONGEST_PIECE = 512
 """Characters of a piece, within which pairs are merged, above which it is cut for learning: time
 grows with the square of the longest one. No word is as long, so that nothing is lost."""
 
+_SHOW_AFTER = 2.0  # seconds; what is done by then needs no bar
 _LONG_RUN = re.compile(rf"\S{{{LONGEST_PIECE},}}|\s{{{LONGEST_PIECE},}}")
 
 
@@ -115,12 +116,18 @@ class _Cutter:
 def _counted(texts: Iterable[str], *, silent: bool) -> Iterator[str]:
     """The same texts, with a bar that counts their characters."""
     with tqdm(
-        unit="char", unit_scale=True, desc="tokenizer", mininterval=30, delay=1, disable=silent
+        unit="char",
+        unit_scale=True,
+        desc="tokenizer",
+        mininterval=30,
+        delay=_SHOW_AFTER,
+        disable=silent,
     ) as bar:
         for text in texts:
             yield text
             bar.update(len(text))
-        bar.set_description("tokenizer: all read, learning merges")
+        shown = not silent and bar.format_dict["elapsed"] >= _SHOW_AFTER
+        bar.set_description("tokenizer: all read, learning merges", refresh=shown)
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, Protocol
 
 from model.errors import UsageError
 
-_RESERVED = ("data", "dry-run", "help", "out", "resume", "run")
+_RESERVED = ("data", "dry-run", "help", "out", "resume", "run", "token-cache")
 """Flags that every trial shares, or that a sweep sets itself."""
 
 

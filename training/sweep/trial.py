@@ -78,7 +78,7 @@ def run_trial(plan: Plan, trial: "optuna.Trial", values: Mapping[str, Any]) -> f
     metrics = Path(f"{out}.run") / "metrics.jsonl"
     metrics.unlink(missing_ok=True)  # of a sweep whose study.db was deleted
     log = Path(f"{out}.log")
-    command = [*plan.program, *plan.words, *flags_of(values), "--out", str(out)]
+    command = [*plan.program, *plan.words, *flags_of(values), *_shared(plan), "--out", str(out)]
     reported = -1
     with writing(log), log.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
@@ -97,6 +97,14 @@ def run_trial(plan: Plan, trial: "optuna.Trial", values: Mapping[str, Any]) -> f
     if process.returncode:
         raise TrialFailed(_last_words(log, process.returncode))
     return _published(plan, _evaluations(metrics, plan.metric))
+
+
+def _shared(plan: Plan) -> list[str]:
+    """Flags by which trials share what they all would make."""
+    own = any(word.partition("=")[0] == "--token-cache" for word in plan.words)
+    if plan.words[0] != "pretrain" or own:
+        return []
+    return ["--token-cache", str(plan.directory / "tokens")]
 
 
 def _evaluations(metrics: Path, metric: str) -> list[dict[str, Any]]:

@@ -9,7 +9,6 @@ from model.architecture import Architecture, preset
 from model.checkpoint import Adapter, Base, save_base
 from model.errors import UsageError
 from model.tokenizer import Tokenizer
-from training.data.documents import file_sha256
 from training.data.splits import Parts
 from training.data.tokens import SPLIT_RULE, TokenFiles, tokenize_files
 from training.data.vocabulary import load_tokenizer
@@ -42,6 +41,8 @@ class Corpus:
     val_fraction: float = 0.1
     encoding: str | None = None
     """Of the files, if they are not in UTF-8."""
+    token_cache: Path | None = None
+    """A directory of tokens that runs share; by default they are kept in the run."""
 
     def __post_init__(self) -> None:
         if not 0 < self.val_fraction < 1:
@@ -104,11 +105,17 @@ def pretrain(
             "base": start.id if start else None,
             "encoding": corpus.encoding,
         }
-        if job.resume:
-            _check_resume(directory, identity, corpus.data)
+        # Before other tokens take the place of those in the directory of the run.
+        expected = _saved_data(directory, identity) if job.resume else None
         with first_goes_first():
             files = tokenize_files(
-                corpus.data, words, directory / "data", corpus.val_fraction, corpus.encoding
+                corpus.data,
+                words,
+                directory / "data",
+                corpus.val_fraction,
+                corpus.encoding,
+                expected=expected,
+                cache=None if job.dry_run else corpus.token_cache,
             )
         _check_held_out(start, corpus, files)
         model = new_model(config, settings)
@@ -211,9 +218,8 @@ def _check_held_out(base: Base | None, corpus: Corpus, files: TokenFiles) -> Non
             )
 
 
-def _check_resume(directory: Path, identity: dict[str, Any], data: Sequence[Path]) -> None:
-    """Before other tokens take the place of those in the directory of the run."""
+def _saved_data(directory: Path, identity: dict[str, Any]) -> list[str]:
+    """The SHA-256 of each file of the run that is resumed, which has the same settings."""
     state = saved_state.load(directory)
     saved_state.check_same(state, identity)
-    if [source["sha256"] for source in state["identity"]["data"]] != list(map(file_sha256, data)):
-        raise UsageError("--resume: --data is not what the saved run was trained on")
+    return [source["sha256"] for source in state["identity"]["data"]]

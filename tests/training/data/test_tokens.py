@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from model.errors import DataError
 from model.tokenizer import Tokenizer
-from training.data.tokens import tokenize_files
+from training.data.tokens import TokenFiles, tokenize_files
 
 Damage = Callable[[Path], object]
 
@@ -115,3 +116,46 @@ def test_tokens_stay_what_they_were(tmp_path: Path, text_file: Path, tokenizer: 
     files = tokenize_files([text_file], tokenizer, tmp_path, 0.2)
     assert isinstance(files.train, np.memmap)
     assert (tmp_path / "train.bin").stat().st_size == 2 * len(files.train)
+
+
+def test_runs_share_the_tokens_of_the_same_files(
+    tmp_path: Path, text_file: Path, tokenizer: Tokenizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, copy = tmp_path / "cache", tmp_path / "copy.txt"
+    copy.write_bytes(text_file.read_bytes())
+
+    def shared(path: Path, val_fraction: float = 0.2) -> TokenFiles:
+        return tokenize_files([path], tokenizer, tmp_path / "run", val_fraction, cache=cache)
+
+    first = shared(text_file)
+    [place] = cache.iterdir()
+    written = (place / "train.bin").stat().st_ino
+    shared(copy)
+    assert (place / "train.bin").stat().st_ino == written
+    shared(text_file, 0.3)
+    assert len(list(cache.iterdir())) == 2
+    own = tokenize_files([text_file], tokenizer, tmp_path / "own", 0.2)
+    assert own.train.tobytes() == first.train.tobytes()
+    assert capsys.readouterr().err == ""
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes((place / "train.bin").read_bytes()[:100])
+    os.replace(damaged, place / "train.bin")  # while the first run has the old one
+    assert shared(text_file).train.tobytes() == first.train.tobytes()
+    assert "train.bin: is damaged" in capsys.readouterr().err
+    assert {path.name for path in place.iterdir()} == {"train.bin", "val.bin", "meta.json"}
+    assert not (tmp_path / "run").exists()
+
+
+def test_several_processes_fill_one_cache(
+    tmp_path: Path, text_file: Path, tokenizer: Tokenizer
+) -> None:
+    def make(number: int) -> bytes:
+        files = tokenize_files(
+            [text_file], tokenizer, tmp_path / str(number), 0.2, cache=tmp_path / "cache"
+        )
+        return files.train.tobytes()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(make, range(8)))
+    assert len(found) == 1
+    assert len(list((tmp_path / "cache").iterdir())) == 1

@@ -14,6 +14,7 @@ import pytest
 
 from model.errors import PenwrightError, UsageError
 from training.cli import main
+from training.sweep import trial
 from training.sweep.space import Choice, Range, parse_space
 from training.sweep.study import sweep
 from training.sweep.trial import Plan
@@ -247,3 +248,27 @@ def test_a_real_training(
     assert last.startswith("penwright-train classify --base ")
     assert last.endswith(f"--out {tmp_path / 'out'}")
     assert (tmp_path / "out.sweep" / "trial-0000" / "adapter.json").exists()
+
+
+def test_trials_share_the_tokens_of_their_text(
+    text_file: Path, tokenizer_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    data = ("--data", text_file, "--tokenizer", tokenizer_file, "--val-fraction", 0.2)
+    shape = ("--preset", "tiny", "--context", 32, "--steps", 2, "--batch-size", 4)
+    command = ("pretrain", *data, *shape, "--device", "cpu", "--out", tmp_path / "out")
+    study = tmp_path / "study"
+    words = ("--trials", 2, "--search", "lr=0.001,0.002", "--study", study, "--", *command)
+    code, err = cli("sweep", *words)
+    assert code == 0, err
+    [tokens] = (study / "tokens").iterdir()
+    assert (tokens / "train.bin").stat().st_size > 0
+    runs = sorted(study.glob("trial-*.run"))
+    assert len(runs) == 2
+    assert not any((run / "data").exists() for run in runs)
+
+
+def test_a_token_cache_that_is_named_is_kept(plan: Plan, tmp_path: Path) -> None:
+    own = replace(plan, words=("pretrain", f"--token-cache={tmp_path}"))
+    assert trial._shared(own) == trial._shared(plan) == []
+    shared = trial._shared(replace(plan, words=("pretrain",)))
+    assert shared == ["--token-cache", str(plan.directory / "tokens")]
