@@ -87,7 +87,7 @@ def _run(args: argparse.Namespace) -> int:
     try:
         # Commands with a training loop have the flags that several processes need.
         timeout = getattr(args, "process_timeout", None)
-        with processes(getattr(args, "device", "cpu"), timeout), memory_errors(args):
+        with processes(getattr(args, "device", "cpu"), timeout), memory_errors(vars(args)):
             args.command_function(args)
     except PenwrightError as error:
         return _failed(args, str(error), 2 if isinstance(error, UsageError) else 1)

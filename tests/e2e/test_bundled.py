@@ -17,8 +17,7 @@ from model.checkpoint import golden, load_adapter, load_base
 from model.cpu.quantize import quantize
 from tests.e2e.server import serve
 from training.cli import main
-from training.data.labelled import load_labelled
-from training.data.labelled_files import Reading
+from training.data.labelled import Reading, load_labelled
 from training.measure import classifiers
 from training.measure.language import text_metrics
 from training.objectives import labels

@@ -16,15 +16,13 @@ import argparse
 from pathlib import Path
 
 from training.commands import flags
-from training.data.labelled_files import Reading
-from training.loop.settings import LoopSettings
 from training.objectives.labels import Options
 from training.tasks.classify import DEFAULTS, METHODS, classify
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_tuning(parser, METHODS)
-    Reading.add_arguments(parser)
+    flags.add_reading(parser)
     parser.add_argument(
         "--extra",
         nargs="+",
@@ -68,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --method head or last-block: megabytes of frozen activations to keep in "
         "memory, more go to a file in the run; 0 computes them anew in every epoch (1024)",
     )
-    LoopSettings.add_arguments(parser, **DEFAULTS)
+    flags.add_loop(parser, DEFAULTS)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -76,10 +74,10 @@ def run(args: argparse.Namespace) -> None:
         args.data,
         args.base,
         flags.job(args),
-        reading=Reading.from_args(args),
+        reading=flags.reading(args),
         options=Options(args.class_weights, args.lm_weight, tuple(args.augment), args.cache_mb),
         method=flags.method(args),
-        settings=LoopSettings.from_args(args),
+        settings=flags.loop(args),
         extra=args.extra,
         positive=args.positive,
         folds=args.folds,

@@ -20,7 +20,6 @@ import argparse
 from pathlib import Path
 
 from training.commands import flags
-from training.loop.settings import LoopSettings
 from training.objectives.preferences import Objective
 from training.tasks.dpo import DEFAULTS, METHODS, dpo
 
@@ -37,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         help="share of the pairs that may be the wrong way round (0)",
     )
-    LoopSettings.add_arguments(parser, **DEFAULTS)
+    flags.add_loop(parser, DEFAULTS)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -48,6 +47,6 @@ def run(args: argparse.Namespace) -> None:
         adapter=args.adapter,
         objective=Objective(args.beta, args.label_smoothing),
         method=flags.method(args),
-        settings=LoopSettings.from_args(args),
+        settings=flags.loop(args),
         encoding=args.encoding,
     )

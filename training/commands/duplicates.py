@@ -19,8 +19,9 @@ from typing import Any
 
 from model.checkpoint.atomic import write_file
 from model.errors import UsageError
-from training.data.files import BINARY, add_encoding, form
-from training.data.labelled_files import Reading
+from training.commands import flags
+from training.data.files import BINARY, form
+from training.data.labelled import Reading
 from training.data.near_duplicates import Cluster, Shingles, near_duplicates
 from training.data.rows import KINDS, DataFile, Row, read_rows
 
@@ -83,7 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for part in ("label", "text"):
         parser.add_argument(f"--{part}-column", default=part, help=f"column of the {part} ({part})")
-    add_encoding(parser)
+    flags.add_encoding(parser)
     parser.add_argument(
         "--threshold", type=float, default=0.8, help="least similarity of near copies (0.8)"
     )

@@ -27,9 +27,7 @@ import torch
 from model.checkpoint.atomic import write_file
 from model.checkpoint.model_set import load_model_set
 from model.errors import DataError, UsageError
-from training.commands.flags import add_parts_of
-from training.data.files import add_encoding
-from training.data.labelled_files import Reading
+from training.commands import flags
 from training.data.rows import find_kind
 from training.loop.settings import LoopSettings
 from training.measure.evaluation import (
@@ -52,7 +50,7 @@ _TASK_OF_KIND = {"text": "generate", "labelled": "classify", "instructions": "in
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="DIR", help="checkpoint or model set")
     parser.add_argument("--data", nargs="+", type=Path, default=[], help="data files")
-    add_encoding(parser)
+    flags.add_encoding(parser)
     parser.add_argument("--base", type=Path, help="base of the adapter, if it has moved")
     parser.add_argument(
         "--all", action="store_true", help="all rows, those too that trained the checkpoint"
@@ -60,8 +58,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--test", nargs="+", type=Path, default=[], help="of instructions, further files"
     )
-    add_parts_of(parser)
-    Reading.add_arguments(parser)
+    flags.add_parts_of(parser)
+    flags.add_reading(parser)
     parser.add_argument("--blimp", type=Path, help="BLiMP pairs to measure a base on")
     parser.add_argument(
         "--held-out",
@@ -118,7 +116,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
     for flag, path in (("--json", args.json), ("--html", args.html)):
         if path is not None and path.is_dir():
             raise UsageError(f"{flag} {path} is a directory; name a file")
-    Reading.from_args(args)
+    flags.reading(args)
     pipe = next((path for path in args.data if path.is_fifo()), None)
     if pipe is not None and _is_set(args.checkpoint):
         raise UsageError(
@@ -155,7 +153,7 @@ def _checkpoints(
         for name, path in load_model_set(args.checkpoint).paths.items()
     }
     [*classifiers] = (each.card for each in models.values() if each.task == "classify")
-    reading = Reading.from_args(args, *classifiers[:1])
+    reading = flags.reading(args, *classifiers[:1])
     tasks = {path: _TASK_OF_KIND[find_kind(path, reading)] for path in args.data}
     if args.blimp is not None:
         tasks[args.blimp] = "generate"
@@ -178,9 +176,7 @@ def _evaluate(loaded: Loaded, paths: Sequence[Path], args: argparse.Namespace) -
             raise UsageError(f"--data is missing, and the card of {loaded.path} has no metrics")
         return None
     if loaded.network.head is not None:
-        return evaluate_classifier(
-            loaded, paths, Reading.from_args(args, loaded.card), whole=args.all
-        )
+        return evaluate_classifier(loaded, paths, flags.reading(args, loaded.card), whole=args.all)
     if not language_model:
         return evaluate_instructions(
             loaded, paths, args.test, whole=args.all, encoding=args.encoding

@@ -1,12 +1,16 @@
 """Flags that several commands share."""
 
 import argparse
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from model.errors import UsageError
 from model.lora import TARGETS
-from training.data.files import add_encoding
+from training.data.labelled import Reading
+from training.loop.settings import LENGTHS, LoopSettings
 from training.tasks.training import Job
 from training.tuning.card import portable_command
 from training.tuning.methods import Method
@@ -67,3 +71,89 @@ def add_tuning(parser: argparse.ArgumentParser, methods: Sequence[str]) -> None:
 
 def method(args: argparse.Namespace) -> Method:
     return Method(args.method, args.lora_rank, args.lora_alpha, tuple(args.lora_targets or ()))
+
+
+def add_encoding(parser: argparse.ArgumentParser) -> None:
+    """For all commands that read data."""
+    parser.add_argument(
+        "--encoding",
+        metavar="NAME",
+        help="of the data's text, such as latin-1 or utf-16 (UTF-8, or as a byte order mark says)",
+    )
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """How labelled texts are read."""
+    parser.add_argument("--label-column", help="column of labels (label)")
+    parser.add_argument("--text-column", help="column of texts (text)")
+    parser.add_argument(
+        "--distinct",
+        help="exact, or near: texts that differ only in digits and punctuation count once (exact)",
+    )
+    parser.add_argument(
+        "--balance",
+        help="none, or undersample: as many texts of each label as the rarest has, also in "
+        "validation and test (none)",
+    )
+
+
+def reading(args: argparse.Namespace, card: Mapping[str, Any] | None = None) -> Reading:
+    """What the flags say; where they say nothing, what the `card` of a checkpoint says of its
+    training, so that the same files give the same texts again; but for the encoding, which is
+    another file's own matter."""
+    flags = {field.name: getattr(args, field.name) for field in dataclasses.fields(Reading)}
+    given = {name: value for name, value in flags.items() if value is not None}
+    trained = (card or {}).get("data", {}).get("reading", {})
+    return Reading(**{**trained, "encoding": None, **given})
+
+
+_GIVE_WAY = (*LENGTHS, "warmup")
+"""Flags whose default is not what somebody asked for."""
+
+
+def add_loop(parser: argparse.ArgumentParser, defaults: Mapping[str, Any]) -> None:
+    """A flag for each setting of the loop.
+
+    Args:
+        defaults: the task's own.
+    """
+    group = parser.add_argument_group("training loop")
+    giving_way = {}
+    for option in dataclasses.fields(LoopSettings):
+        default = defaults.get(option.name, option.default)
+        flag = "--" + option.name.replace("_", "-")
+        if not option.metadata["flag"]:
+            continue
+        if isinstance(default, bool):
+            group.add_argument(flag, action="store_true", help=option.metadata["help"])
+            continue
+        if option.name in _GIVE_WAY:
+            giving_way[option.name] = default
+        group.add_argument(
+            flag,
+            type=type(option.default),
+            default=None if option.name in giving_way else default,  # whether it was typed
+            metavar=type(option.default).__name__.upper(),
+            help=f"{option.metadata['help']} (default {default})",
+        )
+    parser.set_defaults(loop_defaults=giving_way)
+
+
+def loop(args: argparse.Namespace) -> LoopSettings:
+    """
+    Raises:
+        UsageError: a value is not allowed, or two lengths are asked for.
+    """
+    names = [o.name for o in dataclasses.fields(LoopSettings) if o.metadata["flag"]]
+    values = {name: getattr(args, name) for name in names}
+    values["warmup_gives_way"] = values["warmup"] is None
+    typed = [name for name in LENGTHS if values[name]]
+    if len(typed) > 1:
+        said = " and ".join(f"--{name} {values[name]}" for name in typed)
+        raise UsageError(f"{said}: each says how long the run is; give one of them")
+    # A default length gives way to the length that was asked for.
+    given = dict.fromkeys(LENGTHS, 0) if typed else {}
+    for name in _GIVE_WAY:
+        if values[name] is None:
+            values[name] = given.get(name, args.loop_defaults[name])
+    return LoopSettings(**values)

@@ -17,7 +17,6 @@ import argparse
 from pathlib import Path
 
 from training.commands import flags
-from training.loop.settings import LoopSettings
 from training.tasks.instruct import DEFAULTS, METHODS, instruct
 
 
@@ -39,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="files for the test; of those that --data names too, only their test part",
     )
-    LoopSettings.add_arguments(parser, **DEFAULTS)
+    flags.add_loop(parser, DEFAULTS)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -48,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         args.base,
         flags.job(args),
         method=flags.method(args),
-        settings=LoopSettings.from_args(args),
+        settings=flags.loop(args),
         repeats=args.repeat,
         test=args.test,
         encoding=args.encoding,

@@ -28,10 +28,9 @@ from typing import Any
 from model.checkpoint.atomic import write_file
 from model.errors import UsageError
 from model.prompts import Alpaca
-from training.commands.flags import add_parts_of
+from training.commands import flags
 from training.data.conversations import Instruction
 from training.data.documents import text_hash
-from training.data.files import add_encoding
 from training.loop.settings import LoopSettings
 from training.measure.answers import MAX_NEW_TOKENS, Response, prompt_tokens, respond
 from training.measure.evaluation import Loaded, instruction_rows, load
@@ -47,7 +46,7 @@ _CHUNK = 32  # questions that are answered, and then kept, at a time
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="DIR", help="checkpoint to judge")
     parser.add_argument("--data", nargs="+", type=Path, required=True, help="instruction files")
-    add_encoding(parser)
+    flags.add_encoding(parser)
     parser.add_argument("--base", type=Path, help="base of the adapter, if it has moved")
     parser.add_argument("--json", type=Path, help="file to write (default: DIR.judge.json)")
     parser.add_argument("--test", nargs="+", type=Path, default=[], help="further files")
@@ -57,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="test",
         help="those that did not train the checkpoint, or all (test)",
     )
-    add_parts_of(parser)
+    flags.add_parts_of(parser)
     parser.add_argument("--limit", type=int, default=0, help="first so many rows alone; 0: all")
     parser.add_argument(
         "--max-new-tokens", type=int, default=MAX_NEW_TOKENS, help=f"({MAX_NEW_TOKENS})"

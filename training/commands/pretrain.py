@@ -9,8 +9,6 @@ import argparse
 from pathlib import Path
 
 from training.commands import flags
-from training.data.files import add_encoding
-from training.loop.settings import LoopSettings
 from training.tasks.pretrain import DEFAULTS, Corpus, pretrain
 
 
@@ -18,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", nargs="+", type=Path, required=True, help="text files, packed too"
     )
-    add_encoding(parser)
+    flags.add_encoding(parser)
     parser.add_argument(
         "--weights",
         nargs="+",
@@ -49,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--eval-text", nargs="+", type=Path, default=[], help="texts to measure the result on"
     )
     parser.add_argument("--eval-blimp", type=Path, help="BLiMP pairs to measure the result on")
-    LoopSettings.add_arguments(parser, **DEFAULTS)
+    flags.add_loop(parser, DEFAULTS)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -67,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         base=args.base,
         shape=args.preset,
         tokenizer=args.tokenizer,
-        settings=LoopSettings.from_args(args),
+        settings=flags.loop(args),
         eval_texts=args.eval_text,
         eval_blimp=args.eval_blimp,
     )

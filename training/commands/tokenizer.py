@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from model.checkpoint.files import check_writable
-from training.data.files import add_encoding
+from training.commands import flags
 from training.data.text_stream import stream_documents
 from training.data.vocabulary import save_tokenizer, train_tokenizer
 
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", nargs="+", type=Path, required=True, help="text files, packed too"
     )
-    add_encoding(parser)
+    flags.add_encoding(parser)
     parser.add_argument("--vocab-size", type=int, default=8192, help="tokens (default 8192)")
     parser.add_argument("--out", type=Path, required=True, help="the tokenizer file to write")
 

@@ -5,7 +5,6 @@ UTF-32 with a byte order mark, or what `--encoding` says: an encoding is never g
 read any bytes, and wrongly. All of it is read in one go, so that a pipe will do.
 """
 
-import argparse
 import codecs
 import gzip
 import hashlib
@@ -138,15 +137,6 @@ def packed(text: str, encoding: str, out: Path) -> bytes:
                 archive.writestr(zipfile.ZipInfo(out.stem), content)
             return whole.getvalue()
     return content
-
-
-def add_encoding(parser: argparse.ArgumentParser) -> None:
-    """The flag of all commands that read data."""
-    parser.add_argument(
-        "--encoding",
-        metavar="NAME",
-        help="of the data's text, such as latin-1 or utf-16 (UTF-8, or as a byte order mark says)",
-    )
 
 
 def _unpacked(path: Path, raw: bytes) -> tuple[str, bytes]:

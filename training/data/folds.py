@@ -10,8 +10,16 @@ from pathlib import Path
 
 from model.errors import DataError, UsageError
 from training.data.files import read_file
-from training.data.labelled import Distinct, Entry, LabelledData, between_groups, check_parts
-from training.data.labelled_files import Example, Reading, read_labelled
+from training.data.labelled import (
+    Distinct,
+    Entry,
+    Example,
+    LabelledData,
+    Reading,
+    between_groups,
+    check_parts,
+    read_labelled,
+)
 from training.data.splits import NOTHING, Part, Parts, near_hash
 
 FOLD_RULE = (

@@ -19,7 +19,7 @@ from model.tokenizer import END_OF_TEXT
 from training.data.chats import chat, turns
 from training.data.documents import numbered_documents
 from training.data.files import File, Source, packed, read_file
-from training.data.labelled_files import Reading, examples
+from training.data.labelled import Reading, examples
 from training.data.records import Record, Records, json_records, read_records, usable
 from training.data.tables import Columns
 

@@ -1,19 +1,13 @@
 """`--dry-run`: what a training would take, from a few of its real steps; nothing is left behind."""
 
-import argparse
-import functools
-import os
 import statistics
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from model.errors import UsageError
 from model.transformer import Transformer
 from training.loop.compute import Compute, count
 from training.loop.peak_memory import peak, reset_peak
@@ -22,8 +16,6 @@ from training.loop.task import Batch, Task
 from training.objectives.cross_entropy import IGNORE
 
 _WARMUP, _STEPS = 1, 3  # steps that are taken; the first ones are not timed
-
-Command = Callable[[argparse.Namespace], None]
 
 
 @dataclass(frozen=True)
@@ -53,36 +45,6 @@ class Timing:
     """Padding included: the mean of an epoch, in batches as they come."""
     evaluation: float
     """Seconds of one evaluation."""
-
-
-def add_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print parameters, memory, compute and an estimate of the time; train nothing",
-    )
-
-
-def leaves_nothing(run: Command) -> Command:
-    """Give a dry run of this command a directory that is deleted when it ends.
-
-    Raises:
-        UsageError: the run is to be resumed, or has several processes.
-    """
-
-    @functools.wraps(run)
-    def command(args: argparse.Namespace) -> None:
-        if not args.dry_run:
-            return run(args)
-        if args.resume:
-            raise UsageError("--dry-run with --resume: it trains nothing, so give one of them")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UsageError("--dry-run measures one process; start it without torchrun")
-        with tempfile.TemporaryDirectory(prefix="penwright-") as directory:
-            args.run = Path(directory)
-            return run(args)
-
-    return command
 
 
 def dry_run(run: Run, model: Transformer) -> None:

@@ -1,9 +1,9 @@
 """Memory that is not there: one line that says what to lower, in place of a traceback."""
 
-import argparse
 import contextlib
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 
@@ -26,8 +26,11 @@ class OutOfMemory(PenwrightError):
 
 
 @contextlib.contextmanager
-def memory_errors(args: argparse.Namespace) -> Iterator[None]:
+def memory_errors(flags: Mapping[str, Any]) -> Iterator[None]:
     """Turn the many errors for it into one, which names the flags of the command that help.
+
+    Args:
+        flags: all that the command has, with their values.
 
     Raises:
         OutOfMemory: an allocation in the block failed.
@@ -37,14 +40,14 @@ def memory_errors(args: argparse.Namespace) -> Iterator[None]:
     except (MemoryError, RuntimeError, OSError) as error:
         if not is_out_of_memory(error):
             raise
-        helps = [text for name, text in _LOWER.items() if getattr(args, name, None) is not None]
-        if getattr(args, "checkpoint_activations", False):
+        helps = [text for name, text in _LOWER.items() if flags.get(name) is not None]
+        if flags.get("checkpoint_activations"):
             helps.remove(_LOWER["checkpoint_activations"])
         said = " ".join(str(error).split("\n")[0].split())[:200]
         message = f"out of memory ({said or type(error).__name__})"
         if helps:
             message += f": try {', '.join(helps)}"
-        if hasattr(args, "resume"):
+        if "resume" in flags:
             message += "; what the run saved before is good"
         raise OutOfMemory(message) from error
 

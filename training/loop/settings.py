@@ -1,6 +1,5 @@
 """Settings of the training loop, as a dataclass and as command-line flags."""
 
-import argparse
 import dataclasses
 import math
 from dataclasses import dataclass, field
@@ -13,9 +12,9 @@ from training.loop.optimizer import OPTIMIZERS
 from training.loop.replica import PARALLEL
 from training.loop.schedule import SCHEDULES
 
-_LENGTHS = ("steps", "epochs", "tokens")
-_GIVE_WAY = ("warmup", *_LENGTHS)
-"""Flags whose defaults give way to what else was typed."""
+LENGTHS = ("steps", "epochs", "tokens")
+"""What says how long a run is: one of them is given."""
+
 _WARMUP_SHARE = 0.5
 """Of a short run, the most that is warm-up without being asked for."""
 
@@ -177,50 +176,6 @@ class LoopSettings:
         if self.tokens:
             return max(1, round(self.tokens / (self.step_size * tokens_per_example)))
         return max(1, round(self.epochs * examples / self.step_size))
-
-    @classmethod
-    def add_arguments(cls, parser: argparse.ArgumentParser, **defaults: Any) -> None:
-        """Add a flag for each field; `defaults` are the task's own."""
-        group = parser.add_argument_group("training loop")
-        giving_way = {}
-        for option in dataclasses.fields(cls):
-            default = defaults.get(option.name, option.default)
-            flag = "--" + option.name.replace("_", "-")
-            if not option.metadata["flag"]:
-                continue
-            if isinstance(default, bool):
-                group.add_argument(flag, action="store_true", help=option.metadata["help"])
-                continue
-            if option.name in _GIVE_WAY:
-                giving_way[option.name] = default
-            group.add_argument(
-                flag,
-                type=type(option.default),
-                default=None if option.name in giving_way else default,  # whether it was typed
-                metavar=type(option.default).__name__.upper(),
-                help=f"{option.metadata['help']} (default {default})",
-            )
-        parser.set_defaults(loop_defaults=giving_way)
-
-    @classmethod
-    def from_args(cls, args: argparse.Namespace) -> "LoopSettings":
-        """
-        Raises:
-            UsageError: a value is not allowed, or two lengths are asked for.
-        """
-        flags = [option.name for option in dataclasses.fields(cls) if option.metadata["flag"]]
-        values = {name: getattr(args, name) for name in flags}
-        values["warmup_gives_way"] = values["warmup"] is None
-        typed = [name for name in _LENGTHS if values[name]]
-        if len(typed) > 1:
-            said = " and ".join(f"--{name} {values[name]}" for name in typed)
-            raise UsageError(f"{said}: each says how long the run is; give one of them")
-        # A default length gives way to the length that was asked for.
-        given = dict.fromkeys(_LENGTHS, 0) if typed else {}
-        for name in _GIVE_WAY:
-            if values[name] is None:
-                values[name] = given.get(name, args.loop_defaults[name])
-        return cls(**values)
 
 
 def _gpu_has_bf16() -> bool:

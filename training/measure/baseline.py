@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline, make_union
 from sklearn.svm import LinearSVC
 
 from model.classifier import Labels
-from training.data.labelled_files import Example
+from training.data.labelled import Example
 from training.measure.intervals import Floats, Ints
 
 BASELINE = (

@@ -21,7 +21,7 @@ from model.errors import UsageError
 from model.tokenizer import Tokenizer
 from training.data.augment import Augmentation, Copies
 from training.data.encodable import check_encodable
-from training.data.labelled_files import Example
+from training.data.labelled import Example
 from training.data.order import Order, ShuffledOrder
 from training.loop import distributed
 from training.loop.settings import LoopSettings

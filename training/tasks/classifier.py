@@ -9,8 +9,7 @@ from model.checkpoint import Adapter, Base
 from model.classifier import Labels
 from training.data.augment import Copies
 from training.data.folds import ExtraTexts
-from training.data.labelled import LabelledData, split_rule
-from training.data.labelled_files import Reading
+from training.data.labelled import LabelledData, Reading, split_rule
 from training.data.splits import Parts
 from training.loop.run import Run
 from training.loop.settings import LoopSettings

@@ -9,8 +9,7 @@ from model.checkpoint import Adapter, Base
 from model.classifier import Labels
 from model.errors import UsageError
 from training.data.folds import ExtraTexts, check_folds
-from training.data.labelled import Distinct, read_distinct, split
-from training.data.labelled_files import Reading
+from training.data.labelled import Distinct, Reading, read_distinct, split
 from training.data.splits import Parts
 from training.loop import distributed
 from training.loop import state as saved_state
@@ -32,6 +31,7 @@ DEFAULTS: Mapping[str, Any] = {
     "warmup": 20,
     "eval_batches": 0,
     "weight_decay": 0.01,
+    "warmup_gives_way": True,
 }
 """Of the loop's settings."""
 
@@ -63,7 +63,10 @@ def classify(
         UsageError: a value is not allowed, or does not fit another.
         DataError: a file cannot be used.
     """
-    settings, method = settings or LoopSettings(**DEFAULTS), method or Method()
+    settings, method = (
+        settings or LoopSettings(**DEFAULTS),
+        method or Method(),
+    )
     reading, options = reading or Reading(), options or Options()
     keep_apart(job.out, "--base", base)
     method.check(METHODS, settings)

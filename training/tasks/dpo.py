@@ -37,6 +37,7 @@ DEFAULTS: Mapping[str, Any] = {
     "eval_every": 20,
     "eval_batches": 0,
     "weight_decay": 0.01,
+    "warmup_gives_way": True,
 }
 """Of the loop's settings."""
 
@@ -66,7 +67,10 @@ def dpo(
         UsageError: a value is not allowed, or does not fit another.
         DataError: a file cannot be used.
     """
-    settings, method = settings or LoopSettings(**DEFAULTS), method or Method()
+    settings, method = (
+        settings or LoopSettings(**DEFAULTS),
+        method or Method(),
+    )
     objective = objective or Objective(0.1)
     keep_apart(job.out, "--base", base)
     method.check(METHODS, settings)

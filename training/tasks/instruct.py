@@ -28,6 +28,7 @@ DEFAULTS: Mapping[str, Any] = {
     "warmup": 20,
     "eval_batches": 0,
     "weight_decay": 0.01,
+    "warmup_gives_way": True,
 }
 """Of the loop's settings."""
 
@@ -55,7 +56,10 @@ def instruct(
         UsageError: a value is not allowed, or does not fit another.
         DataError: a file cannot be used.
     """
-    settings, method = settings or LoopSettings(**DEFAULTS), method or Method()
+    settings, method = (
+        settings or LoopSettings(**DEFAULTS),
+        method or Method(),
+    )
     keep_apart(job.out, "--base", base)
     method.check(METHODS, settings)
     check_repeats(repeats, data)

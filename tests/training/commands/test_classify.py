@@ -16,7 +16,7 @@ from model.errors import ContextLengthError
 from model.lora import LoRASettings
 from training.commands.classify import METHODS
 from training.data.augment import Augmentation, Copies, augmented
-from training.data.labelled_files import Example
+from training.data.labelled import Example
 from training.loop.run import Run
 from training.loop.settings import LoopSettings
 from training.measure.classifiers import all_logits, row_logits

@@ -21,7 +21,7 @@ from model.transformer import Transformer
 from training.data.augment import Augmentation, Copies
 from training.data.conversations import Instruction
 from training.data.documents import documents
-from training.data.labelled_files import Example
+from training.data.labelled import Example
 from training.data.preferences import Preference
 from training.data.tokens import tokenize_files
 from training.measure import answers as responses

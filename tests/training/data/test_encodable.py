@@ -6,7 +6,7 @@ from model.errors import DataError, TextError
 from model.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer
 from training.data.conversations import Instruction
 from training.data.encodable import check_encodable, encodable
-from training.data.labelled_files import Example
+from training.data.labelled import Example
 from training.objectives.labels import encode as encode_texts
 from training.objectives.responses import encode
 

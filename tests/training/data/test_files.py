@@ -13,7 +13,7 @@ import pytest
 from model.errors import DataError, UsageError
 from training.data.documents import read_text
 from training.data.files import form, packed, read_file
-from training.data.labelled_files import Reading, read_labelled
+from training.data.labelled import Reading, read_labelled
 
 TEXT = "ham\tCafé à 5 £\nspam\tone\n"
 

@@ -9,8 +9,7 @@ import pytest
 
 from model.errors import DataError
 from training.data.documents import text_hash
-from training.data.labelled import LabelledData, load_labelled
-from training.data.labelled_files import Example, Reading, read_labelled
+from training.data.labelled import Example, LabelledData, Reading, load_labelled, read_labelled
 
 Row = tuple[str, str]
 

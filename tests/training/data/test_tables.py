@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from model.errors import DataError
-from training.data.labelled_files import Example, Reading, read_labelled
+from training.data.labelled import Example, Reading, read_labelled
 
 Rows = list[tuple[str, str]]
 

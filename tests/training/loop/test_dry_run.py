@@ -1,7 +1,6 @@
 """`--dry-run`: true numbers, and nothing left behind."""
 
 import re
-from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,8 @@ from model.rope import Rope
 from model.transformer import Transformer
 from training.cli import main
 from training.loop.compute import count
-from training.loop.dry_run import leaves_nothing
 from training.objectives.cross_entropy import token_loss
+from training.tasks import Job
 
 Cli = Callable[..., tuple[int, str]]
 
@@ -152,4 +151,4 @@ def test_dry_run_resumes_nothing(
 def test_dry_run_is_of_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="without torchrun"):
-        leaves_nothing(lambda args: None)(Namespace(dry_run=True, resume=False))
+        Job(Path("out"), dry_run=True).directory().__enter__()

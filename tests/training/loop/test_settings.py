@@ -10,6 +10,7 @@ import torch
 
 from model.errors import UsageError
 from tests.training.loop.test_run import Regression, assert_same_state
+from training.commands import flags
 from training.loop.run import Run
 from training.loop.settings import LoopSettings
 
@@ -18,8 +19,8 @@ Cli = Callable[..., tuple[int, str]]
 
 def parsed(*words: object, **defaults: Any) -> LoopSettings:
     parser = argparse.ArgumentParser()
-    LoopSettings.add_arguments(parser, **{"epochs": 6.0, "warmup": 20, **defaults})
-    return LoopSettings.from_args(parser.parse_args(["--device", "cpu", *map(str, words)]))
+    flags.add_loop(parser, {"epochs": 6.0, "warmup": 20, **defaults})
+    return flags.loop(parser.parse_args(["--device", "cpu", *map(str, words)]))
 
 
 def lengths(settings: LoopSettings) -> tuple[int, float, int]:

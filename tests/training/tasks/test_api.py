@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from model.checkpoint import Adapter, Base
 from model.errors import UsageError
-from training.data.labelled_files import Reading
+from training.data.labelled import Reading
 from training.loop.settings import LoopSettings
 from training.objectives.labels import Options
 from training.tasks import Job, classify, dpo, instruct, pretrain

@@ -16,7 +16,7 @@ from model.errors import PenwrightError
 from model.lora import LoRA, LoRASettings
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
-from training.data.labelled_files import Example
+from training.data.labelled import Example
 from training.loop.run import Run
 from training.loop.settings import LoopSettings
 from training.objectives.labels import Classification, Options, Rows, encode
