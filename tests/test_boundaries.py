@@ -47,7 +47,7 @@ def test_packages_stay_apart(package: str) -> None:
         assert not wrong, f"{file.relative_to(ROOT)} imports {', '.join(wrong)}"
 
 
-LAYERS = (
+MODEL = (
     *("errors", "tasks", "json_files", "rope", "architecture", "projection", "positions"),
     *("attention", "transformer", "classifier", "lora", "cpu", "kv_cache", "weight_files"),
     *("tokenizer", "prompts", "sampling"),
@@ -60,12 +60,24 @@ LAYERS = (
 )
 """The modules and folders of `model`, the lowest first."""
 
+TRAINING = (
+    *("report", "data", "loop", "tuning"),
+    # What the objectives show and train with stands below them, the rest of `measure` above.
+    *("measure.intervals", "measure.samples", "measure.answers", "objectives", "measure"),
+    *("tasks", "sweep", "commands", "cli"),
+)
+"""The modules and folders of `training`."""
+
+LAYERS = {"model": MODEL, "training": TRAINING}
+
 
 def layer_of(module: str) -> int:
-    """The height of a module: that of the longest name in `LAYERS` which stands for it."""
-    names = [name for name in LAYERS if f"{module}.".startswith(f"model.{name}.")]
+    """The height of a module: that of the longest name of a layer which stands for it."""
+    package, _, path = module.partition(".")
+    layers = LAYERS[package]
+    names = [name for name in layers if f"{path}.".startswith(f"{name}.")]
     assert names, f"{module} stands in no layer"
-    return LAYERS.index(max(names, key=len))
+    return layers.index(max(names, key=len))
 
 
 def modules_of(package: str) -> dict[str, Path]:
@@ -78,7 +90,7 @@ def modules_of(package: str) -> dict[str, Path]:
 
 def imports_of(modules: dict[str, Path]) -> dict[str, set[str]]:
     """What each module imports of the others, for a type alone as well. To import a module of
-    another folder is to import that folder, whose `__init__` is run."""
+    another folder is to import that folder, whose `__init__` is run, if there is anything in it."""
     graph = {}
     for module, file in modules.items():
         used: set[str] = set()
@@ -91,7 +103,8 @@ def imports_of(modules: dict[str, Path]) -> dict[str, set[str]]:
                 used |= {node.module} if names - modules.keys() else set()
         for name in used & modules.keys():
             folder = name.rpartition(".")[0]
-            if "." in folder and not f"{module}.".startswith(f"{folder}."):
+            own = f"{module}.".startswith(f"{folder}.")
+            if "." in folder and not own and modules[folder].stat().st_size:
                 used = used | {folder}
         graph[module] = used & modules.keys() - {module}
     return graph
@@ -120,15 +133,24 @@ def test_a_circle_is_found() -> None:
     assert circle({"a": {"b"}, "b": {"c"}, "c": set()}) == []
 
 
-def test_no_module_imports_one_above_it() -> None:
-    graph = imports_of(modules_of("model"))
+@pytest.mark.parametrize("package", LAYERS)
+def test_no_module_imports_one_above_it(package: str) -> None:
+    graph = imports_of(modules_of(package))
     assert len(graph) > 80
     for module, used in graph.items():
-        if module in ("model", "model.engine"):
+        if module in (package, "model.engine"):
             continue
         for other in used:
             assert layer_of(other) <= layer_of(module), f"{module} imports {other}"
 
 
-def test_no_modules_import_each_other() -> None:
-    assert not circle(imports_of(modules_of("model")))
+@pytest.mark.parametrize("package", LAYERS)
+def test_no_modules_import_each_other(package: str) -> None:
+    assert not circle(imports_of(modules_of(package)))
+
+
+def test_flags_are_the_commands_matter() -> None:
+    """What trains can be called without a command line."""
+    for module, file in modules_of("training").items():
+        if "argparse" in imported(file.read_text(encoding="utf-8")):
+            assert module.startswith(("training.commands.", "training.sweep.space", "training.cli"))

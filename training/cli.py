@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from model.errors import PenwrightError, UsageError
 from training.loop.distributed import abandon, processes
-from training.loop.out_of_memory import memory_errors
+from training.loop.memory import memory_errors
 from training.report.output import shown
 
 try:

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import IO, cast
 
 from model.checkpoint.atomic import writing
-from model.errors import DataError, UsageError
+from model.errors import DataError
 from model.tokenizer import END_OF_TEXT
 from training.data.documents import file_sha256, read_text
 from training.data.files import check_encoding, marked, not_decoded, packing
-from training.loop import distributed
 
 _PIECE = 2**20  # bytes that are read together
 
@@ -44,7 +43,6 @@ def text_files(paths: Sequence[Path], directory: Path) -> Iterator[list[TextFile
 
     Raises:
         DataError: one cannot be read; names it.
-        UsageError: several processes would have to share a pipe.
     """
     with contextlib.ExitStack() as stack:
         found = []
@@ -52,11 +50,6 @@ def text_files(paths: Sequence[Path], directory: Path) -> Iterator[list[TextFile
             if _is_regular(path):
                 found.append(TextFile(path, path, file_sha256(path)))
                 continue
-            if distributed.size() > 1:
-                raise UsageError(
-                    f"--data {path} is no regular file, and one process alone could read it; "
-                    "write it to a file first"
-                )
             copy = directory / f"input-{number}"
             stack.callback(copy.unlink, missing_ok=True)
             found.append(TextFile(path, copy, _copied(path, copy)))

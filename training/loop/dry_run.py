@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from model.transformer import Transformer
 from training.loop.compute import Compute, count
-from training.loop.peak_memory import peak, reset_peak
+from training.loop.memory import peak, reset_peak
 from training.loop.run import Run
-from training.loop.task import Batch, Task
-from training.objectives.cross_entropy import IGNORE
+from training.loop.task import IGNORE, Batch, Task
 
 _WARMUP, _STEPS = 1, 3  # steps that are taken; the first ones are not timed
 

@@ -1,4 +1,6 @@
-"""What a run writes down as it goes: `metrics.jsonl`, and the same as a plot in `loss.png`."""
+"""What a run writes down as it goes: `metrics.jsonl`, the same as a plot in `loss.png`, and on
+request as event files for TensorBoard.
+"""
 
 import json
 from collections.abc import Mapping
@@ -6,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoint.atomic import write_file, writing
-from training.loop.tensorboard import EventFiles
+from model.errors import UsageError
 from training.report.tables import plot_loss, read_metrics
 
 
@@ -65,3 +67,36 @@ class MetricsLog:
         if self._events is not None:
             self._events.close()
             self._events = None
+
+
+class EventFiles:
+    """Event files in `directory`, of every number of every record.
+
+    Args:
+        step: where the run is: what earlier event files have from later steps is void.
+
+    Raises:
+        UsageError: the package is not installed.
+    """
+
+    def __init__(self, directory: Path, step: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ModuleNotFoundError as error:
+            raise UsageError(
+                f"--tensorboard needs the package {error.name or 'tensorboard'}: "
+                "run pip install tensorboard"
+            ) from error
+        purge = step + 1 if step else 0  # step 0 has its evaluation before training
+        self._writer: Any = SummaryWriter(str(directory), purge_step=purge)
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        for name, value in record.items():
+            if name != "step" and isinstance(value, (int, float)):
+                self._writer.add_scalar(name, value, record["step"])
+
+    def flush(self) -> None:
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()

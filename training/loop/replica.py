@@ -11,11 +11,9 @@ fsdp   every process holds a part of each weight, its gradient and its optimizer
 import contextlib
 from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from model.errors import UsageError
 from training.loop import distributed
 
 PARALLEL = ("auto", "none", "ddp", "fsdp")
@@ -76,24 +74,3 @@ class Replica:
     def close(self) -> None:
         """Leave the network whole in each process, as if it had always been."""
         self._root = nn.Identity()
-
-
-def replica(trained: nn.Module, parallel: str, device: torch.device) -> Replica:
-    """The network, divided as `--parallel` says.
-
-    Raises:
-        UsageError: that does not fit how many processes there are.
-    """
-    size = distributed.size()
-    if parallel == "none" and size > 1:
-        raise UsageError(f"--parallel is none; with {size} processes it must be auto, ddp or fsdp")
-    if parallel in ("ddp", "fsdp") and not distributed.joined():
-        raise UsageError(
-            f"--parallel is {parallel}, which is for processes that torchrun starts: "
-            "torchrun --nproc-per-node N -m training.cli ..."
-        )
-    if parallel == "fsdp":
-        from training.loop.sharding import ShardedReplica  # DTensor takes seconds to import
-
-        return ShardedReplica(trained, device)
-    return Replica(trained)

@@ -20,31 +20,30 @@ within rounding: they share out the examples of each step.
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from model.checkpoint.atomic import writing
+from model.errors import UsageError
 from training.data.order import Order, ShuffledOrder
-from training.loop import best, distributed
+from training.loop import best, distributed, snapshot
 from training.loop import state as saved_state
-from training.loop.bad_step import WINDOW, BadStep, complaint, stop_at
+from training.loop.guards import WINDOW, BadStep, Stopped, complaint, stop_at, stop_requests
 from training.loop.log import MetricsLog
 from training.loop.memory import keep_freed_memory
 from training.loop.optimizer import Optimizer
-from training.loop.replica import replica
-from training.loop.resume import resume as go_on
-from training.loop.resume import save
+from training.loop.replica import Replica
 from training.loop.schedule import Schedule
-from training.loop.settings import LoopSettings
+from training.loop.settings import LENGTHS, LoopSettings
 from training.loop.state import Progress
-from training.loop.stop import Stopped, stop_requests
 from training.loop.task import Batch, Task
 
 __all__ = ["BadStep", "Batch", "Progress", "Run", "Stopped", "Task"]
@@ -73,7 +72,7 @@ class Run:
             settings.decay,
         )
         self.shares = settings.shares(distributed.size())
-        self.replica = replica(task.trained, settings.parallel, self.device)
+        self.replica = _replica(task.trained, settings.parallel, self.device)
         self.optimizer = Optimizer(
             [task.trained],
             kind=settings.optimizer,
@@ -107,7 +106,7 @@ class Run:
             (self.directory / "state").mkdir(parents=True, exist_ok=True)
         torch.manual_seed((self.settings.seed + distributed.rank()) % 2**63)
         if resume:
-            go_on(self, identity)
+            self._resume(identity)
         else:
             if distributed.first():
                 # In this order: a state never stands without its best weights.
@@ -130,7 +129,7 @@ class Run:
                     last = last or self._out_of_patience()
                 (stops,) = distributed.total(stop.requested)
                 if stops or last or self.progress.step % self.settings.save_every == 0:
-                    save(self, identity)
+                    self._save(identity)
                 if stops and not last:
                     raise Stopped(
                         f"stopped at step {self.progress.step} of {self.steps}; "
@@ -231,6 +230,59 @@ class Run:
         for sample in samples:
             print_above(f"  | {sample}")
 
+    def _save(self, identity: Mapping[str, Any]) -> None:
+        """Write `state/last.pt`. All processes come here together, and the first one writes.
+
+        Args:
+            identity: what a resumed run must share.
+        """
+        state: dict[str, Any] = {
+            "format": saved_state.FORMAT,
+            "identity": dict(identity),
+            "progress": asdict(self.progress),
+            "random": snapshot.random_states(self.device),
+        }
+        if self.settings.sharded_state:
+            step = self.progress.step
+            state |= snapshot.sharded(self.replica, self.optimizer, self.directory, step)
+        else:
+            state |= snapshot.gathered(self.replica, self.optimizer)
+        if distributed.first():
+            saved_state.save(state, saved_state.last_state(self.directory))
+            best.settle(self.directory)
+            saved_state.forget_shards(self.directory, keep=state.get("shards"))
+
+    def _resume(self, identity: Mapping[str, Any]) -> None:
+        """Go on where `_save` left the run, however many processes that was in.
+
+        Raises:
+            UsageError: there is nothing to resume, or it was trained with other settings.
+            PenwrightError: what was saved cannot be read.
+        """
+        state = saved_state.load(self.directory)
+        saved_state.check_same(state, identity, free=self._may_change(state))
+        self.progress = Progress(**state["progress"])
+        named = self.progress if self.keeps_best else None
+        if named is not None:
+            best.find(self.directory, named)
+        snapshot.restore(state, self.replica, self.optimizer, self.directory)
+        snapshot.restore_random(state)
+        distributed.total(0)  # until all have looked, nothing moves
+        if distributed.first():
+            best.adopt(self.directory, named)
+        self.log.go_on(self.progress.step)
+
+    def _may_change(self, state: Mapping[str, Any]) -> Sequence[str]:
+        """A run may be made longer or shorter when neither length has an effect on any step that
+        is done: none of them decayed, in the saved run as in this one."""
+        if state["identity"]["warmup"] != self.schedule.warmup:
+            return LENGTHS  # that is what is in the way, and what is said
+        saved = replace(self.settings, **{name: state["identity"][name] for name in LENGTHS})
+        steps = saved.total_steps(self.task.examples, self.task.tokens_per_example)
+        there = replace(self.schedule, steps=steps)
+        steady = min(self.schedule.steady_until(), there.steady_until())
+        return LENGTHS if state["progress"]["step"] <= steady else ()
+
     def _samples_due(self) -> bool:
         """At the first evaluation at or after each multiple of `sample_every`, 0 included."""
         step, every = self.progress.step, self.settings.sample_every
@@ -252,3 +304,24 @@ class Run:
             mininterval=0.2 if sys.stderr.isatty() else 30,
             disable=not distributed.first(),
         )
+
+
+def _replica(trained: nn.Module, parallel: str, device: torch.device) -> Replica:
+    """The network, divided as `--parallel` says.
+
+    Raises:
+        UsageError: that does not fit how many processes there are.
+    """
+    size = distributed.size()
+    if parallel == "none" and size > 1:
+        raise UsageError(f"--parallel is none; with {size} processes it must be auto, ddp or fsdp")
+    if parallel in ("ddp", "fsdp") and not distributed.joined():
+        raise UsageError(
+            f"--parallel is {parallel}, which is for processes that torchrun starts: "
+            "torchrun --nproc-per-node N -m training.cli ..."
+        )
+    if parallel == "fsdp":
+        from training.loop.sharding import ShardedReplica  # DTensor takes seconds to import
+
+        return ShardedReplica(trained, device)
+    return Replica(trained)

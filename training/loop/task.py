@@ -7,6 +7,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+IGNORE = -100
+"""A target with this value adds nothing to the loss."""
+
 
 @dataclass(frozen=True)
 class Batch:

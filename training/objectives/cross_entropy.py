@@ -1,7 +1,7 @@
 """Cross-entropy over tokens, without holding the logits of all of them at once.
 
 They are computed in chunks of rows, and where there are several, autograd keeps none of them: each
-is computed again when its gradient is (as blocks are in `training.loop.activations`). That costs
+is computed again when its gradient is (as blocks are in `training.loop.prepare`). That costs
 one more product with the output layer; the gradients are the same to the bit.
 """
 
@@ -13,9 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from model.transformer import Transformer
-
-IGNORE = -100
-"""A target with this value adds nothing to the loss."""
+from training.loop.task import IGNORE
 
 _ROWS, _LOGITS = 1024, 1024 * 8192
 """The most rows and logits of a chunk, which at 8,192 tokens is 34 MB."""

@@ -25,8 +25,8 @@ from training.data.labelled import Example
 from training.data.order import Order, ShuffledOrder
 from training.loop import distributed
 from training.loop.settings import LoopSettings
-from training.loop.task import Batch, pad_rows, padded_length
-from training.objectives.cross_entropy import IGNORE, token_loss
+from training.loop.task import IGNORE, Batch, pad_rows, padded_length
+from training.objectives.cross_entropy import token_loss
 from training.tuning.frozen import FrozenStates, hidden_from
 from training.tuning.methods import Tuning
 from training.tuning.network import Network

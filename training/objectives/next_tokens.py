@@ -5,7 +5,6 @@ The loss is the mean cross-entropy of the next token over every position of ever
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,6 @@ from training.data.tokens import TokenFiles, Windows
 from training.loop.prepare import prepare
 from training.loop.settings import LoopSettings
 from training.loop.task import Batch
-from training.measure.language import text_metrics
 from training.measure.samples import continuations
 from training.objectives.cross_entropy import token_loss
 
@@ -97,10 +95,6 @@ class Pretraining:
 
     def samples(self) -> list[str]:
         return continuations(self.trained, self.tokenizer, _PROMPTS)
-
-    def measure(self) -> dict[str, Any]:
-        """Loss per token, perplexity and bits per byte over the whole validation part."""
-        return {"validation": text_metrics(self.trained, self.files.val, self.tokenizer)}
 
 
 def new_model(config: Architecture, settings: LoopSettings) -> Transformer:

@@ -22,9 +22,9 @@ from model.tokenizer import Tokenizer
 from training.data.conversations import Instruction, InstructionData
 from training.data.encodable import encodable
 from training.loop.settings import LoopSettings
-from training.loop.task import Batch, pad_rows, padded_length
+from training.loop.task import IGNORE, Batch, pad_rows, padded_length
 from training.measure.answers import Response, respond, response_metrics
-from training.objectives.cross_entropy import IGNORE, token_loss
+from training.objectives.cross_entropy import token_loss
 from training.tuning.methods import Tuning, report_parts
 from training.tuning.network import Network
 

@@ -12,10 +12,12 @@ from model.tokenizer import Tokenizer
 from training.data.splits import Parts
 from training.data.tokens import SPLIT_RULE, TokenFiles, tokenize_files
 from training.data.vocabulary import load_tokenizer
+from training.loop import distributed
 from training.loop import state as saved_state
 from training.loop.distributed import first_goes_first
 from training.loop.settings import LoopSettings
 from training.loop.state import Progress
+from training.measure.language import text_metrics
 from training.measure.samples import PROMPTS, continuations
 from training.measure.yardstick import Yardstick, yardstick
 from training.objectives.next_tokens import Pretraining, new_model
@@ -107,6 +109,12 @@ def pretrain(
         }
         # Before other tokens take the place of those in the directory of the run.
         expected = _saved_data(directory, identity) if job.resume else None
+        for path in corpus.data:
+            if distributed.size() > 1 and path.exists() and not path.is_file():
+                raise UsageError(
+                    f"--data {path} is no regular file, and one process alone could read it; "
+                    "write it to a file first"
+                )
         with first_goes_first():
             files = tokenize_files(
                 corpus.data,
@@ -150,7 +158,8 @@ class TextTraining(Training):
     def measure(self, progress: Progress, directory: Path) -> dict[str, Any]:
         files: TokenFiles = self.task.files
         tokenizer = self.task.tokenizer
-        metrics = {**self.task.measure(), **self.extra.measure(self.model, tokenizer)}
+        validation = text_metrics(self.model, files.val, tokenizer)
+        metrics = {"validation": validation, **self.extra.measure(self.model, tokenizer)}
         return {
             "parameters": self.model.parameter_count(),
             **_origin(self.start),

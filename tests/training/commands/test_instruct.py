@@ -15,8 +15,9 @@ from model.lora import LoRASettings
 from model.prompts import instruction_prompt
 from training.data.conversations import Instruction
 from training.loop.settings import LoopSettings
+from training.loop.task import IGNORE
 from training.measure.answers import respond
-from training.objectives.cross_entropy import IGNORE, token_loss
+from training.objectives.cross_entropy import token_loss
 from training.objectives.responses import InstructionTuning, encode, mean_loss, pair_batch
 from training.tuning.methods import start_tuning
 from training.tuning.network import Network

@@ -18,10 +18,12 @@ from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
 from model.tokenizer.patterns import KNOWN_PATTERNS
 from training.data import text_stream, token_writer
 from training.data.documents import documents, normalise, read_text, text_hash
-from training.data.text_stream import split_documents, stream_documents, text_files
+from training.data.text_stream import split_documents, stream_documents
 from training.data.tokens import tokenize_files
 from training.data.vocabulary import train_tokenizer
 from training.loop import distributed
+from training.tasks import Job, pretrain
+from training.tasks.pretrain import Corpus
 
 REPOSITORY = Path(__file__).parents[3]
 INLINE = len(list(documents(f"a{END_OF_TEXT}b"))) == 2
@@ -199,14 +201,14 @@ def test_a_bad_pipe_is_named_as_it_was_given(tokenizer: Tokenizer, tmp_path: Pat
     assert list((tmp_path / "a").glob("input-*")) == []
 
 
-def test_processes_cannot_share_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_cannot_share_a_pipe(
+    tokenizer_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     os.mkfifo(tmp_path / "pipe")
     monkeypatch.setattr(distributed, "size", lambda: 2)
-    with (
-        pytest.raises(UsageError, match=r"--data .*pipe is no regular file, and one process alone"),
-        text_files([tmp_path / "pipe"], tmp_path),
-    ):
-        pass
+    corpus, job = Corpus((tmp_path / "pipe",)), Job(tmp_path / "out")
+    with pytest.raises(UsageError, match=r"--data .*pipe is no regular file, and one process"):
+        pretrain(corpus, job, tokenizer=str(tokenizer_file))
 
 
 def test_commands_take_pipes(text_file: Path, tmp_path: Path) -> None:

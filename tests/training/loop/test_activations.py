@@ -9,7 +9,7 @@ from torch import Tensor
 from model.architecture import Architecture
 from model.rope import Rope
 from model.transformer import Block, Transformer
-from training.loop.activations import checkpoint_activations
+from training.loop.prepare import checkpoint_activations
 
 GPT2 = Architecture(40, 8, n_layer=2, n_head=2, n_embd=8)
 MODERN = replace(GPT2, n_kv_head=1, norm="rms", mlp="swiglu", bias="none", rope=Rope())

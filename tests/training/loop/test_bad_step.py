@@ -8,7 +8,7 @@ import pytest
 from torch import Tensor
 
 from tests.training.loop.worker import Tokens, settings
-from training.loop.bad_step import complaint
+from training.loop.guards import complaint
 from training.loop.run import BadStep, Batch, Run
 
 USUAL = [1.0, 1.2, 0.8, 1.1, 0.9] * 5  # mean 1, deviation 0.1414

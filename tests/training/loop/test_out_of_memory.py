@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from training.loop import state as saved_state
-from training.loop.out_of_memory import OutOfMemory, memory_errors
+from training.loop.memory import OutOfMemory, memory_errors
 from training.loop.task import Batch
 from training.objectives.next_tokens import Pretraining
 

@@ -27,8 +27,9 @@ from training.loop import distributed
 from training.loop.prepare import prepare
 from training.loop.run import Batch, Run
 from training.loop.settings import LoopSettings
+from training.loop.task import IGNORE
 from training.objectives import cross_entropy
-from training.objectives.cross_entropy import IGNORE, token_loss
+from training.objectives.cross_entropy import token_loss
 
 ROWS = cross_entropy._ROWS
 EXAMPLES, TIME = 24, 12

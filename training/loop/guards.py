@@ -1,16 +1,20 @@
-"""A step that no training should go on from: how it is known, and what is said of it.
+"""What stops a run: a step that no training should go on from, and a signal.
 
-A loss or a gradient that is not finite is one. So is a spike: a loss that lies above the mean of
-the last 100 steps by more than `--spike` of their standard deviations; before 20 steps there is
-none. It is found before the optimizer's step, so neither the weights nor the saved state have
-anything of it.
+A loss or a gradient that is not finite is such a step. So is a spike: a loss that lies above the
+mean of the last 100 steps by more than `--spike` of their standard deviations; before 20 steps
+there is none. It is found before the optimizer's step, so neither the weights nor the saved state
+have anything of it.
 """
 
+import contextlib
 import json
 import math
+import signal
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model.checkpoint.atomic import write_file
 from training.loop import state as saved_state
@@ -61,3 +65,41 @@ def stop_at(step: int, examples: Sequence[int], why: str, directory: Path) -> Ba
         f"{why} at step {step}, examples {some} (see {report}); {good}: "
         "try a lower --lr or a longer --warmup"
     )
+
+
+_SIGNALS = [signal.SIGINT, signal.SIGTERM]
+if hasattr(signal, "SIGHUP"):  # Windows has none
+    _SIGNALS.append(signal.SIGHUP)
+
+
+class Stopped(AllStop):
+    """The run was asked to stop; its state is saved."""
+
+
+@dataclass
+class StopRequest:
+    requested: bool = False
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """Take SIGINT, SIGTERM and the end of the terminal as a request to stop after the step; a
+    second one kills. Under `nohup` the end of the terminal is none."""
+    request = StopRequest()
+    previous: dict[int, Any] = {}
+
+    def handle(number: int, frame: object) -> None:
+        request.requested = True
+        signal.signal(number, previous[number] or signal.SIG_DFL)
+
+    try:
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                previous[number] = signal.signal(number, handle)
+    except ValueError:  # not the main thread: whoever owns that one stops us
+        previous.clear()
+    try:
+        yield request
+    finally:
+        for signal_number, handler in previous.items():
+            signal.signal(signal_number, handler)
