@@ -1,5 +1,6 @@
 """Saving a run, and going on from what was saved."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -48,11 +49,16 @@ def resume(run: "Run", identity: Mapping[str, Any]) -> None:
     saved_state.check_same(state, identity, free=_may_change(run, state))
     run.progress = Progress(**state["progress"])
     named = run.progress if run.keeps_best else None
-    if named is not None:
+    # Of a state that was put back by hand, the best weights may be those of the state itself.
+    own = named is not None and named.best_step == named.step and best.exists(run.directory)
+    if named is not None and not own:
         best.find(run.directory, named)
     snapshot.restore(state, run.replica, run.optimizer, run.directory)
     snapshot.restore_random(state)
     distributed.total(0)  # until all have looked, nothing moves
+    with run.replica.whole() if own else contextlib.nullcontext():
+        if own and distributed.first():
+            best.keep(run.directory, run.progress, run.task.trained.state_dict())
     if distributed.first():
         best.adopt(run.directory, named)
     run.log.go_on(run.progress.step)
