@@ -30,6 +30,11 @@ def new_path(directory: Path) -> Path:
     return directory / "state" / "best-new.pt"
 
 
+def exists(directory: Path) -> bool:
+    """Whether there are some, of whatever run."""
+    return saved_path(directory).exists() or new_path(directory).exists()
+
+
 def keep(directory: Path, progress: Progress, weights: Mapping[str, Tensor]) -> None:
     """Write the weights of the evaluation that `progress` has as its best.
 
@@ -56,11 +61,10 @@ def find(directory: Path, progress: Progress) -> Path:
         PenwrightError: a file cannot be read.
     """
     saved = saved_path(directory)
-    found = [path for path in (saved, new_path(directory)) if path.exists()]
-    for path in found:
-        if _is_of(_read(path), progress):
+    for path in (saved, new_path(directory)):
+        if path.exists() and _is_of(_read(path), progress):
             return path
-    if not found:
+    if not exists(directory):
         raise UsageError(f"--resume: {saved} is missing; start again without --resume")
     raise UsageError(
         f"--resume: {saved} is not of the run whose state is in last.pt; start again without "

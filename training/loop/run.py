@@ -21,7 +21,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -263,11 +263,16 @@ class Run:
         saved_state.check_same(state, identity, free=self._may_change(state))
         self.progress = Progress(**state["progress"])
         named = self.progress if self.keeps_best else None
-        if named is not None:
+        # Of a state that was put back by hand, the best weights may be those of the state itself.
+        own = named is not None and named.best_step == named.step and best.exists(self.directory)
+        if named is not None and not own:
             best.find(self.directory, named)
         snapshot.restore(state, self.replica, self.optimizer, self.directory)
         snapshot.restore_random(state)
         distributed.total(0)  # until all have looked, nothing moves
+        with self.replica.whole() if own else nullcontext():
+            if own and distributed.first():
+                best.keep(self.directory, self.progress, self.task.trained.state_dict())
         if distributed.first():
             best.adopt(self.directory, named)
         self.log.go_on(self.progress.step)

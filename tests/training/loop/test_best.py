@@ -149,6 +149,18 @@ def test_the_best_weights_of_another_run_are_refused(tmp_path: Path) -> None:
         train(one, resume=True)
 
 
+def test_a_state_that_was_put_back_has_its_own_weights_as_the_best(tmp_path: Path) -> None:
+    """The state of step 5, where the loss was lowest, after the run went on and forgot it."""
+    _, progress = train(tmp_path, steps=5)
+    assert progress.best_step == 5
+    before = saved_state.last_state(tmp_path).read_bytes()
+    train(tmp_path, steps=60, resume=True)
+    assert torch.load(best.saved_path(tmp_path))["step"] > 5
+    saved_state.last_state(tmp_path).write_bytes(before)
+    loss, progress = train(tmp_path, steps=6, resume=True)
+    assert (loss, progress.best_step) == (progress.best_loss, 5)
+
+
 def test_damaged_best_weights_are_named(tmp_path: Path) -> None:
     train(tmp_path)
     os.truncate(best.saved_path(tmp_path), 1000)
