@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The book's first pretraining: GPT-2 124M on Edith Wharton's short story "The Verdict", ten epochs.
 #
-#   training/recipes/the-verdict.sh [OUT]          OUT: runs/verdict
+#   training/recipes/the-verdict.sh [OUT] [FLAG...]          OUT: runs/verdict
 #
 # The story is data/the-verdict.txt, or the file that VERDICT names; it is downloaded if there is
 # none. OPTIMIZER=adamw trains as the book does. TOKENIZER: gpt2, or a file with GPT-2's vocabulary.
@@ -28,4 +28,4 @@ case ${OPTIMIZER:-muon} in
 esac
 
 "$train" pretrain --data "$story" --tokenizer "${TOKENIZER:-gpt2}" --preset gpt2-124m --context 256 \
-  --epochs 10 --batch-size 2 "${how[@]}" --eval-every 30 --out "$out"
+  --epochs 10 --batch-size 2 "${how[@]}" --eval-every 30 --out "$out" "${@:2}"

@@ -1,10 +1,15 @@
 """The recipe of the bundled models, with a stand-in for `penwright-train`."""
 
+import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from training.cli import parser
+from training.commands import flags
 
 RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "default.sh"
 
@@ -76,3 +81,36 @@ def test_the_set_is_never_a_mix_and_adapters_follow_their_base(work: Path) -> No
     assert resumed == {"exercises": False, "classify": True, "instruct": False}
     assert published(work) == dict.fromkeys(first, "second")
     assert [path.name for path in (work / "checkpoints").iterdir()] == ["default"]
+
+
+def test_its_commands_are_ones_that_there_are(tmp_path: Path) -> None:
+    """With flags that each of them takes."""
+    calls = tmp_path / "calls"
+    (tmp_path / "penwright-train").write_text(
+        f"#!{sys.executable}\nimport json, sys\nfrom pathlib import Path\n"
+        f'with open({str(calls)!r}, "a") as file:\n    print(json.dumps(sys.argv[1:]), file=file)\n'
+        'out = Path(sys.argv[sys.argv.index("--out") + 1])\n'
+        "out.parent.mkdir(parents=True, exist_ok=True)\n"
+        "if out.suffix:\n    out.touch()\n"
+        'else:\n    out.mkdir(exist_ok=True)\n    (out / "card.json").write_text("{}")\n'
+    )
+    (tmp_path / "python").write_text("#!/bin/sh\n")
+    for name in ("penwright-train", "python"):
+        (tmp_path / name).chmod(0o755)
+    variables = {"PENWRIGHT_DATA": "data", "BIN": str(tmp_path)}
+    subprocess.run(
+        ["bash", str(RECIPE)],
+        cwd=tmp_path,
+        env={**os.environ, **variables},
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    commands = [json.loads(line) for line in calls.read_text().splitlines()]
+    assert [words[0] for words in commands] == [
+        *("tokenizer", "pretrain", "pretrain", "pretrain", "classify", "instruct")
+    ]
+    for words in commands:
+        args = parser().parse_args(words)
+        if words[0] != "tokenizer":
+            assert flags.loop(args).steps or flags.loop(args).epochs
