@@ -38,8 +38,6 @@ SPLIT_RULE = (
 
 _META = "meta.json"
 
-_NAMES = (_META, *(f"{part}.bin" for part in PARTS))
-
 _VERSION = 4  # of the token files: raise it when they, or what is kept of them, change
 
 
@@ -134,6 +132,8 @@ def _kept(directory: Path, key: str) -> dict[str, Any] | None:
     """What `meta.json` says of tokens that an earlier call left; None if they are of another input,
     or damaged, which is said on stderr."""
     file = directory / _META
+    if not file.exists():  # nothing is there, or it was not finished
+        return None
     try:
         meta: dict[str, Any] = json.loads(file.read_bytes())
         if meta["key"] != key:
@@ -147,11 +147,10 @@ def _kept(directory: Path, key: str) -> dict[str, Any] | None:
             if file_sha256(file) != meta["files"][part]["sha256"]:
                 raise ValueError("it was altered")
     except (OSError, ValueError, LookupError, TypeError, DataError) as error:
-        if directory.exists() and any((directory / name).exists() for name in _NAMES):
-            why = getattr(error, "strerror", None) or error
-            if isinstance(error, LookupError | TypeError):
-                why = "it is incomplete"
-            print(f"{file}: is damaged ({why}); the text is tokenized again", file=sys.stderr)
+        why = getattr(error, "strerror", None) or error
+        if isinstance(error, LookupError | TypeError):
+            why = "it is incomplete"
+        print(f"{file}: is damaged ({why}); the text is tokenized again", file=sys.stderr)
         return None
     return meta
 

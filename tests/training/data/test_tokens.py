@@ -68,8 +68,12 @@ def test_damaged_tokens_are_made_again(
     again = tokenize_files([text_file], tokenizer, tmp_path, 0.2)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == wanted
     assert again.sources == sources
-    assert f"{tmp_path}/{name.split()[0]}." in (err := capsys.readouterr().err)
-    assert "is damaged (" in err
+    err = capsys.readouterr().err
+    if name == "meta missing":  # as where tokenizing was cut short
+        assert err == ""
+    else:
+        assert f"{tmp_path}/{name.split()[0]}." in err
+        assert "is damaged (" in err
     tokenize_files([text_file], tokenizer, tmp_path, 0.2)
     assert capsys.readouterr().err == ""
 
