@@ -19,9 +19,7 @@ from training.tasks.classifier import Recipe
 from training.tasks.cross_validation import cross_validate
 from training.tasks.training import Job, train
 from training.tuning.methods import Method, load_tunable
-from training.tuning.publishing import (
-    keep_apart,
-)
+from training.tuning.publishing import keep_apart
 
 METHODS = ("lora", "full", "last-block", "head")
 DEFAULTS: Mapping[str, Any] = {
@@ -63,10 +61,7 @@ def classify(
         UsageError: a value is not allowed, or does not fit another.
         DataError: a file cannot be used.
     """
-    settings, method = (
-        settings or LoopSettings(**DEFAULTS),
-        method or Method(),
-    )
+    settings, method = settings or LoopSettings(**DEFAULTS), method or Method()
     reading, options = reading or Reading(), options or Options()
     keep_apart(job.out, "--base", base)
     method.check(METHODS, settings)

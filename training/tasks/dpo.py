@@ -67,10 +67,7 @@ def dpo(
         UsageError: a value is not allowed, or does not fit another.
         DataError: a file cannot be used.
     """
-    settings, method = (
-        settings or LoopSettings(**DEFAULTS),
-        method or Method(),
-    )
+    settings, method = settings or LoopSettings(**DEFAULTS), method or Method()
     objective = objective or Objective(0.1)
     keep_apart(job.out, "--base", base)
     method.check(METHODS, settings)

@@ -56,10 +56,7 @@ def instruct(
         UsageError: a value is not allowed, or does not fit another.
         DataError: a file cannot be used.
     """
-    settings, method = (
-        settings or LoopSettings(**DEFAULTS),
-        method or Method(),
-    )
+    settings, method = settings or LoopSettings(**DEFAULTS), method or Method()
     keep_apart(job.out, "--base", base)
     method.check(METHODS, settings)
     check_repeats(repeats, data)
