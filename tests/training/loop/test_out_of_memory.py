@@ -1,6 +1,5 @@
 """Out of memory is one line that names what helps, and the saved state is still good."""
 
-import argparse
 import errno
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +41,7 @@ FAILURES: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_every_kind_is_one_error(name: str) -> None:
-    args = argparse.Namespace(batch_size=8, checkpoint_activations=False, resume=False)
+    args = dict(batch_size=8, checkpoint_activations=False, resume=False)
     with (
         pytest.raises(
             OutOfMemory,
@@ -55,17 +54,17 @@ def test_every_kind_is_one_error(name: str) -> None:
 
 
 def test_what_is_on_is_not_named() -> None:
-    args = argparse.Namespace(batch_size=8, checkpoint_activations=True, cache_mb=0, context=None)
+    args = dict(batch_size=8, checkpoint_activations=True, cache_mb=0, context=None)
     said = r"try a lower --batch-size .*, a lower --cache-mb$"
     with pytest.raises(OutOfMemory, match=said), memory_errors(args):
         allocate()
-    with pytest.raises(OutOfMemory, match=r"\)$"), memory_errors(argparse.Namespace()):
+    with pytest.raises(OutOfMemory, match=r"\)$"), memory_errors({}):
         allocate()
 
 
 def test_other_errors_pass() -> None:
     for error in (RuntimeError("shapes differ"), OSError(errno.ENOSPC, "full")):
-        with pytest.raises(type(error)), memory_errors(argparse.Namespace()):
+        with pytest.raises(type(error)), memory_errors({}):
             raise error
 
 
