@@ -41,7 +41,7 @@ FAILURES: dict[str, Callable[[], object]] = {
 
 @pytest.mark.parametrize("name", FAILURES)
 def test_every_kind_is_one_error(name: str) -> None:
-    args = dict(batch_size=8, checkpoint_activations=False, resume=False)
+    args = {"batch_size": 8, "checkpoint_activations": False, "resume": False}
     with (
         pytest.raises(
             OutOfMemory,
@@ -54,7 +54,7 @@ def test_every_kind_is_one_error(name: str) -> None:
 
 
 def test_what_is_on_is_not_named() -> None:
-    args = dict(batch_size=8, checkpoint_activations=True, cache_mb=0, context=None)
+    args = {"batch_size": 8, "checkpoint_activations": True, "cache_mb": 0, "context": None}
     said = r"try a lower --batch-size .*, a lower --cache-mb$"
     with pytest.raises(OutOfMemory, match=said), memory_errors(args):
         allocate()
