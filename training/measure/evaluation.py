@@ -144,7 +144,9 @@ def measured_rows(
     parts = loaded.parts
     fresh = [row for row in rows if not parts.gives_away(*texts(row))]
     seen = len(rows) - len(fresh)
-    known = "trained the checkpoint or validated it, or are near copies of what did"
+    known = "trained the checkpoint or validated it"
+    if parts.near:
+        known += ", or are near copies of what did"
     if whole:
         return list(rows), f"all {len(rows)} distinct rows, of which {seen} {known}"
     if not parts.complete:

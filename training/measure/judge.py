@@ -3,7 +3,7 @@
 Two ways of asking are known: `/v1/chat/completions` of OpenAI, which most servers have, and
 `/api/chat` of Ollama. What may come back, and what becomes of it:
 
-    a number from 0 to 100         the score
+    a whole number from 0 to 100   the score
     any other answer               a failure: score 0, with the answer's text
     HTTP 400, 413 or 422, or no    the same where the judge has answered before; else the address
     chat completion at all         or the model is wrong, and nothing is judged
@@ -219,7 +219,9 @@ def _is_here(url: str) -> bool:
     """Whether an address is one of this machine alone."""
     host = urlsplit(url).hostname or ""
     try:
-        return ip_address(host).is_loopback
+        address = ip_address(host)
+        address = getattr(address, "ipv4_mapped", None) or address
+        return address.is_loopback or address.is_unspecified
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
 

@@ -170,7 +170,7 @@ class Marking:
             return
         self._proven, self._silent = True, 0
         score = parse_score(said)
-        failure = "the answer is no number from 0 to 100" if score is None else None
+        failure = "the answer is no whole number from 0 to 100" if score is None else None
         self.file.add_mark(row, Mark(score or 0, said, failure))
 
 

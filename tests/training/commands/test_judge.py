@@ -175,7 +175,7 @@ def test_a_judge_on_this_machine_is_behind_no_proxy(
 ) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://192.0.2.1:9")  # TEST-NET-1: nobody answers
-    for host in ("127.0.0.1", "localhost"):
+    for host in ("127.0.0.1", "localhost", "0.0.0.0", "[::ffff:127.0.0.1]"):
         url = judge.url.replace("127.0.0.1", host)
         assert ask(JudgeSettings(url, timeout=5, retries=0))[0] == "70"
 
@@ -430,7 +430,7 @@ def test_nonsense_counts_as_0_and_is_reported(
     assert (metrics["n"], metrics["failures"], metrics["score"]["value"]) == (4, 1, 60.0)
     row = command.report["rows"][1]
     assert (row["score"], row["answer"]) == (0, "It is \ud83d fine, 90.")
-    assert row["failure"] == "the answer is no number from 0 to 100"
+    assert row["failure"] == "the answer is no whole number from 0 to 100"
 
 
 def test_what_is_no_answer_of_a_judge_at_all_counts_once_others_came(
