@@ -6,6 +6,7 @@ read any bytes, and wrongly. All of it is read in one go, so that a pipe will do
 """
 
 import codecs
+import contextlib
 import gzip
 import hashlib
 import io
@@ -17,6 +18,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 
 from model.errors import DataError, UsageError
+from training.data.signatures import described, office
 
 BINARY = (".parquet", ".xlsx")
 """Forms that are no text."""
@@ -57,26 +59,29 @@ class File:
         Raises:
             DataError: it is not in the encoding, or there is none; names the file.
         """
+        if what := described(self.content):
+            raise DataError(f"{self.path}: {what}")
         try:
-            text = self.content.decode(self.encoding).removeprefix("\ufeff")
+            # As a stream is decoded, for that knows what a missing byte order mark is.
+            decoder = codecs.getincrementaldecoder(self.encoding)()
+            text = decoder.decode(self.content, final=True).removeprefix("\ufeff")
         except UnicodeError as error:
             reason = not_decoded(self.content, self.encoding, error)
             raise DataError(f"{self.path}: {reason}") from error
         if not text.strip():
             raise DataError(f"{self.path}: is empty")
-        if "\0" in text[:1000] and _suggestion(self.content).startswith("utf-16"):
-            raise DataError(
-                f"{self.path}: looks like UTF-16 without a byte order mark; "
-                f"try --encoding {_suggestion(self.content)}"
-            )
+        check_characters(text, self.content, self.encoding, self.path)
         return text
 
     @cached_property
     def lines(self) -> list[str]:
-        """Of the text, each with its end. They end at `\\n` alone, for other characters that end
-        lines, such as U+0085, belong to a text; but `\\r` will do where there is no other."""
-        end = "\n" if "\n" in self.text else "\r"
-        return [line + end for line in self.text.removesuffix(end).split(end)]
+        """Of the text, each with its end: `\\n`, `\\r\\n` or `\\r`, all in one file if need be,
+        for a row that a text swallows is not seen again. Other characters that end lines, such as
+        U+0085, belong to a text."""
+        found = io.StringIO(self.text, newline="").readlines()
+        if not found[-1].endswith(("\n", "\r")):
+            found[-1] += "\n" if "\n" in self.text else "\r"
+        return found
 
 
 Source = Path | File
@@ -162,12 +167,10 @@ def packing(path: Path, beginning: bytes) -> str:
 
 def _only_member(path: Path, raw: bytes) -> tuple[str, bytes]:
     with zipfile.ZipFile(io.BytesIO(raw)) as archive:
-        # What macOS puts beside a file holds its attributes.
-        names = [
-            info.filename
-            for info in archive.infolist()
-            if not info.is_dir() and not info.filename.startswith("__MACOSX/")
-        ]
+        if what := office(archive):
+            raise DataError(f"{path}: {what}")
+        infos = archive.infolist()
+        names = [i.filename for i in infos if not (i.is_dir() or _is_of_macos(i.filename))]
         if len(names) != 1:
             raise DataError(
                 f"{path}: holds {len(names)} files ({', '.join(names[:5])}); it must hold one: "
@@ -176,13 +179,24 @@ def _only_member(path: Path, raw: bytes) -> tuple[str, bytes]:
         return names[0], archive.read(names[0])
 
 
+def _is_of_macos(name: str) -> bool:
+    """Whether it is what macOS puts beside files: their attributes, and how a folder is shown."""
+    last = PurePosixPath(name).name
+    return "__MACOSX" in PurePosixPath(name).parts or last.startswith("._") or last == ".DS_Store"
+
+
 def check_encoding(encoding: str | None) -> None:
+    """
+    Raises:
+        UsageError: there is no such encoding.
+    """
     try:
         if encoding is not None:
+            codecs.getincrementaldecoder(encoding)
             bytes(4).decode(encoding)
-    except UnicodeError:  # such bytes are not in it
+    except UnicodeDecodeError:  # such bytes are not in it
         return
-    except (LookupError, ValueError):
+    except (LookupError, ValueError):  # the latter also of `undefined`, which decodes nothing
         raise UsageError(
             f"--encoding is {encoding!r}; it must be an encoding of text that Python knows, such "
             "as utf-8, latin-1, cp1252 or utf-16"
@@ -194,13 +208,45 @@ def marked(content: bytes) -> str:
     return next((name for name, marks in _MARKS.items() if content.startswith(marks)), "utf-8")
 
 
+def check_characters(
+    text: str, content: bytes, encoding: str, path: Path, lines_before: int = 0
+) -> None:
+    """Check that a text, or a piece of one, is no binary data that its encoding happens to read.
+
+    Args:
+        content: its bytes.
+        lines_before: those that came before `text`.
+
+    Raises:
+        DataError: it has a NUL character; says what it looks like.
+    """
+    at = text.find("\0")
+    if at < 0:
+        return
+    looks = _unmarked(content)
+    if looks and looks != codecs.lookup(encoding).name:
+        name = looks[:6].upper()
+        raise DataError(
+            f"{path}: looks like {name} without a byte order mark; try --encoding {looks}"
+        )
+    line = lines_before + text.count("\n", 0, at) + 1
+    raise DataError(
+        f"{path}: line {line} has a NUL character, which is in no text: the file is binary, "
+        "damaged or in another encoding"
+    )
+
+
 def not_decoded(content: bytes, encoding: str, error: UnicodeError, before: int = 0) -> str:
     """What is wrong with bytes that are no text, and which encoding to try.
 
     Args:
         before: bytes that came before `content`.
     """
-    at = getattr(error, "start", 0)
+    if not isinstance(error, UnicodeDecodeError) and encoding.lower()[:3] == "utf":
+        order = (_unmarked(content) or "le")[-2:]
+        name = encoding.upper().replace("_", "-")
+        return f"not {name} text (no byte order mark); try --encoding {name.lower()}-{order}"
+    at = error.start if isinstance(error, UnicodeDecodeError) else len(content)
     shown = f"byte {before + at} is {content[at]:#04x}" if at < len(content) else str(error)
     name = encoding.upper() if encoding.startswith("utf") else encoding
     text = f"not {name} text ({shown})"
@@ -210,13 +256,25 @@ def not_decoded(content: bytes, encoding: str, error: UnicodeError, before: int 
 
 def _suggestion(content: bytes) -> str:
     """The encoding that bytes which are no UTF-8 most likely are in."""
-    beginning = content[:10_000]
-    for name, zeros in (("utf-16-le", beginning[1::2]), ("utf-16-be", beginning[0::2])):
-        if zeros.count(0) > len(zeros) // 2:
-            return name
+    if looks := _unmarked(content):
+        return looks
     try:
         content.decode("cp1252")
     except UnicodeDecodeError:
         return "latin-1"
     # Windows has letters and quotation marks where Latin-1 has control characters.
     return "cp1252" if any(0x80 <= byte < 0xA0 for byte in set(content)) else "latin-1"
+
+
+def _unmarked(content: bytes) -> str:
+    """What of UTF-16 and UTF-32, without a byte order mark, bytes look like; or nothing."""
+    beginning = content[:10_000]
+    for name in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
+        # The upper bytes of most alphabets' letters are small.
+        upper = beginning[1::2] if name.endswith("le") else beginning[0::2]
+        small = sum(byte < 9 for byte in upper)
+        with contextlib.suppress(UnicodeDecodeError):
+            text = codecs.getincrementaldecoder(name)().decode(beginning)
+            if small > len(upper) // 2 and "\0" not in text:
+                return name
+    return ""
