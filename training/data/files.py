@@ -243,15 +243,23 @@ def not_decoded(content: bytes, encoding: str, error: UnicodeError, before: int 
         before: bytes that came before `content`.
     """
     if not isinstance(error, UnicodeDecodeError) and encoding.lower()[:3] == "utf":
-        order = (_unmarked(content) or "le")[-2:]
-        name = encoding.upper().replace("_", "-")
-        return f"not {name} text (no byte order mark); try --encoding {name.lower()}-{order}"
+        name = codecs.lookup(encoding).name
+        looks = _unmarked(content) or ("utf-8" if _is_utf8(content) else f"{name}-le")
+        return f"not {name.upper()} text (no byte order mark); try --encoding {looks}"
     at = error.start if isinstance(error, UnicodeDecodeError) else len(content)
     shown = f"byte {before + at} is {content[at]:#04x}" if at < len(content) else str(error)
     name = encoding.upper() if encoding.startswith("utf") else encoding
     text = f"not {name} text ({shown})"
-    suggested = _suggestion(content)
+    is_utf8 = codecs.lookup(encoding).name != "utf-8" and _is_utf8(content)
+    suggested = "utf-8" if is_utf8 else _suggestion(content)
     return text if suggested == encoding else f"{text}; try --encoding {suggested}"
+
+
+def _is_utf8(content: bytes) -> bool:
+    """Whether it is, up to a last character that may be cut."""
+    with contextlib.suppress(UnicodeDecodeError):
+        return "\0" not in codecs.getincrementaldecoder("utf-8")().decode(content)
+    return False
 
 
 def _suggestion(content: bytes) -> str:

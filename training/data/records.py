@@ -196,7 +196,7 @@ def json_records(file: File, columns: Columns) -> Records | None:
         if isinstance(items, dict) and any(map(columns.known, items)):
             number, _ = lines[0]
             piece = file.text if file.text.endswith("\n") else file.text + "\n"
-            return Records((_record(file.path, "line", number, items, columns, piece),))
+            return Records((_Objects(file.path, columns).record("line", number, items, piece),))
         if not isinstance(items, list):
             known = f"; it is an object with {', '.join(items)}" if isinstance(items, dict) else ""
             raise DataError(f"{file.path}: must hold a list of objects{known}")
@@ -211,30 +211,45 @@ def json_records(file: File, columns: Columns) -> Records | None:
 def _of_list(path: Path, items: Sequence[Any], columns: Columns) -> Records:
     if not items:
         raise DataError(f"{path}: has no rows")
-    rows = (_record(path, "row", number, item, columns) for number, item in enumerate(items, 1))
+    objects = _Objects(path, columns)
+    rows = (objects.record("row", number, item) for number, item in enumerate(items, start=1))
     return Records(tuple(rows), is_list=True)
 
 
 def _of_lines(path: Path, lines: Iterable[tuple[int, str]], columns: Columns) -> Records:
+    objects = _Objects(path, columns)
     records = []
     for number, line in lines:
         try:
             item = loads(line)
         except ValueError as error:
             raise DataError(f"{path}: line {number} is not valid JSON: {error}") from error
-        records.append(_record(path, "line", number, item, columns, line))
+        records.append(objects.record("line", number, item, line))
     return Records(tuple(records))
 
 
-def _record(
-    path: Path, noun: str, number: int, item: Any, columns: Columns, piece: str = ""
-) -> Record:
-    place = f"{noun} {number}"
-    if not isinstance(item, dict):
-        raise DataError(f"{path}: {place} is not an object with {columns.listed}")
-    names = columns.renamed(list(item), f"{path}: {place}")
-    fields = dict(zip(names, item.values(), strict=True))
-    return Record(path, place, number, fields, piece, given=item)
+class _Objects:
+    """Makes records of a file's JSON objects, most of which have the same keys."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self.path = path
+        self.columns = columns
+        self._names: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def record(self, noun: str, number: int, item: Any, piece: str = "") -> Record:
+        """
+        Raises:
+            DataError: it is no object, or has a field twice.
+        """
+        place = f"{noun} {number}"
+        if not isinstance(item, dict):
+            raise DataError(f"{self.path}: {place} is not an object with {self.columns.listed}")
+        keys = tuple(item)
+        if keys not in self._names:
+            self._names[keys] = tuple(self.columns.renamed(keys, f"{self.path}: {place}"))
+        names = self._names[keys]
+        fields = item if names == keys else dict(zip(names, item.values(), strict=True))
+        return Record(self.path, place, number, fields, piece, given=item)
 
 
 def loads(text: str) -> Any:

@@ -54,6 +54,8 @@ class Columns:
             DataError: two are the same one.
         """
         result = [self.known(name) or name for name in names]
+        if len(set(result)) == len(result):
+            return result
         for name in (*self.names, *self.optional):
             if (count := result.count(name)) > 1:
                 raise DataError(f"{where} names `{name}` {count} times: {list(names)}")
