@@ -88,11 +88,12 @@ Source = Path | File
 """A file that is to be read, or has been."""
 
 
-def read_file(source: Source, encoding: str | None = None) -> File:
+def read_file(source: Source, encoding: str | None = None, *, given: Path | None = None) -> File:
     """Read a file, if that has not been done.
 
     Args:
         encoding: of its text; None is UTF-8, or what a byte order mark says.
+        given: how the file is called, if not by its path.
 
     Raises:
         DataError: missing, unreadable, or not packed as its name says; names the file.
@@ -101,18 +102,19 @@ def read_file(source: Source, encoding: str | None = None) -> File:
     if isinstance(source, File):
         return source
     check_encoding(encoding)
+    path = given or source
     try:
         raw = source.read_bytes()
-        name, content = _unpacked(source, raw)
+        name, content = _unpacked(path, raw)
     except (
         *(OSError, EOFError, lzma.LZMAError, zlib.error),
         *(zipfile.BadZipFile, NotImplementedError, RuntimeError),  # of zips: the last, a password
     ) as error:
         reason = getattr(error, "strerror", None) or error
-        raise DataError(f"{source}: cannot be read: {reason}") from error
+        raise DataError(f"{path}: cannot be read: {reason}") from error
     form = PurePosixPath(name).suffix.lower()
     digest = hashlib.sha256(raw).hexdigest()
-    return File(source, content, form, digest, encoding or marked(content))
+    return File(path, content, form, digest, encoding or marked(content))
 
 
 def form(path: Path) -> str:
@@ -282,7 +284,8 @@ def _unmarked(content: bytes) -> str:
         upper = beginning[1::2] if name.endswith("le") else beginning[0::2]
         small = sum(byte < 9 for byte in upper)
         with contextlib.suppress(UnicodeDecodeError):
-            text = codecs.getincrementaldecoder(name)().decode(beginning)
+            whole = len(content) == len(beginning)
+            text = codecs.getincrementaldecoder(name)().decode(beginning, final=whole)
             if small > len(upper) // 2 and "\0" not in text:
                 return name
     return ""

@@ -19,8 +19,15 @@ from typing import IO, cast
 from model.checkpoint.atomic import writing
 from model.errors import DataError
 from model.tokenizer import END_OF_TEXT
-from training.data.documents import file_sha256, read_text
-from training.data.files import check_characters, check_encoding, marked, not_decoded, packing
+from training.data.documents import file_sha256
+from training.data.files import (
+    check_characters,
+    check_encoding,
+    marked,
+    not_decoded,
+    packing,
+    read_file,
+)
 from training.data.signatures import LONGEST, described
 
 _PIECE = 2**20  # bytes that are read together
@@ -147,7 +154,7 @@ def _pieces(path: Path, encoding: str | None, name: Path) -> Iterator[str]:
     with _errors_of(name), path.open("rb") as raw:
         kind = packing(name, raw.peek(8))
         if kind == ".zip":  # which is read from its end
-            yield read_text(path, encoding)
+            yield read_file(path, encoding, given=name).text
             return
         with _unpacked(raw, kind) as source:
             yield from _decoded(source, encoding, name)
