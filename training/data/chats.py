@@ -13,7 +13,7 @@ from model.prompts import Message
 from model.prompts.parts import Role
 from training.data.records import LeftOut, Record, checked
 
-_CHATS = ("messages", "conversations")
+CHATS = ("messages", "conversations")
 _ROLES: Mapping[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -33,7 +33,8 @@ def chat(record: Record) -> list[Message] | None:
     Raises:
         LeftOut, DataError: see `turns`.
     """
-    name = next((name for name in _CHATS if record.fields.get(name) is not None), None)
+    # An empty cell of a table is no chat.
+    name = next((n for n in CHATS if record.fields.get(n) not in (None, "")), None)
     if name is None:
         return None
     messages = turns(record.fields[name], record.where)
@@ -46,8 +47,8 @@ def turns(value: Any, where: str) -> list[Message]:
     """The messages of a conversation.
 
     Raises:
-        LeftOut: one is of a tool, or no text.
-        DataError: one has no content, an empty one or an unknown role; names it by its number.
+        LeftOut: one is of a tool, no text, or empty.
+        DataError: one has no content or an unknown role; names it by its number.
     """
     found = []
     for number, turn in enumerate(value if isinstance(value, list) else [value], start=1):
@@ -57,6 +58,8 @@ def turns(value: Any, where: str) -> list[Message]:
         if said in _TOOLS or any(turn.get(name) for name in _CALLS):
             raise LeftOut(f"message {number} is of a tool, which the template has no place for")
         content = turn.get("value") if turn.get("content") is None else turn["content"]
+        if content is None and ("content" in turn or "value" in turn):
+            content = ""
         text = checked(_text(content, where, number), where, f"message {number}")
         if said not in _ROLES:
             raise DataError(
@@ -66,7 +69,7 @@ def turns(value: Any, where: str) -> list[Message]:
         if text.strip():
             found.append(Message(role, text))
         elif role != "system":
-            raise DataError(f"{where} has an empty message, number {number}")
+            raise LeftOut(f"message {number} is empty")
     return found
 
 

@@ -9,6 +9,7 @@ A row without an input that asks about a passage, an article or a reference text
 answered: it is left out, and counted.
 """
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from pathlib import Path
 
 from model.errors import DataError
 from model.prompts import Message
-from training.data.chats import chat, roles
+from training.data.chats import CHATS, chat, roles
 from training.data.documents import hash_fraction, text_hash
 from training.data.files import Source, read_file
-from training.data.records import LeftOut, Record, checked, read_records, usable
+from training.data.records import LeftOut, Record, checked, is_null, read_records, usable
 from training.data.splits import NAMES, NOTHING, SAID, Part, Parts
 from training.data.tables import Columns
 
@@ -257,48 +258,83 @@ def read_instructions(source: Source, encoding: str | None = None) -> Iterator[I
     Raises:
         DataError: see `load_instructions`.
     """
-    columns = Columns(
-        ("instruction", "output"), fields="`instruction`, `input` and `output`, or a chat"
-    )
-    for _, row in usable(read_records(source, columns, encoding), _rows):
+    for _, row in usable(read_records(source, _COLUMNS, encoding), _rows):
         yield row
+
+
+_COLUMNS = Columns(
+    ("instruction", "output"),
+    fields="`instruction`, `input` and `output`, or a chat",
+    optional=("input", "kind", "accept", "unique", *CHATS, "system"),
+)
 
 
 def _rows(record: Record) -> Iterator[Instruction]:
     if (messages := chat(record)) is not None:
-        yield from _answers(messages, record.where)
+        yield from _answers(messages)
         return
+    record.check_present(
+        "instruction", "output", *({} if "instruction" in record.fields else CHATS)
+    )
     texts = {name: record.string(name) for name in ("instruction", "output")}
     for name, text in texts.items():
         if not text.strip():
             raise DataError(f"{record.where} has an empty {name}")
-    given = "" if record.fields.get("input") is None else record.string("input")
-    kind, accept = record.fields.get("kind"), record.fields.get("accept")
+    given = "" if is_null(record.fields.get("input")) else record.string("input")
     yield Instruction(
         texts["instruction"],
         given,
         texts["output"],
-        record.string("kind") if isinstance(kind, str) else "",
-        record.fields.get("unique") is not False,
-        tuple(checked(str(text), record.where, "accept") for text in accept)
-        if isinstance(accept, list)
-        else (),
+        "" if is_null(record.fields.get("kind")) else record.string("kind", numbers=True),
+        _unique(record),
+        _accept(record),
     )
 
 
-def _answers(messages: Sequence[Message], where: str) -> Iterator[Instruction]:
+def _unique(record: Record) -> bool:
+    """Whether no other response is right; in a table, it is a word.
+
+    Raises:
+        DataError: it says neither.
+    """
+    value = record.fields.get("unique")
+    word = str(value).strip().lower()
+    if is_null(value) or word in ("true", "false", ""):
+        return word != "false"
+    raise DataError(f"{record.where}: unique is {value!r}; it must be true or false")
+
+
+def _accept(record: Record) -> tuple[str, ...]:
+    """Other right responses: a list, also as JSON in a cell of a table, or a single one.
+
+    Raises:
+        DataError: it is none of these.
+    """
+    value = record.fields.get("accept")
+    if is_null(value) or value == "":
+        return ()
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.lstrip().startswith("[") else [value]
+        except ValueError as error:
+            raise DataError(f"{record.where}: accept is no JSON list: {error}") from error
+    if not isinstance(value, list):
+        raise DataError(f"{record.where}: accept is {value!r}; it must be a list")
+    return tuple(checked(str(text), record.where, "accept") for text in value)
+
+
+def _answers(messages: Sequence[Message]) -> Iterator[Instruction]:
     """A row of each answer.
 
     Raises:
-        LeftOut: after the rows, if there are answers to nothing.
-        DataError: there is no answer to the user.
+        LeftOut: there is no answer to the user; or, after the rows, there are answers to nothing.
     """
     answers = [at for at, message in enumerate(messages) if message.role == "assistant"]
     rows = [at for at in answers if at and messages[at - 1].role == "user"]
     if not rows:
-        raise DataError(
-            f"{where} has messages of {roles(messages)}; a turn of the assistant must follow one "
-            "of the user"
+        raise LeftOut(
+            f"it has messages of {roles(messages)}; a turn of the assistant must follow one of the "
+            "user"
         )
     for at in rows:
         yield Instruction.answering(messages[:at], messages[at].content)

@@ -2,8 +2,8 @@
 
 They are records with `label` and `text`, in any form of `training.data.records`, or lines of both
 with a tab between. The columns may have other names, which `--label-column` and `--text-column`
-give. A label in JSON may be a whole number or a boolean. A row whose label or text is null is left
-out, and named.
+give. A label in JSON may be a whole number (`1.0`, too) or a boolean. A row whose label or text is
+null is left out, and named.
 """
 
 from bisect import bisect_left
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from model.errors import DataError, UsageError
 from training.data.documents import text_hash
 from training.data.files import Source, read_file
-from training.data.records import LeftOut, Record, Records, read_records, usable
+from training.data.records import Record, Records, read_records, usable
 from training.data.splits import NOTHING, SAID, Part, Parts, near_hash
 from training.data.tables import Columns
 
@@ -92,9 +92,7 @@ def examples(records: Records, reading: Reading) -> Iterator[tuple[Record, Examp
     hint = reading.columns.hint
 
     def example(record: Record) -> Iterator[Example]:
-        for name in (reading.label_column, reading.text_column):
-            if name in record.fields and record.fields[name] is None:
-                raise LeftOut(f"its {name} is null")
+        record.check_present(reading.label_column, reading.text_column)
         label = record.string(reading.label_column, hint, numbers=True)
         text = record.string(reading.text_column, hint)
         for name, value in (("label", label), ("text", text)):

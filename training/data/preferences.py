@@ -18,7 +18,7 @@ from training.data.chats import roles, turns
 from training.data.conversations import Instruction, part_of
 from training.data.documents import text_hash
 from training.data.files import Source, read_file
-from training.data.records import LeftOut, Record, read_records, usable
+from training.data.records import LeftOut, Record, is_null, read_records, usable
 from training.data.splits import NOTHING, SAID, Parts
 from training.data.tables import Columns
 
@@ -29,6 +29,12 @@ SPLIT_RULE = (
 )
 
 _ANSWERS = ("chosen", "rejected")
+_ASKED = ("instruction", "prompt")
+_COLUMNS = Columns(
+    _ANSWERS,
+    fields="`instruction`, `input`, `chosen` and `rejected`, or `prompt`, `chosen` and `rejected`",
+    optional=("instruction", "input", "prompt"),
+)
 _NAMED = 10  # how many rows a message names at most
 
 
@@ -144,22 +150,24 @@ def read_preferences(source: Source, encoding: str | None = None) -> list[Prefer
     Raises:
         DataError: see `load_preferences`.
     """
-    fields = "`instruction`, `input`, `chosen` and `rejected`, or `prompt`, `chosen` and `rejected`"
-    records = read_records(source, Columns(_ANSWERS, fields=fields), encoding)
-    return [row for _, row in usable(records, _pair)]
+    return [row for _, row in usable(read_records(source, _COLUMNS, encoding), _pair)]
 
 
 def _pair(record: Record) -> Iterator[Preference]:
     fields = record.fields
+    record.check_present(*_ANSWERS)
     if any(isinstance(fields.get(name), list) for name in ("prompt", *_ANSWERS)):
         yield _of_messages(record)
         return
-    asked = "prompt" if "instruction" not in fields and "prompt" in fields else "instruction"
+    asked = next((n for n in _ASKED if not is_null(fields.get(n))), None)
+    if asked is None:
+        record.check_present(*_ASKED)
+        asked = "instruction"
     texts = {name: record.string(name) for name in (asked, *_ANSWERS)}
     for name, text in texts.items():
         if not text.strip():
             raise DataError(f"{record.where} has an empty {name}")
-    given = "" if fields.get("input") is None else record.string("input")
+    given = "" if is_null(fields.get("input")) else record.string("input")
     yield Preference(texts[asked], given, texts["chosen"], texts["rejected"])
 
 
@@ -181,6 +189,9 @@ def _of_messages(record: Record) -> Preference:
             f"to messages of {roles(before)}, its answers are of {roles(chosen)}, and of "
             f"{roles(rejected)}; they must be one of the assistant each, to one of the user"
         )
+    for name, said in (("prompt", before), ("chosen", chosen), ("rejected", rejected)):
+        if not said[-1].content.strip():
+            raise LeftOut(f"its {name} is empty")
     row = Instruction.answering(before, chosen[0].content)
     return Preference(row.instruction, "", row.output, rejected[0].content, row.earlier)
 

@@ -16,7 +16,7 @@ malformed is refused, with its line.
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +49,8 @@ class Record:
     """As it stands in the file, with its line end; empty where that cannot be said."""
     fault: str = ""
     """Why it is left out, if it is."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """The fields of a JSON object with their names as they stand there."""
 
     @property
     def where(self) -> str:
@@ -60,18 +62,34 @@ class Record:
 
         Args:
             hint: what to say after the names of the fields that there are.
-            numbers: whether it may be a whole number or a boolean, which becomes its text in JSON.
+            numbers: whether it may be a whole number, also with a decimal point, or a boolean,
+                which becomes its text in JSON.
 
         Raises:
             DataError: it is no string that can be written; names file, line and field.
         """
         value = self.fields.get(name)
+        if numbers and isinstance(value, float) and value.is_integer():
+            value = int(value)  # pandas makes floats of whole numbers in a column with a null
         if numbers and isinstance(value, int):
             value = json.dumps(value)
         if not isinstance(value, str):
             known = f"; its fields are {', '.join(map(str, self.fields)) or 'none'}{hint}"
             raise DataError(f"{self.where} has no {name} that is a string{known}")
         return value if value.isascii() else checked(value, self.where, name)
+
+    def check_present(self, *names: str) -> None:
+        """
+        Raises:
+            LeftOut: one of the fields is there, and null, or the NaN that stands for it in parquet.
+        """
+        for name in names:
+            if name in self.fields and is_null(self.fields[name]):
+                raise LeftOut(f"its {name} is null")
+
+
+def is_null(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and value != value)
 
 
 @dataclass(frozen=True)
@@ -120,8 +138,9 @@ def usable(
         DataError: nothing is left.
     """
     left: list[str] = []
-    found = 0
+    found = whole = 0
     for record in records.records:
+        before = found
         try:
             if record.fault:
                 raise LeftOut(record.fault)
@@ -130,13 +149,23 @@ def usable(
                 yield record, row
         except LeftOut as reason:
             left.append(f"{record.place}: {reason}")
+            whole += found == before
     if left:
         path = records.records[0].path
         lines = [*left[:_NAMED], *(["…"] if len(left) > _NAMED else [])]
-        of = f"{len(left)} of {len(records.records)} rows are left out:"
-        print(f"{path}: {of}", *lines, sep="\n  ", file=sys.stderr)
+        said = _said(whole, len(left) - whole, len(records.records))
+        print(f"{path}: {said}:", *lines, sep="\n  ", file=sys.stderr)
         if not found:
             raise DataError(f"{path}: has no rows that can be used")
+
+
+def _said(whole: int, partly: int, count: int) -> str:
+    """How many of `count` records are left out, and of how many others a part is."""
+    if not partly:
+        return f"{whole} of {count} rows are left out"
+    if not whole:
+        return f"{partly} of {count} rows are left out in part"
+    return f"{whole} of {count} rows are left out, and {partly} more in part"
 
 
 def checked(text: str, where: str, name: str) -> str:
@@ -164,6 +193,10 @@ def json_records(file: File, columns: Columns) -> Records | None:
             items = loads(file.text)
         except ValueError as error:
             raise DataError(f"{file.path}: not valid JSON: {error}") from error
+        if isinstance(items, dict) and any(map(columns.known, items)):
+            number, _ = lines[0]
+            piece = file.text if file.text.endswith("\n") else file.text + "\n"
+            return Records((_Objects(file.path, columns).record("line", number, items, piece),))
         if not isinstance(items, list):
             known = f"; it is an object with {', '.join(items)}" if isinstance(items, dict) else ""
             raise DataError(f"{file.path}: must hold a list of objects{known}")
@@ -178,28 +211,45 @@ def json_records(file: File, columns: Columns) -> Records | None:
 def _of_list(path: Path, items: Sequence[Any], columns: Columns) -> Records:
     if not items:
         raise DataError(f"{path}: has no rows")
-    rows = (_record(path, "row", number, item, columns) for number, item in enumerate(items, 1))
+    objects = _Objects(path, columns)
+    rows = (objects.record("row", number, item) for number, item in enumerate(items, start=1))
     return Records(tuple(rows), is_list=True)
 
 
 def _of_lines(path: Path, lines: Iterable[tuple[int, str]], columns: Columns) -> Records:
+    objects = _Objects(path, columns)
     records = []
     for number, line in lines:
         try:
             item = loads(line)
         except ValueError as error:
             raise DataError(f"{path}: line {number} is not valid JSON: {error}") from error
-        records.append(_record(path, "line", number, item, columns, line))
+        records.append(objects.record("line", number, item, line))
     return Records(tuple(records))
 
 
-def _record(
-    path: Path, noun: str, number: int, item: Any, columns: Columns, piece: str = ""
-) -> Record:
-    place = f"{noun} {number}"
-    if not isinstance(item, dict):
-        raise DataError(f"{path}: {place} is not an object with {columns.listed}")
-    return Record(path, place, number, item, piece)
+class _Objects:
+    """Makes records of a file's JSON objects, most of which have the same keys."""
+
+    def __init__(self, path: Path, columns: Columns) -> None:
+        self.path = path
+        self.columns = columns
+        self._names: dict[tuple[str, ...], tuple[str, ...]] = {}
+
+    def record(self, noun: str, number: int, item: Any, piece: str = "") -> Record:
+        """
+        Raises:
+            DataError: it is no object, or has a field twice.
+        """
+        place = f"{noun} {number}"
+        if not isinstance(item, dict):
+            raise DataError(f"{self.path}: {place} is not an object with {self.columns.listed}")
+        keys = tuple(item)
+        if keys not in self._names:
+            self._names[keys] = tuple(self.columns.renamed(keys, f"{self.path}: {place}"))
+        names = self._names[keys]
+        fields = item if names == keys else dict(zip(names, item.values(), strict=True))
+        return Record(self.path, place, number, fields, piece, given=item)
 
 
 def loads(text: str) -> Any:

@@ -10,22 +10,22 @@ The forms of the first two are those of `training.data.records`.
 
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.checkpoint.atomic import write_file
 from model.errors import DataError
 from model.tokenizer import END_OF_TEXT
-from training.data.chats import chat, turns
+from training.data.chats import CHATS, chat, turns
 from training.data.documents import numbered_documents
 from training.data.files import File, Source, packed, read_file
 from training.data.labelled import Reading, examples
-from training.data.records import Record, Records, json_records, read_records, usable
+from training.data.records import Record, Records, is_null, json_records, read_records, usable
 from training.data.tables import Columns
 
 KINDS = ("labelled", "instructions", "text")
 
-_QUESTIONS = Columns(("instruction",))
+_QUESTIONS = Columns(("instruction",), optional=("prompt", "input", "chosen", *CHATS, "system"))
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,14 @@ def find_kind(source: Source, reading: Reading) -> str:
         DataError: it cannot be read.
     """
     file = read_file(source, reading.encoding)
+    columns = replace(reading.columns, optional=(*_QUESTIONS.names, *_QUESTIONS.optional))
     if file.form == ".txt":
         return "text"
     records = None
     if file.form == ".parquet":
-        records = read_records(file, reading.columns)
+        records = read_records(file, columns)
     elif file.form not in (".csv", ".tsv", ".xlsx"):
-        records = json_records(file, reading.columns)
+        records = json_records(file, columns)
         if records is None:
             first = next(line for line in file.lines if line.strip())
             return "labelled" if "\t" in first else "text"
@@ -134,11 +135,11 @@ def _again(
 
 
 def _dumped(record: Record) -> str:
-    text = json.dumps(record.fields, ensure_ascii=False, indent=4)
+    text = json.dumps(record.given, ensure_ascii=False, indent=4)
     try:
         text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair: only an escape can stand for it
-        return json.dumps(record.fields, indent=4)
+        return json.dumps(record.given, indent=4)
     return text
 
 
@@ -152,7 +153,9 @@ def _question(record: Record) -> Iterator[str]:
         asked = [message.content for message in said if message.role != "assistant"]
     else:
         names = ("instruction", "prompt", "input")
-        asked = [record.string(name) for name in names if record.fields.get(name) is not None]
+        asked = [record.string(name) for name in names if not is_null(record.fields.get(name))]
+        if not asked:
+            record.check_present(*names, *CHATS)
     if not any(asked):
         raise DataError(
             f"{record.where} has neither an `instruction` nor `messages` that ask something"

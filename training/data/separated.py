@@ -15,7 +15,8 @@ from training.data.files import File
 from training.data.tables import Columns, Header, Table, TableRow, has_all
 
 _SEPARATORS = ",;\t"  # spreadsheets of some countries write semicolons
-_BEFORE = re.compile(r'(?:[ \t]*\r?\n)*(?:"?sep=(.)"?[ \t]*\r?\n)?', re.IGNORECASE)
+_END = r"[ \t]*(?:\r\n|\n|\r)"
+_BEFORE = re.compile(rf'(?:{_END})*(?:"?sep=(.)"?{_END})?', re.IGNORECASE)
 """Empty lines, and Excel's line that says the separator."""
 _CELL = re.compile(r'(?<![^\t\n\r])"((?:[^"]|"")*+)"(?![^\t\n\r])')
 """A quoted cell between tabs."""
@@ -30,7 +31,7 @@ def read_separated(file: File, columns: Columns) -> Table:
     """
     before = _BEFORE.match(file.text)
     assert before is not None  # it may be empty
-    said, offset = before.group(1), before.group().count("\n")
+    said, offset = before.group(1), len(re.findall(_END, before.group()))
     lines = io.StringIO(file.text[before.end() :], newline="").readlines()
     first = lines[0] if lines else ""
     separators = [said] if said else sorted(_SEPARATORS, key=first.count, reverse=True)
@@ -108,7 +109,7 @@ def _plain(file: File, columns: Columns) -> Table:
     """Lines without a header."""
     rows = []
     for number, line in enumerate(file.lines, start=1):
-        content = line.rstrip("\n").removesuffix("\r")
+        content = line.rstrip("\r\n")
         if not content.strip():
             continue
         cells = content.split("\t", len(columns.names) - 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 from model.errors import DataError
 from training.data.files import File
-from training.data.tables import Columns, Header, Table, TableRow, renamed
+from training.data.tables import Columns, Header, Table, TableRow
 
 
 def read_binary(file: File, columns: Columns) -> Table:
@@ -25,7 +25,7 @@ def _parquet(file: File, columns: Columns) -> Table:
     pyarrow = _library("pyarrow", "pyarrow.parquet", file)
     try:
         table = pyarrow.read_table(io.BytesIO(file.content))
-        names = renamed(file, table.column_names, columns)
+        names = columns.renamed(table.column_names, f"{file.path}: its header")
         rows = table.rename_columns(names).to_pylist()
     except (ValueError, OSError) as error:
         raise DataError(f"{file.path}: cannot be read: {error}") from error
@@ -53,6 +53,8 @@ def _cell(value: object) -> str:
     """A cell of a spreadsheet as its text."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     return "" if value is None else str(value)
 
 

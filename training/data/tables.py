@@ -6,9 +6,11 @@ row that fills such a column is left out, for its text was cut.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from model.errors import DataError
+from training.data.documents import normalise
 from training.data.files import File
 
 
@@ -25,10 +27,39 @@ class Columns:
     lines: bool = False
     """Whether lines without a header are rows: a tab between the columns, no quoting, and in the
     last one whatever follows, as the UCI SMS Spam Collection has it."""
+    optional: tuple[str, ...] = ()
+    """Columns and fields that mean something where they are there."""
 
     @property
     def listed(self) -> str:
         return self.fields or " and ".join(f"`{name}`" for name in self.names)
+
+    @cached_property
+    def _known(self) -> dict[str, str]:
+        """What is looked for, by its spellings; names that differ in case alone, by themselves."""
+        looked_for = (*self.names, *self.optional)
+        return {normalise(name): name for name in looked_for} | {name: name for name in looked_for}
+
+    def known(self, name: str) -> str | None:
+        """The name by which a column or field is looked for, whatever its case and spacing."""
+        return self._known.get(name) or self._known.get(normalise(name))
+
+    def renamed(self, names: Sequence[str], where: str) -> list[str]:
+        """Names of columns or fields, with those that are looked for as they are looked for.
+
+        Args:
+            where: they stand, for messages.
+
+        Raises:
+            DataError: two are the same one.
+        """
+        result = [self.known(name) or name for name in names]
+        if len(set(result)) == len(result):
+            return result
+        for name in (*self.names, *self.optional):
+            if (count := result.count(name)) > 1:
+                raise DataError(f"{where} names `{name}` {count} times: {list(names)}")
+        return result
 
 
 class TableRow(NamedTuple):
@@ -71,7 +102,8 @@ class Header:
         """Columns, with those at the end that have no name."""
         self.spaced = len(cells) > 1 and all(cell.startswith(" ") for cell in cells[1:])
         """Whether a blank follows each separator, and belongs to it."""
-        self.names = renamed(file, cells, columns, number)
+        names = [cell.strip() for cell in cells]
+        self.names = columns.renamed(names, f"{file.path}: line {number}")
         while self.names and not self.names[-1]:
             self.names.pop()
 
@@ -101,37 +133,9 @@ class Header:
         yield TableRow(number, fields, piece, fault)
 
 
-def renamed(file: File, names: Sequence[str], columns: Columns, number: int = 1) -> list[str]:
-    """The names in a header, with those that are looked for as they are looked for.
-
-    Args:
-        number: of its line, from 1.
-
-    Raises:
-        DataError: two are the same one.
-    """
-    result = [name.strip() for name in names]
-    for name in columns.names:
-        found = _places(names, name)
-        if len(found) > 1:
-            raise DataError(
-                f"{file.path}: line {number} names `{name}` {len(found)} times: {list(names)}"
-            )
-        for place in found:
-            result[place] = name
-    return result
-
-
-def _places(cells: Sequence[str], name: str) -> list[int]:
-    """Where a name stands; if nowhere, where it does but for case and spacing."""
-    exact = [place for place, cell in enumerate(cells) if cell == name]
-    wanted = name.strip().lower()
-    return exact or [at for at, cell in enumerate(cells) if cell.strip().lower() == wanted]
-
-
 def has_all(cells: Sequence[str], columns: Columns) -> bool:
     """Whether it is a header that names all the columns."""
-    return all(_places(cells, name) for name in columns.names)
+    return {columns.known(cell) for cell in cells}.issuperset(columns.names)
 
 
 def _no_columns(file: File, header: Sequence[str], columns: Columns, number: int) -> str:

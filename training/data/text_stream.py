@@ -19,8 +19,16 @@ from typing import IO, cast
 from model.checkpoint.atomic import writing
 from model.errors import DataError
 from model.tokenizer import END_OF_TEXT
-from training.data.documents import file_sha256, read_text
-from training.data.files import check_encoding, marked, not_decoded, packing
+from training.data.documents import file_sha256
+from training.data.files import (
+    check_characters,
+    check_encoding,
+    marked,
+    not_decoded,
+    packing,
+    read_file,
+)
+from training.data.signatures import LONGEST, described
 
 _PIECE = 2**20  # bytes that are read together
 
@@ -146,7 +154,7 @@ def _pieces(path: Path, encoding: str | None, name: Path) -> Iterator[str]:
     with _errors_of(name), path.open("rb") as raw:
         kind = packing(name, raw.peek(8))
         if kind == ".zip":  # which is read from its end
-            yield read_text(path, encoding)
+            yield read_file(path, encoding, given=name).text
             return
         with _unpacked(raw, kind) as source:
             yield from _decoded(source, encoding, name)
@@ -166,16 +174,22 @@ def _decoded(source: IO[bytes], encoding: str | None, name: Path) -> Iterator[st
     content = source.read(_PIECE)
     encoding = encoding or marked(content)
     decoder = codecs.getincrementaldecoder(encoding)()
-    size, beginning = 0, True
+    size, lines, beginning, first = 0, 0, True, b""
     while True:
         size += len(content)
+        if content and len(first) < LONGEST:
+            first = (first + content)[:LONGEST]
+            if what := described(first):
+                raise DataError(f"{name}: {what}")
         try:
             text = decoder.decode(content, final=not content)
-        except UnicodeDecodeError as error:
-            before = size - len(error.object)
-            reason = not_decoded(error.object, encoding, error, before)
+        except UnicodeError as error:  # some codecs raise no more than the base class
+            failed = error.object if isinstance(error, UnicodeDecodeError) else content
+            reason = not_decoded(failed, encoding, error, size - len(failed))
             raise DataError(f"{name}: {reason}") from error
         if text:
+            check_characters(text, content, encoding, name, lines)
+            lines += text.count("\n")
             yield text.removeprefix("\ufeff") if beginning else text
             beginning = False
         if not content:

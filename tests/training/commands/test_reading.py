@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -293,3 +294,50 @@ def test_preferences_in_a_chat_are_encoded_with_what_was_said_before(base_path: 
     (pair,) = preferences.encode([replace(single, earlier=earlier)], tokenizer, 1000).rejected
     prompt = tokenizer.encode(instruction_prompt("Say it.", "User: a?\nAssistant: A\nhome"))
     assert pair.tokens == (*tokenizer.prefix, *prompt, *tokenizer.encode("no"), end)
+
+
+def test_fields_are_written_again_as_they_were_named(tmp_path: Path, cli: Cli) -> None:
+    rows = [
+        {"Label": "ham", "TEXT": "same words", "id": 1},
+        {"Label": "ham", "TEXT": "Same words", "id": 2},
+        {"Label": "spam", "TEXT": "others", "id": 3},
+    ]
+    data, out = tmp_path / "a.json", tmp_path / "b.json"
+    data.write_text(json.dumps(rows))
+    assert cli("duplicates", "--data", data, "--out", out) == (0, "")
+    assert json.loads(out.read_text()) == [rows[0], rows[2]]
+    questions = [{"Instruction": "Who?", "Input": name, "output": "I"} for name in ("me", "you")]
+    data.write_text(json.dumps(questions))
+    assert cli("duplicates", "--data", data, "--out", out) == (0, "")
+    assert json.loads(out.read_text()) == questions
+
+
+@pytest.mark.parametrize("command", ["pretrain", "tokenizer", "evaluate"])
+def test_commands_train_on_no_binary_data(
+    command: str,
+    base_path: Path,
+    tokenizer_file: Path,
+    text_file: Path,
+    tmp_path: Path,
+    cli: Cli,
+) -> None:
+    out, text = tmp_path / "out", text_file.read_text()
+    flags: dict[str, tuple[object, ...]] = {
+        "pretrain": ("--out", out, "--preset", "tiny", "--tokenizer", tokenizer_file, *SHORT),
+        "tokenizer": ("--out", out, "--vocab-size", 300),
+        "evaluate": (base_path,),
+    }
+    packed = tmp_path / "t.tar.gz"
+    with tarfile.open(packed, "w:gz") as archive:
+        archive.add(text_file, "a.txt")
+    unmarked = tmp_path / "a.txt"
+    unmarked.write_bytes(text.encode("utf-16-le"))
+    for data, more, code, message in (
+        (packed, (), 1, f"{packed}: is a tar archive; unpack it"),
+        (unmarked, (), 1, f"{unmarked}: looks like UTF-16 without a byte order mark; try --enc"),
+        (unmarked, ("--encoding", "utf-16"), 1, "no byte order mark); try --encoding utf-16-le"),
+        (unmarked, ("--encoding", "undefined"), 2, "--encoding is 'undefined'"),
+    ):
+        found, err = cli(command, *flags[command], "--data", data, *more)
+        assert (found, message in err, len(err.splitlines())) == (code, True, 1), err
+        assert not out.exists()

@@ -68,7 +68,8 @@ def test_xz_is_unpacked_and_input_may_be_missing(tmp_path: Path, instruction_row
     ("content", "message"),
     [
         ('[{"instruction": "a"', "not valid JSON"),
-        ('{"instruction": "a", "output": "b"}', "must hold a list"),
+        ('{"data": [{"instruction": "a", "output": "b"}]}', "must hold a list"),
+        ('{"instruction": "a", "output": "b"}', "none falls into the"),
         ("[]", "has no rows"),
         ('[{"instruction": "a", "output": "b"}, {"instruction": "a"}]', "row 2 has no output"),
         ('[{"output": "b"}]', "row 1 has no instruction"),
@@ -257,11 +258,7 @@ def test_halves_of_surrogate_pairs_are_refused(
     [
         ("{", "line 2 is not valid JSON"),
         ('{"instruction": "a", "output": NaN}', "line 2 is not valid JSON: NaN is no JSON"),
-        (json.dumps(chat("user: a")), "line 2 has messages of user;"),
-        (json.dumps(chat("system: a", "assistant: b")), "messages of system, assistant;"),
         (json.dumps(chat("bot: a", "user: b", "assistant: c")), "message 1 is of 'bot'"),
-        (json.dumps(chat("user: a", "assistant:  ")), "line 2 has an empty message, number 2"),
-        ('{"messages": []}', "messages of nobody"),
         ('{"messages": [{"role": "user"}]}', "line 2: message 1 has no content"),
         ('{"instruction": "a", "output": " "}', "line 2 has an empty output"),
     ],
@@ -331,3 +328,150 @@ def test_a_test_file_takes_its_rows_out_of_the_others(
     assert all(
         row.instruction in {r["instruction"] for r in instruction_rows[:60]} for row in both.test
     )
+
+
+NAMES = ("instruction", "input", "output", "kind", "accept", "unique")
+CELLS = ("Say it.", "home", "yes", "words", "yep", "False")
+ROW = Instruction("Say it.", "home", "yes", "words", False, ("yep",))
+
+
+@pytest.mark.parametrize("spell", [str, str.upper, str.title, lambda name: f" {name} "])
+@pytest.mark.parametrize(("form", "separator"), [("csv", ","), ("csv", ";"), ("tsv", "\t")])
+def test_optional_columns_are_found_whatever_their_case(
+    spell: Any, form: str, separator: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"a.{form}"
+    header = separator.join(map(spell, NAMES))
+    path.write_text(f"{header}\n{separator.join(CELLS)}\n")
+    assert list(read_instructions(path)) == [ROW]
+    fields = {**dict(zip(map(spell, NAMES), CELLS, strict=True)), spell("accept"): ["yep"]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(fields) + "\n")
+    assert list(read_instructions(tmp_path / "a.jsonl")) == [ROW]
+    assert list(read_instructions(write(tmp_path / "a.json", [fields]))) == [ROW]
+
+
+def test_optional_columns_of_parquet(tmp_path: Path) -> None:
+    pyarrow = pytest.importorskip("pyarrow", reason="parquet needs pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    row = {**dict(zip(map(str.title, NAMES), CELLS, strict=True)), "Accept": ["yep"]}
+    parquet.write_table(
+        pyarrow.Table.from_pylist([{**row, "Unique": False}]), tmp_path / "a.parquet"
+    )
+    assert list(read_instructions(tmp_path / "a.parquet")) == [ROW]
+    turns = chat("user: a?", "assistant: A")["messages"]
+    parquet.write_table(pyarrow.Table.from_pylist([{"Messages": turns}]), tmp_path / "b.parquet")
+    assert list(read_instructions(tmp_path / "b.parquet")) == [Instruction("a?", "", "A")]
+
+
+@pytest.mark.parametrize("doubled", ["input", "Input", "kind", " UNIQUE", "Messages", "output"])
+def test_an_optional_column_named_twice_is_refused(doubled: str, tmp_path: Path) -> None:
+    names = ["instruction", "input", "output", "kind", "unique", "messages"]
+    path = tmp_path / "a.csv"
+    path.write_text(",".join([*names, doubled]) + "\n" + "a," * 6 + "a\n")
+    message = f"line 1 names `{doubled.strip().lower()}` 2 times"
+    with pytest.raises(DataError, match=message):
+        list(read_instructions(path))
+    if doubled not in names:
+        row = dict.fromkeys([*names, doubled], "a")
+        (tmp_path / "a.jsonl").write_text(json.dumps(row))
+        with pytest.raises(DataError, match=message):
+            list(read_instructions(tmp_path / "a.jsonl"))
+
+
+def test_chats_are_found_whatever_their_names_case(tmp_path: Path) -> None:
+    rows = [
+        {"Messages": chat("user: a?", "assistant: A")["messages"]},
+        {"Conversations": share_gpt(chat("user: a?", "assistant: A"))["conversations"]},
+        {**share_gpt(chat("user: a?", "assistant: A")), "System": "Be brief."},
+    ]
+    found = list(read_instructions(write(tmp_path / "a.json", rows)))
+    assert [row.instruction for row in found] == ["a?", "a?", "Be brief.\n\na?"]
+
+
+@pytest.mark.parametrize(
+    ("name", "cell", "expected"),
+    [
+        ("accept", "", ()),
+        ("accept", '["a", "b"]', ("a", "b")),
+        ("accept", "[a", None),
+        ("accept", 3, None),
+        ("unique", "", True),
+        ("unique", "TRUE", True),
+        ("unique", "false", False),
+        ("unique", None, True),
+        ("unique", "perhaps", None),
+        ("kind", 3, "3"),
+        ("kind", None, ""),
+        ("kind", ["a"], None),
+    ],
+)
+def test_what_optional_fields_may_be(name: str, cell: Any, expected: Any, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", [{"instruction": "a", "output": "b", name: cell}])
+    if expected is not None:
+        (row,) = read_instructions(path)
+        assert getattr(row, name) == expected
+        return
+    with pytest.raises(DataError, match=rf"a\.json: row 1.* {name}"):
+        list(read_instructions(path))
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"instruction": "a", "output": None}, "its output is null"),
+        ({"instruction": None, "output": "a"}, "its instruction is null"),
+        ({"messages": None}, "its messages is null"),
+        (chat("user: a"), "it has messages of user; a turn of the assistant must follow"),
+        (chat("system: a", "assistant: b"), "it has messages of system, assistant;"),
+        (chat("user: a", "assistant:  "), "message 2 is empty"),
+        (chat("user: ", "assistant: b"), "message 1 is empty"),
+        ({"messages": []}, "it has messages of nobody"),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": "a"},
+                    {"role": "assistant", "content": None},
+                ]
+            },
+            "message 2 is empty",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": []}]},
+            "message 2 is empty",
+        ),
+        (
+            {"conversations": [{"from": "human", "value": None}, {"from": "gpt", "value": "b"}]},
+            "message 1 is empty",
+        ),
+    ],
+)
+def test_what_teaches_nothing_is_left_out_and_named(
+    row: dict[str, Any], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "a.json", [chat("user: a?", "assistant: A"), row])
+    assert list(read_instructions(path)) == [Instruction("a?", "", "A")]
+    err = capsys.readouterr().err
+    assert err.startswith(f"{path}: 1 of 2 rows are left out:\n  row 2: {reason}")
+    with pytest.raises(DataError, match="has no rows that can be used"):
+        list(read_instructions(write(tmp_path / "b.json", [row])))
+
+
+def test_a_system_turn_that_is_null_is_no_turn(tmp_path: Path) -> None:
+    row = chat("system: x", "user: a?", "assistant: A")
+    row["messages"][0]["content"] = None
+    found = list(read_instructions(write(tmp_path / "a.json", [row])))
+    assert found == [Instruction("a?", "", "A")]
+
+
+def test_counts_tell_rows_from_parts_of_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    part, whole = chat("assistant: Hi", "user: a?", "assistant: A"), chat("user: b?")
+    for rows, said_of_them in (
+        ([part], "1 of 1 rows are left out in part:"),
+        ([part, part, whole], "1 of 3 rows are left out, and 2 more in part:"),
+        ([part, whole, whole], "2 of 3 rows are left out, and 1 more in part:"),
+    ):
+        path = write(tmp_path / "a.json", rows)
+        assert len(list(read_instructions(path))) == rows.count(part)
+        assert capsys.readouterr().err.startswith(f"{path}: {said_of_them}\n  row 1: ")

@@ -45,6 +45,9 @@ def test_packed_bytes_are_known_without_a_name(pack: object, tmp_path: Path) -> 
 def test_a_zip_must_hold_one_file(tmp_path: Path) -> None:
     path = zipped(tmp_path / "sms.zip", {"a.tsv": TEXT, "__MACOSX/._a.tsv": "x"})
     assert len(list(read_labelled(path))) == 2
+    of_macos = (".DS_Store", "._a.tsv", "data/.DS_Store", "data/._x", "data/__MACOSX/._y")
+    zipped(path, {"data/a.tsv": TEXT, "__MACOSX/data/._a.tsv": "x", **dict.fromkeys(of_macos, "x")})
+    assert read_file(path).text == TEXT
     zipped(path, {"a.tsv": TEXT, "readme.txt": "Read me"})
     with pytest.raises(DataError, match=r"sms\.zip: holds 2 files \(a\.tsv, readme\.txt\)"):
         read_file(path)
@@ -129,6 +132,6 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
 def test_lines_end_at_line_ends_alone(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes("a\u0085b\x0bc\u2028d\r\ne\rf".encode())
-    assert read_file(path).lines == ["a\u0085b\x0bc\u2028d\r\n", "e\rf\n"]
+    assert read_file(path).lines == ["a\u0085b\x0bc\u2028d\r\n", "e\r", "f\n"]
     path.write_bytes(b"a\rb\r")
     assert read_file(path).lines == ["a\r", "b\r"]

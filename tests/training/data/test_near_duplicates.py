@@ -200,7 +200,7 @@ def test_bad_flags(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.json", '{"instruction": "a"}', "must hold a list"),
+        ("a.json", '{"data": [{"instruction": "a"}]}', "must hold a list"),
         ("a.json", '[{"output": "a"}]', "row 1 has neither"),
         ("a.jsonl", "[1]\n", "line 1 is not an object"),
         ("a.csv", "text,kind\na,b\n", "label"),

@@ -80,9 +80,9 @@ def test_a_question_is_in_the_part_that_instruction_tuning_puts_it_into(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"chosen": None}, "row 2 has no chosen that is a string"),
+        ({"chosen": 3}, "row 2 has no chosen that is a string"),
         ({"rejected": 3}, "row 2 has no rejected that is a string"),
-        ({"instruction": None}, "row 2 has no instruction that is a string"),
+        ({"instruction": 3}, "row 2 has no instruction that is a string"),
         ({"input": ["a"]}, "row 2 has no input that is a string"),
         ({"chosen": " \n"}, "row 2 has an empty chosen"),
         ({"rejected": ""}, "row 2 has an empty rejected"),
@@ -189,3 +189,57 @@ def test_the_books_file(real_data: Path) -> None:
     assert (data.rows, data.duplicates, data.equal) == (1100, 0, 6)
     assert "row 123, 227, 401, 567, 629, 677" in data.equal_at[0]
     assert len(data.train) + len(data.val) + len(data.test) == 1094
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "instruction,Input,Chosen,Rejected",
+        "INSTRUCTION, input ,CHOSEN,rejected",
+        "Prompt,Input,Chosen,Rejected",
+        "prompt,INPUT,chosen,rejected",
+    ],
+)
+def test_columns_are_found_whatever_their_case(header: str, tmp_path: Path) -> None:
+    expected = [Preference("a?", "it", "good", "bad")]
+    (tmp_path / "a.csv").write_text(f"{header}\na?,it,good,bad\n")
+    assert read_preferences(tmp_path / "a.csv") == expected
+    (tmp_path / "a.tsv").write_text(f"{header}\na?,it,good,bad\n".replace(",", "\t"))
+    assert read_preferences(tmp_path / "a.tsv") == expected
+    row = dict(zip(header.split(","), ("a?", "it", "good", "bad"), strict=True))
+    assert read_preferences(write(tmp_path / "a.json", [row])) == expected
+    doubled = header.split(",")[0].lower()
+    (tmp_path / "a.csv").write_text(f"{header},{doubled}\na?,it,good,bad,b?\n")
+    with pytest.raises(DataError, match=f"line 1 names `{doubled}` 2 times"):
+        read_preferences(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"instruction": "a", "chosen": None, "rejected": "b"}, "its chosen is null"),
+        ({"instruction": "a", "chosen": "b", "rejected": None}, "its rejected is null"),
+        ({"instruction": None, "chosen": "b", "rejected": "c"}, "its instruction is null"),
+        ({"prompt": None, "chosen": "b", "rejected": "c"}, "its prompt is null"),
+        ({"prompt": ASKED, "chosen": None, "rejected": BAD}, "its chosen is null"),
+        ({"prompt": ASKED, "chosen": GOOD, "rejected": [turn("assistant", "")]}, "message 1 is"),
+        ({"prompt": ASKED, "chosen": "", "rejected": "bad"}, "its chosen is empty"),
+        ({"prompt": " ", "chosen": GOOD, "rejected": BAD}, "its prompt is empty"),
+    ],
+)
+def test_what_teaches_nothing_is_left_out_and_named(
+    row: dict[str, object], reason: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "a.json", [{"prompt": "a?", "chosen": "b", "rejected": "c"}, row])
+    assert read_preferences(path) == [Preference("a?", "", "b", "c")]
+    err = capsys.readouterr().err
+    assert err.startswith(f"{path}: 1 of 2 rows are left out:\n  row 2: {reason}")
+
+
+def test_the_question_may_be_in_either_of_two_columns(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": None, "prompt": "a?", "chosen": "b", "rejected": "c"},
+        {"instruction": "a?", "prompt": None, "chosen": "b", "rejected": "c"},
+    ]
+    found = read_preferences(write(tmp_path / "a.json", rows))
+    assert found == [Preference("a?", "", "b", "c")] * 2

@@ -98,8 +98,22 @@ def test_an_open_quote_swallows_no_rows(tmp_path: Path) -> None:
         read(tmp_path / "a.csv", "label,text\n" + "\n".join(rows) + "\n")
 
 
-def test_an_exact_name_goes_before_others(tmp_path: Path) -> None:
-    assert read(tmp_path / "a.csv", "Text,text,label\na,b,ham\n") == [("ham", "b")]
+@pytest.mark.parametrize("names", ["Text,text", "text,Text", "text, TEXT ", "text,text"])
+def test_no_spelling_of_a_name_goes_before_another(names: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"a\.csv: line 1 names `text` 2 times: \['label'"):
+        read(tmp_path / "a.csv", f"label,{names}\nham,a,b\n")
+    one, two = names.split(",")
+    if one != two:
+        row = json.dumps({"label": "ham", one: "a", two: "b"})
+        for name in ("a.jsonl", "a.json"):
+            with pytest.raises(DataError, match="line 1 names `text` 2 times"):
+                read(tmp_path / name, row + "\n")
+
+
+def test_columns_whose_names_differ_in_case_alone_are_told_by_it(tmp_path: Path) -> None:
+    reading = Reading("A", "a")
+    assert read(tmp_path / "a.csv", "a,A\nwords,ham\n", reading) == [("ham", "words")]
+    assert read(tmp_path / "a.jsonl", '{"a": "words", "A": "ham"}', reading) == [("ham", "words")]
 
 
 def test_cells_in_columns_without_a_name_leave_the_row_out(
@@ -286,3 +300,79 @@ def test_bad_json_is_named(line: str, message: str, tmp_path: Path) -> None:
 def test_files_without_anything(name: str, content: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is empty"):
         read(tmp_path / name, content)
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "63", "a.csv"])
+@pytest.mark.parametrize("header", ["", "label\ttext\n", "label\ttext\r"])
+@pytest.mark.parametrize("other", ["\n", "\r\n"])
+def test_carriage_returns_beside_other_ends_swallow_no_row(
+    name: str, header: str, other: str, tmp_path: Path
+) -> None:
+    rows = [("ham", f"message {number}") for number in range(190)]
+    lines = [f"{label}\t{text}" for label, text in rows]
+    content = "".join(
+        line + (other if number % 10 == 9 else "\r") for number, line in enumerate(lines)
+    )
+    if name == "a.csv" and not header:
+        header = "label\ttext\r"
+    assert read(tmp_path / name, header + content) == rows
+    objects = "\r".join(json.dumps({"label": a, "text": b}) for a, b in rows)
+    assert read(tmp_path / "a.jsonl", objects + other) == rows
+
+
+def test_carriage_returns_that_end_no_row_are_refused(tmp_path: Path) -> None:
+    assert read(tmp_path / "a.tsv", "ham\thi\rspam\tyo\r\n") == [("ham", "hi"), ("spam", "yo")]
+    for name, content in (
+        ("a.tsv", "ham\tone\rtwo\nspam\tthree\n"),
+        ("a.tsv", "label\ttext\nham\tone\rtwo\nspam\tthree\n"),
+        ("a.csv", "label,text\nham,one\rtwo\nspam,three\n"),
+        ("a.jsonl", '{"label": "ham", "text": "a\rb"}\n{"label": "ham", "text": "c"}\n'),
+    ):
+        with pytest.raises(DataError, match=rf"{name}: line [123] (has no t|is not valid)"):
+            read(tmp_path / name, content)
+    quoted = 'label,text\nham,"one\rtwo"\nspam,three\n'
+    assert read(tmp_path / "a.csv", quoted) == [("ham", "one\rtwo"), ("spam", "three")]
+
+
+def test_excels_line_may_end_with_a_carriage_return(tmp_path: Path) -> None:
+    content = "\rsep=;\rlabel;text\rham;a\r"
+    assert read(tmp_path / "a.csv", content) == [("ham", "a")]
+    with pytest.raises(DataError, match="line 5 has no text"):
+        read(tmp_path / "a.csv", content + "spam\r")
+
+
+@pytest.mark.parametrize("names", [("Label", "Text"), ("LABEL", " text "), ("label", "TEXT")])
+def test_fields_of_json_are_found_whatever_their_case(
+    names: tuple[str, str], tmp_path: Path
+) -> None:
+    rows = [dict(zip(names, row, strict=True)) for row in ROWS]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    for name, content in (("a.jsonl", lines), ("a.json", json.dumps(rows)), ("63", lines)):
+        assert read(tmp_path / name, content) == ROWS
+
+
+def test_whole_numbers_with_a_point_are_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"label": label, "text": "a"} for label in (0.0, 1.0, -2.0, None)]
+    found = read(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+    assert [label for label, _ in found] == ["0", "1", "-2"]
+    pyarrow = pytest.importorskip("pyarrow", reason="parquet needs pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for last in (None, float("nan")):
+        table = pyarrow.table({"label": [0.0, 1.0, -2.0, last], "text": ["a"] * 4})
+        parquet.write_table(table, tmp_path / "a.parquet")
+        capsys.readouterr()
+        labels = [e.label for e in read_labelled(tmp_path / "a.parquet")]
+        assert labels == ["0", "1", "-2"]
+        assert "row 4: its label is null" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_one_object_is_one_row(indent: int | None, end: str, tmp_path: Path) -> None:
+    row = {"label": "ham", "text": "a"}
+    for name in ("a.json", *(["a.jsonl"] if indent is None else [])):
+        assert read(tmp_path / name, json.dumps(row, indent=indent) + end) == [("ham", "a")]
+    with pytest.raises(DataError, match="must hold a list of objects; it is an object with data"):
+        read(tmp_path / "a.json", json.dumps({"data": [row]}, indent=indent))

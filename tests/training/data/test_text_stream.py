@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -199,6 +200,19 @@ def test_a_bad_pipe_is_named_as_it_was_given(tokenizer: Tokenizer, tmp_path: Pat
         tokenize_files([pipe], tokenizer, tmp_path / "a", 0.2)
     writer.join()
     assert list((tmp_path / "a").glob("input-*")) == []
+
+
+def test_a_bad_zip_in_a_pipe_is_named_as_it_was_given(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    for number, (member, message) in enumerate(
+        ((b"caf\xe9", r"not UTF-8 text \(byte 3"), (b"a\0b", "line 1 has a NUL character"))
+    ):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+            archive.writestr("a.txt", member)
+        pipe = tmp_path / f"pipe-{number}"
+        writer = pipe_of(pipe, (tmp_path / "a.zip").read_bytes())
+        with pytest.raises(DataError, match=rf"/pipe-{number}: {message}"):
+            tokenize_files([pipe], tokenizer, tmp_path / "a", 0.2)
+        writer.join()
 
 
 def test_processes_cannot_share_a_pipe(
