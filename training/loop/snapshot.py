@@ -99,11 +99,13 @@ def restore(
             return replica.part(full, like)
 
         states = _each(state["optimizer"], part)
+        trained = state["trained"]
+        if {name: w.shape for name, w in trained.items()} != {n: w.shape for n, w in own.items()}:
+            raise UsageError(
+                "--resume: the saved weights are of another network; start again without --resume"
+            )
         replica.trained.load_state_dict(
-            {
-                name: replica.part(full, own.get(name, full))
-                for name, full in state["trained"].items()
-            }
+            {name: replica.part(full, own[name]) for name, full in trained.items()}
         )
     optimizer.load_state_dict(states)
 
