@@ -5,6 +5,7 @@ files mean is `model.checkpoint`'s business.
 """
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -112,7 +113,7 @@ def check_file(out: Path, flag: str) -> None:
     Raises:
         UsageError: names the flag, the place and the reason.
     """
-    if out.is_dir():
+    if os.path.isdir(out):  # which takes names that no file can have
         raise UsageError(f"{flag} {out} is a directory; name a file")
     check_writable(out, flag)
 
