@@ -51,8 +51,8 @@ def sharded(replica: Replica, optimizer: Optimizer, directory: Path, step: int) 
         return list(tensor.shape)
 
     shapes = _each(optimizer.state_dict(), add)
-    write_shards(tensors, target)
-    return {"shards": target.name, "optimizer": shapes}
+    sums = write_shards(tensors, target)
+    return {"shards": target.name, "sums": sums, "optimizer": shapes}
 
 
 def restore(
@@ -84,7 +84,7 @@ def restore(
             return tensor
 
         states = _each(state["optimizer"], empty)
-        read_shards(tensors, directory / "state" / state["shards"])
+        read_shards(tensors, directory / "state" / state["shards"], state.get("sums"))
     else:
 
         def part(key: str, full: Tensor) -> Tensor:

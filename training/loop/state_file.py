@@ -99,3 +99,16 @@ def _check(path: Path) -> None:
             raise damaged(path, error) from error
     if wrong is not None:
         raise damaged(path, f"the checksum of {wrong} is another")
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    value = 0
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            value = zlib.crc32(piece, value)
+    return value
