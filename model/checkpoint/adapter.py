@@ -10,13 +10,12 @@ import torch
 from torch import nn
 
 from model.checkpoint import golden
-from model.checkpoint.atomic import new_directory
 from model.checkpoint.base import Base, labels_from
 from model.checkpoint.files import (
     CARD,
     FORMAT_VERSION,
     PARTS,
-    check_target,
+    new_checkpoint,
     read_card,
     write_card,
 )
@@ -99,8 +98,7 @@ def save_adapter(
         "threshold": labels.threshold if labels else None,
         "temperature": labels.temperature if labels else None,
     }
-    check_target(out)
-    with new_directory(out.resolve(), last=CARD) as directory:
+    with new_checkpoint(out) as directory:
         write_json(directory / _SETTINGS, settings)
         write_weights(directory / _WEIGHTS, weights, dtype)
         if parts is not None:

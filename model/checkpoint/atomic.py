@@ -7,14 +7,14 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from model.errors import PenwrightError
 
 logger = logging.getLogger(__name__)
 
-_UNFINISHED = ".unfinished-"
+UNFINISHED = ".unfinished-"
 """How the names of directories begin that are filled within the one whose place they cannot take.
 """
 _OF_THE_FILE_SYSTEM = "lost+found"
@@ -54,7 +54,7 @@ def new_file(path: Path, *, mode: int | None = None) -> Iterator[Path]:
         PenwrightError: it cannot be written; names the file. What was there before still is.
     """
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_parent(path)
         descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".new-")
         try:
             os.close(descriptor)
@@ -91,7 +91,7 @@ def new_directory(path: Path, *, last: str = "") -> Iterator[Path]:
     """
     filling = False
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_parent(path)
         temporary = _beside_or_within(path, path.parent)
         aside = temporary.with_name(temporary.name + ".old")
         try:
@@ -117,6 +117,21 @@ def new_directory(path: Path, *, last: str = "") -> Iterator[Path]:
         ) from error
 
 
+def make_parent(path: Path) -> None:
+    """Make the directory that is to hold `path`, if it is not there.
+
+    Raises:
+        OSError: it cannot be made; where a file is in its place, the reason is that it is no
+            directory, and not that it exists.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(
+            errno.ENOTDIR, os.strerror(errno.ENOTDIR), error.filename
+        ) from error
+
+
 def try_writing(path: Path) -> None:
     """Find out whether a new file or directory could be put at `path`; nothing is left there.
 
@@ -132,7 +147,19 @@ def try_writing(path: Path) -> None:
 def is_unfinished(path: Path) -> bool:
     """Whether a directory is empty, or `new_directory` was cut short while it filled it."""
     names = {entry.name for entry in path.iterdir()} - {_OF_THE_FILE_SYSTEM}
-    return not names or any(name.startswith(_UNFINISHED) for name in names)
+    return not names or any(name.startswith(UNFINISHED) for name in names)
+
+
+def foreign(path: Path, own: Collection[str]) -> Path | None:
+    """The first entry of a directory, by name, that `new_directory` would delete and that is none
+    of the files `own`; None where there is none."""
+    for entry in sorted(path.iterdir()):
+        if entry.name.startswith(UNFINISHED) or (entry.name in own and not entry.is_dir()):
+            continue
+        if entry.name == _OF_THE_FILE_SYSTEM and os.path.ismount(path):  # which keeps it
+            continue
+        return entry
+    return None
 
 
 def _beside_or_within(path: Path, parent: Path) -> Path:
@@ -144,7 +171,7 @@ def _beside_or_within(path: Path, parent: Path) -> Path:
     except OSError:
         if not path.is_dir():
             raise
-    return Path(tempfile.mkdtemp(dir=path, prefix=_UNFINISHED))
+    return Path(tempfile.mkdtemp(dir=path, prefix=UNFINISHED))
 
 
 def _take_place(new: Path, path: Path, aside: Path) -> bool:
@@ -168,7 +195,7 @@ def _take_place(new: Path, path: Path, aside: Path) -> bool:
 
 def _moved_within(new: Path, path: Path) -> Path:
     """The directory `new`, now inside of `path`, which may be another file system."""
-    within = Path(tempfile.mkdtemp(dir=path, prefix=_UNFINISHED))
+    within = Path(tempfile.mkdtemp(dir=path, prefix=UNFINISHED))
     try:
         for file in new.iterdir():
             copy = within / file.name

@@ -12,12 +12,11 @@ from torch import nn
 
 from model.architecture import Architecture
 from model.checkpoint import golden
-from model.checkpoint.atomic import new_directory
 from model.checkpoint.files import (
     CARD,
     FORMAT_VERSION,
     PARTS,
-    check_target,
+    new_checkpoint,
     read_card,
     write_card,
 )
@@ -110,8 +109,7 @@ def save_base(
         "template": None if template is None else template.settings(),
         "classifier": None if head is None else asdict(head.labels),
     }
-    check_target(out)
-    with new_directory(out.resolve(), last=CARD) as directory:
+    with new_checkpoint(out) as directory:
         write_json(directory / CONFIG, config)
         (directory / tokenizer.file_name).write_bytes(tokenizer.file_content())
         if gguf is None:

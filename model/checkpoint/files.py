@@ -4,11 +4,19 @@ Reading turns whatever can be wrong with a file into a `CheckpointError` that na
 files mean is `model.checkpoint`'s business.
 """
 
-from collections.abc import Mapping
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint.atomic import is_unfinished, try_writing
+from model.checkpoint.atomic import (
+    UNFINISHED,
+    foreign,
+    is_unfinished,
+    new_directory,
+    try_writing,
+)
 from model.errors import CheckpointError, UsageError
 from model.json_files import read_json, shown, write_json
 from model.weight_files import sha256
@@ -18,24 +26,96 @@ FORMAT_VERSION = 2
 CARD = "card.json"
 PARTS = "parts.json"
 """Which rows trained a checkpoint, as whoever trained it wrote them down."""
+_SETTINGS = ("config.json", "adapter.json")
+FILES = frozenset(
+    {
+        CARD,
+        PARTS,
+        *_SETTINGS,
+        *("model.safetensors", "model.gguf", "adapter.safetensors"),
+        *("tokenizer.json", "tokenizer.tiktoken"),
+    }
+)
+"""All that any checkpoint has, for one whose card does not say."""
+
+
+@contextlib.contextmanager
+def new_checkpoint(out: Path) -> Iterator[Path]:
+    """A directory to fill, which takes the place of `out` when the block ends without an error.
+
+    Raises:
+        UsageError: as of `check_target`, before the block or after it.
+        PenwrightError: as of `new_directory`.
+    """
+    check_target(out)
+    with new_directory(out.resolve(), last=CARD) as directory:
+        yield directory
+        check_target(out)  # what has come there meanwhile is not lost either
 
 
 def check_target(out: Path) -> None:
-    """Refuse to publish over a directory that is no checkpoint, or where nothing can be written;
-    ask before a long training, too.
+    """Refuse to publish over a directory that is no checkpoint or holds other things beside it, or
+    where nothing can be written; ask before a long training, too.
 
     Raises:
-        UsageError: `out` exists, has something in it, and no card; or it is the working directory
+        UsageError: `out` exists, has something in it, and no card; or a file or directory that is
+            none of the checkpoint's, which would be deleted with it; or it is the working directory
             or above it, which cannot be exchanged for another; or it cannot be written.
     """
     place = out.resolve()
     if Path.cwd().is_relative_to(place):
         raise UsageError(f"--out {out} is or holds the working directory; name a new directory")
-    if place.is_dir() and not (place / CARD).is_file() and not is_unfinished(place):
-        raise UsageError(f"--out {out} holds files that are no checkpoint; name a new directory")
-    if place.exists() and not place.is_dir():
-        raise UsageError(f"--out {out} is a file; name a directory")
+    try:
+        if place.is_dir():
+            _check_content(out, place)
+        elif place.exists():
+            raise UsageError(f"--out {out} is a file; name a directory")
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written: {error.strerror or error}") from error
     check_writable(out)
+
+
+def _check_content(out: Path, place: Path) -> None:
+    """
+    Raises:
+        UsageError: the directory `place`, which `out` names, holds anything but a checkpoint.
+    """
+    card, unfinished = place / CARD, is_unfinished(place)
+    named = _named(card) if card.is_file() else None
+    if named is None:
+        # Damaged, it may still be a checkpoint's.
+        settings = any((place / name).is_file() for name in _SETTINGS)
+        if not unfinished and not (card.is_file() and settings):
+            raise UsageError(
+                f"--out {out} holds files that are no checkpoint; name a new directory"
+            )
+        further = [_named(new) or () for new in place.glob(f"{UNFINISHED}*/{CARD}")]
+        named = FILES.union(*further)
+    if (entry := foreign(place, {CARD, *named})) is not None:
+        raise UsageError(
+            f"--out {out} holds {entry.name}, which is no part of the checkpoint there and would "
+            "be deleted with it; move it elsewhere, or name another directory"
+        )
+
+
+def _named(card: Path) -> frozenset[str] | None:
+    """The files that a card names; None where it is damaged, or no card of a checkpoint."""
+    try:
+        files = read_json(card, not_finite=True).get("files")
+    except CheckpointError:
+        return None
+    return frozenset(files) if isinstance(files, dict) else None
+
+
+def check_file(out: Path, flag: str) -> None:
+    """Refuse a place where no file can be written, before much work is done for it.
+
+    Raises:
+        UsageError: names the flag, the place and the reason.
+    """
+    if os.path.isdir(out):  # which takes names that no file can have
+        raise UsageError(f"{flag} {out} is a directory; name a file")
+    check_writable(out, flag)
 
 
 def check_writable(out: Path, flag: str = "--out") -> None:

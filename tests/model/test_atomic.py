@@ -91,8 +91,19 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
-    with pytest.raises(PenwrightError, match="cannot be written"):
-        write_file(tmp_path / "file" / "below", b"y")
+    for path in (tmp_path / "file" / "below", tmp_path / "file" / "deep" / "below"):
+        with pytest.raises(PenwrightError, match="cannot be written: Not a directory"):
+            write_file(path, b"y")
+        with (
+            pytest.raises(PenwrightError, match="cannot be written: Not a directory"),
+            new_directory(path),
+        ):
+            pass
+
+
+def test_a_directory_in_the_place_of_a_file(tmp_path: Path) -> None:
+    with pytest.raises(PenwrightError, match="cannot be written: Is a directory"):
+        write_file(tmp_path, b"y")
 
 
 @pytest.mark.usefixtures("way")

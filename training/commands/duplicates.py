@@ -12,12 +12,14 @@ different labels are errors in the data; a copy in another file leaks from train
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from model.checkpoint.atomic import write_file
+from model.checkpoint.files import check_file
 from model.errors import UsageError
 from training.commands import flags
 from training.data.files import BINARY, form
@@ -139,9 +141,14 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise UsageError(f"--show is {args.show}; it must be at least 0")
     if args.kind is not None and args.kind not in KINDS:
         raise UsageError(f"--kind is {args.kind!r}; it must be one of {', '.join(KINDS)}")
+    if args.json is not None:
+        check_file(args.json, "--json")
+        flags.keep_inputs("--json", args.json, args.data)
     if args.out is None:
         return
     targets = _targets(args)
+    for out in targets:
+        check_file(out, "--out")
     for path, out in zip(args.data, targets, strict=True):
         if form(path) in BINARY:
             raise UsageError(f"--out {args.out}: {form(path)} is read, but cannot be written again")
@@ -154,11 +161,13 @@ def _check_flags(args: argparse.Namespace) -> None:
         raise UsageError(f"--out {args.out}: two of the --data files have the same name")
     if {path.resolve() for path in args.data} & {out.resolve() for out in targets}:
         raise UsageError(f"--out {args.out} would replace the --data; name another place")
+    if args.json is not None and args.json.resolve() in {out.resolve() for out in targets}:
+        raise UsageError(f"--json {args.json} and --out are the same file; name two")
 
 
 def _targets(args: argparse.Namespace) -> list[Path]:
     """Where each data file goes without its copies."""
-    one = len(args.data) == 1 and not args.out.is_dir()
+    one = len(args.data) == 1 and not os.path.isdir(args.out)
     return [args.out] if one else [args.out / path.name for path in args.data]
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 
 from model.checkpoint.atomic import write_file
+from model.checkpoint.files import check_file
 from model.checkpoint.model_set import load_model_set
 from model.errors import DataError, UsageError
 from training.commands import flags
@@ -114,8 +115,11 @@ def _is_set(path: Path) -> bool:
 def _check_outputs(args: argparse.Namespace) -> None:
     """Before anything is computed."""
     for flag, path in (("--json", args.json), ("--html", args.html)):
-        if path is not None and path.is_dir():
-            raise UsageError(f"{flag} {path} is a directory; name a file")
+        if path is not None:
+            check_file(path, flag)
+            flags.keep_inputs(flag, path, [*args.data, *args.test, args.blimp])
+    if args.json and args.html and args.json.resolve() == args.html.resolve():
+        raise UsageError(f"--json and --html are both {args.json}; name two files")
     flags.reading(args)
     pipe = next((path for path in args.data if path.is_fifo()), None)
     if pipe is not None and _is_set(args.checkpoint):

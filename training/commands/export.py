@@ -41,7 +41,7 @@ from model.checkpoint import (
     load_adapter,
     load_base,
 )
-from model.checkpoint.atomic import is_unfinished, new_directory, new_file
+from model.checkpoint.atomic import foreign, is_unfinished, new_directory, new_file
 from model.checkpoint.files import CARD, check_writable
 from model.convert import Imported, read_hugging_face
 from model.convert.families import family_of
@@ -60,6 +60,14 @@ DTYPES = {
     "bf16": torch.bfloat16,
     "q8_0": None,  # blocks of 8-bit numbers, in GGUF alone
 }
+_FILES = frozenset(
+    {
+        *("config.json", "generation_config.json", "model.safetensors"),
+        *("tokenizer.json", "tokenizer_config.json"),
+        *("adapter_config.json", "adapter_model.safetensors", "penwright.json"),
+    }
+)
+"""All that an export to a directory writes."""
 _PROBES = (
     "It's 12,345.67 °C – naïve café; see https://example.org/?q=1&r=22",
     "  two  spaces,\ttabs\r\n\n\nlines  ",
@@ -146,6 +154,12 @@ def _check_out(args: argparse.Namespace) -> None:
     if not known:
         raise UsageError(
             f"--out {args.out} holds something else than an export; it is not replaced"
+        )
+    entry = foreign(out, _FILES) if out.is_dir() else None
+    if entry is not None:
+        raise UsageError(
+            f"--out {args.out} holds {entry.name}, which is no part of an export and would be "
+            "deleted with it; move it elsewhere, or name another directory"
         )
 
 

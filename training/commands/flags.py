@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +157,13 @@ def loop(args: argparse.Namespace) -> LoopSettings:
         if values[name] is None:
             values[name] = given.get(name, args.loop_defaults[name])
     return LoopSettings(**values)
+
+
+def keep_inputs(flag: str, out: Path, inputs: Iterable[Path | None]) -> None:
+    """Let a result that `flag` names take the place of no file that is read.
+
+    Raises:
+        UsageError: it would.
+    """
+    if out.resolve() in {path.resolve() for path in inputs if path is not None}:
+        raise UsageError(f"{flag} {out} would replace what is read from it; name another file")

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoint.atomic import write_file
+from model.checkpoint.files import check_file
 from model.errors import UsageError
 from model.prompts import Alpaca
 from training.commands import flags
@@ -83,8 +84,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     settings = _judge_settings(args)
     out = args.json or Path(os.path.abspath(args.checkpoint) + ".judge.json")
-    if out.is_dir():
-        raise UsageError(f"--json {out} is a directory; name a file")
+    check_file(out, "--json")
+    check_file(_rows_file(out), "--json")
+    flags.keep_inputs("--json", out, [*args.data, *args.test])
     device = LoopSettings(steps=1, device=args.device).torch_device
     loaded = load(args.checkpoint, args.base, device, args.parts_of)
     if loaded.network.head is not None:
@@ -132,6 +134,11 @@ def run(args: argparse.Namespace) -> None:
     print(f"{out}: {len(marks)} answers judged by {judge.settings.model}")
 
 
+def _rows_file(out: Path) -> Path:
+    """What is done is kept in it, until all is."""
+    return out.with_name(out.name + ".rows.jsonl")
+
+
 async def _judged(
     args: argparse.Namespace,
     settings: JudgeSettings,
@@ -152,7 +159,7 @@ async def _judged(
             "judge": judge.settings.model,
             "question": QUESTION_VERSION,
         }
-        file = JudgedFile(out.with_name(out.name + ".rows.jsonl"), identity)
+        file = JudgedFile(_rows_file(out), identity)
         _answer(loaded, rows, file, args.max_new_tokens)
         numbers = range(1, len(rows) + 1)
         await Marking(judge, file, {n: _response(rows, file, n) for n in numbers}).run(

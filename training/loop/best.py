@@ -8,7 +8,6 @@ steps that `last.pt` knows nothing of is then forgotten together with these step
 """
 
 import os
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from torch import Tensor
 
 from model.checkpoint.atomic import writing
 from model.checkpoint.names import current_name
-from model.errors import PenwrightError, UsageError
+from model.errors import UsageError
 from training.loop.state import Progress, save
+from training.loop.state_file import no_state, read
 
 
 def saved_path(directory: Path) -> Path:
@@ -58,12 +58,19 @@ def find(directory: Path, progress: Progress) -> Path:
 
     Raises:
         UsageError: there is none, or only that of another run.
-        PenwrightError: a file cannot be read.
+        PenwrightError: a file cannot be read, is damaged, or has no weights.
     """
+    return _found(directory, progress)[0]
+
+
+def _found(directory: Path, progress: Progress) -> tuple[Path, dict[str, Any]]:
+    """The file as of `find`, and what it holds: mapped, for its tensors may not be wanted."""
     saved = saved_path(directory)
     for path in (saved, new_path(directory)):
-        if path.exists() and _is_of(_read(path), progress):
-            return path
+        if path.exists() and _is_of(content := read(path, mapped=True), progress):
+            if not all(isinstance(each, Tensor) for each in _weights(content).values()):
+                raise no_state(path, "it has no weights")
+            return path, content
     if not exists(directory):
         raise UsageError(f"--resume: {saved} is missing; start again without --resume")
     raise UsageError(
@@ -94,10 +101,9 @@ def load(directory: Path, progress: Progress, device: torch.device) -> dict[str,
     Raises:
         UsageError, PenwrightError: as of `find`.
     """
-    content = _read(find(directory, progress))
-    weights = content["trained"] if "step" in content else content
+    _, content = _found(directory, progress)
     # An earlier version called the network's parts otherwise.
-    return {current_name(name): tensor.to(device) for name, tensor in weights.items()}
+    return {current_name(name): tensor.to(device) for name, tensor in _weights(content).items()}
 
 
 def _is_of(content: Mapping[str, Any], progress: Progress) -> bool:
@@ -106,11 +112,7 @@ def _is_of(content: Mapping[str, Any], progress: Progress) -> bool:
     return (content.get("step"), content.get("loss")) == (progress.best_step, progress.best_loss)
 
 
-def _read(path: Path) -> Any:
-    """What the file holds, mapped and not read: `find` looks at two numbers of it."""
-    try:
-        return torch.load(path, map_location="cpu", mmap=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise PenwrightError(
-            f"--resume: {path} cannot be read: {error}; start again without --resume"
-        ) from error
+def _weights(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Those of a file, beside which earlier versions wrote nothing."""
+    weights = content.get("trained") if "step" in content else content
+    return weights if isinstance(weights, dict) else {"trained": weights}

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from model.checkpoint.atomic import write_file, writing
-from model.errors import UsageError
+from model.errors import DataError, UsageError
 from training.report.tables import plot_loss, read_metrics
+
+_LOST = "mend it, or delete the file to go on without the records of before"
 
 
 class MetricsLog:
@@ -34,13 +36,27 @@ class MetricsLog:
             self._open_events(0)
 
     def go_on(self, step: int) -> None:
-        """Keep the records up to `step`: later ones belong to work that is now done again."""
+        """Keep the records up to `step`: later ones belong to work that is now done again.
+
+        Raises:
+            DataError: the file is damaged; names the line.
+        """
         if self._silent:
             return
-        records = read_metrics(self.file) if self.file.exists() else []
+        records = self._records() if self.file.exists() else []
         kept = [record for record in records if record["step"] <= step]
         write_file(self.file, "".join(json.dumps(r) + "\n" for r in kept).encode())
         self._open_events(step)
+
+    def _records(self) -> list[dict[str, Any]]:
+        try:
+            records = read_metrics(self.file)
+        except DataError as error:
+            raise DataError(f"--resume: {error}; {_LOST}") from error
+        for number, record in enumerate(records, 1):
+            if not isinstance(record, dict) or type(record.get("step")) is not int:
+                raise DataError(f"--resume: {self.file}: line {number} has no step; {_LOST}")
+        return records
 
     def _open_events(self, step: int) -> None:
         if self._tensorboard:

@@ -24,6 +24,7 @@ from model.errors import PenwrightError
 from model.transformer import Block
 from training.loop import distributed
 from training.loop.replica import Calls, Replica
+from training.loop.state_file import checksum, damaged
 
 
 class ShardedReplica(Replica):
@@ -91,26 +92,41 @@ def _become(module: nn.Module, kind: type[nn.Module], attributes: dict[str, Any]
     object.__setattr__(module, "__dict__", attributes)
 
 
-def write_shards(tensors: Mapping[str, Tensor], directory: Path) -> None:
+def write_shards(tensors: Mapping[str, Tensor], directory: Path) -> dict[str, int]:
     """Write what this process has of `tensors`; all processes come here together.
+
+    Returns:
+        Of all files their CRC-32, by which `read_shards` knows them.
 
     Raises:
         PenwrightError: a process could not write; names the directory.
     """
     try:
         save(dict(tensors), checkpoint_id=directory)
+        # Each process reads again what it has just written itself.
+        written = [*directory.glob(f"__{distributed.rank()}_*")]
+        if distributed.first():
+            written += directory.glob(".metadata")
+        sums = {file.name: checksum(file) for file in written}
     except (CheckpointException, OSError) as error:
         raise PenwrightError(
             f"{directory}: cannot be written: {_reason(error)}; the state saved before still is"
         ) from error
+    return {name: value for part in distributed.gather(sums) for name, value in part.items()}
 
 
-def read_shards(tensors: Mapping[str, Tensor], directory: Path) -> None:
+def read_shards(
+    tensors: Mapping[str, Tensor], directory: Path, sums: Mapping[str, int] | None = None
+) -> None:
     """Fill `tensors` with what `write_shards` wrote, by however many processes.
+
+    Args:
+        sums: what it returned; None of a state of before.
 
     Raises:
         PenwrightError: a file is missing or damaged; names the directory.
     """
+    _check(directory, sums or {})
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "torch.distributed is disabled")  # as it should be
@@ -119,6 +135,24 @@ def read_shards(tensors: Mapping[str, Tensor], directory: Path) -> None:
         raise PenwrightError(
             f"--resume: {directory} cannot be read: {_reason(error)}; start again without --resume"
         ) from error
+
+
+def _check(directory: Path, sums: Mapping[str, int]) -> None:
+    """Compare the files with their checksums: each process some of them, for all.
+
+    Raises:
+        PenwrightError: one is missing or altered.
+    """
+    wrong = ""
+    for name in sorted(sums)[distributed.rank() :: distributed.size()]:
+        try:
+            if checksum(directory / name) != sums[name]:
+                wrong = f"the checksum of {name} is another"
+        except OSError as error:
+            wrong = f"{name}: {error.strerror or error}"
+    found = [*filter(None, distributed.gather(wrong))]
+    if found:
+        raise damaged(directory, found[0])
 
 
 def _reason(error: BaseException) -> str:

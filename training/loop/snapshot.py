@@ -51,8 +51,8 @@ def sharded(replica: Replica, optimizer: Optimizer, directory: Path, step: int) 
         return list(tensor.shape)
 
     shapes = _each(optimizer.state_dict(), add)
-    write_shards(tensors, target)
-    return {"shards": target.name, "optimizer": shapes}
+    sums = write_shards(tensors, target)
+    return {"shards": target.name, "sums": sums, "optimizer": shapes}
 
 
 def restore(
@@ -84,7 +84,7 @@ def restore(
             return tensor
 
         states = _each(state["optimizer"], empty)
-        read_shards(tensors, directory / "state" / state["shards"])
+        read_shards(tensors, directory / "state" / state["shards"], state.get("sums"))
     else:
 
         def part(key: str, full: Tensor) -> Tensor:
@@ -99,11 +99,13 @@ def restore(
             return replica.part(full, like)
 
         states = _each(state["optimizer"], part)
+        trained = state["trained"]
+        if {name: w.shape for name, w in trained.items()} != {n: w.shape for n, w in own.items()}:
+            raise UsageError(
+                "--resume: the saved weights are of another network; start again without --resume"
+            )
         replica.trained.load_state_dict(
-            {
-                name: replica.part(full, own.get(name, full))
-                for name, full in state["trained"].items()
-            }
+            {name: replica.part(full, own[name]) for name, full in trained.items()}
         )
     optimizer.load_state_dict(states)
 

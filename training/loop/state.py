@@ -4,9 +4,9 @@ With `--sharded-state` the tensors are in a directory beside it, which `last.pt`
 from the moment that `last.pt` is.
 """
 
+import dataclasses
 import math
 import os
-import pickle
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +19,8 @@ from torch import Tensor
 from model.architecture import Architecture
 from model.checkpoint.names import current_name
 from model.errors import PenwrightError, UsageError
+from training.loop.settings import LENGTHS
+from training.loop.state_file import no_state, read
 
 FORMAT = 2
 """Of `last.pt`; the first one had no number, and other names for the network's parts."""
@@ -67,12 +69,13 @@ def load(directory: Path) -> dict[str, Any]:
 
     Raises:
         UsageError: there is none.
-        PenwrightError: it cannot be read.
+        PenwrightError: it cannot be read, is damaged, or is no state.
     """
     path = last_state(directory)
     if not path.exists():
         raise UsageError(f"--resume: {path} does not exist, so there is nothing to resume")
-    state: dict[str, Any] = _read(path, "cpu")
+    state = read(path)
+    _check_fields(state, path)
     if "format" in state:
         return state
     if "shards" in state:
@@ -108,13 +111,37 @@ def _renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {current_name(name): tensor for name, tensor in weights.items()}
 
 
-def _read(path: Path, device: torch.device | str) -> Any:
-    try:
-        return torch.load(path, map_location=device)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise PenwrightError(
-            f"--resume: {path} cannot be read: {error}; start again without --resume"
-        ) from error
+_KINDS: Mapping[str, type | tuple[type, ...]] = {
+    "identity": dict,
+    "progress": dict,
+    "random": (list, Tensor),
+    "optimizer": list,
+}
+
+
+def _check_fields(state: Mapping[str, Any], path: Path) -> None:
+    """
+    Raises:
+        UsageError: a later version saved the state.
+        PenwrightError: it lacks something, or has something of another kind.
+    """
+    if state.get("format", FORMAT) != FORMAT:
+        raise UsageError(
+            f"--resume: {path} is of format {state['format']}; this Penwright goes on from "
+            f"{FORMAT}; start again without --resume"
+        )
+    tensors: Mapping[str, type] = {"shards": str} if "shards" in state else {"trained": dict}
+    for name, kind in {**_KINDS, **tensors}.items():
+        if name not in state:
+            raise no_state(path, f"it has no {name}")
+        if not isinstance(state[name], kind):
+            raise no_state(path, f"its {name} is a {type(state[name]).__name__}")
+    for name in ("warmup", *LENGTHS):
+        if name not in state["identity"]:
+            raise no_state(path, f"its identity has no {name}")
+    known = {each.name for each in dataclasses.fields(Progress)}
+    if "step" not in state["progress"] or not state["progress"].keys() <= known:
+        raise no_state(path, "its progress is of something else")
 
 
 def check_same(

@@ -18,9 +18,12 @@ def read_metrics(file: Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`; a last one that a crash or a full disk cut off is left out.
 
     Raises:
-        DataError: another line is not valid JSON.
+        DataError: it cannot be read, or another line is not valid JSON.
     """
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    try:
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from error
     records = []
     for number, line in enumerate(lines, 1):
         try:

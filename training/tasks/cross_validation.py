@@ -13,7 +13,8 @@ import numpy as np
 
 from model.checkpoint.atomic import write_file
 from model.classifier import Labels
-from model.errors import UsageError
+from model.errors import CheckpointError, PenwrightError, UsageError
+from model.json_files import field, list_field, read_json
 from training.data.folds import FOLD_RULE, fold
 from training.data.labelled import Distinct, LabelledData
 from training.loop import state as saved_state
@@ -23,6 +24,8 @@ from training.measure.classifier_metrics import classification_metrics, decision
 from training.measure.classifiers import all_logits
 from training.objectives.labels import head_of
 from training.tasks.classifier import Recipe
+
+_NUMBERS = ("accuracy", "f1", "temperature", "threshold")
 
 
 def cross_validate(
@@ -74,7 +77,7 @@ def _fold(
     identity = json.loads(json.dumps(identity))  # as it is read again
     file = place / "result.json"
     if resume and file.exists():
-        result: dict[str, Any] = json.loads(file.read_text())
+        result = _result(file)
         saved = saved_state.current_identity(result["identity"], f"--resume: {file}")
         saved_state.check_same({"identity": saved}, identity)
         if "parts" not in saved:
@@ -109,6 +112,32 @@ def _fold(
         },
     }
     write_file(file, json.dumps(result).encode())
+    return result
+
+
+def _result(file: Path) -> dict[str, Any]:
+    """What a fold that is done wrote of its test rows.
+
+    Raises:
+        PenwrightError: the file is damaged, or no such result.
+    """
+    again = "delete it, and --resume measures this fold again"
+    try:
+        result = read_json(file, not_finite=True)
+        baseline = field(result, "baseline", dict, file)
+        field(result, "identity", dict, file)
+        lists: list[list[Any]] = [
+            list_field(result, name, int, file) for name in ("truth", "decided")
+        ]
+        lists += [list_field(result, "probabilities", list, file)]
+        lists += [list_field(baseline, "decided", int, file), field(baseline, "scores", list, file)]
+        for values, names in ((result, _NUMBERS), (baseline, _NUMBERS[:2])):
+            for name in names:
+                field(values, name, (float, type(None)), file)
+    except CheckpointError as error:
+        raise PenwrightError(f"--resume: {error}; {again}") from error
+    if len({len(each) for each in lists}) != 1:
+        raise PenwrightError(f"--resume: {file}: its lists are not of the same rows; {again}")
     return result
 
 

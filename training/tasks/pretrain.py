@@ -87,6 +87,12 @@ def pretrain(
         DataError: a file cannot be used.
     """
     settings = settings or LoopSettings(**DEFAULTS)
+    cache = corpus.token_cache
+    if cache is not None and cache.resolve().is_relative_to(job.out.resolve()):
+        raise UsageError(
+            f"--token-cache {cache} is or lies in --out {job.out}, which publishing replaces; name "
+            "a directory beside it"
+        )
     with job.directory() as directory:
         start = _start(base, shape, tokenizer)
         extra = yardstick(eval_texts, eval_blimp)  # a bad file costs no training

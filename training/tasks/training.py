@@ -22,7 +22,7 @@ from training.loop.state import Progress
 from training.loop.task import Task
 from training.report.tables import print_metrics
 from training.tuning.card import run_fields
-from training.tuning.publishing import round_as_saved
+from training.tuning.publishing import keep_apart, round_as_saved
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,13 @@ class Job:
         """The directory of the run, which a dry run deletes when it ends.
 
         Raises:
-            UsageError: nothing could be published at `out`, or a dry run is to be resumed, or has
-                several processes.
+            UsageError: nothing could be published at `out`, or not without the run; or a dry run is
+                to be resumed, or has several processes.
         """
         check_target(self.out)
         if not self.dry_run:
             place = self.run or Path(os.path.abspath(self.out) + ".run")
+            keep_apart(self.out, "--run", place)
             if place.exists() and not place.is_dir():
                 raise UsageError(f"--run {place} is a file; name a directory")
             check_writable(place, "--run")

@@ -58,7 +58,7 @@ def publish(
 
 
 def keep_apart(out: Path, flag: str, used: Path) -> None:
-    """Let publishing at `--out` leave the checkpoint `used`, which `flag` names, as it is.
+    """Let publishing at `--out` leave the directory `used`, which `flag` names, as it is.
 
     Raises:
         UsageError: it would not.

@@ -183,7 +183,7 @@ def test_a_report_that_cannot_be_written_leaves_the_old_one(
 ) -> None:
     (tmp_path / "file").write_text("old")
     code, err = cli("evaluate", base_path, "--data", text_file, "--html", tmp_path / "file" / "m")
-    assert (code, "m: cannot be written" in err) == (1, True), err
+    assert (code, "m cannot be written: Not a directory" in err) == (2, True), err
     assert (tmp_path / "file").read_text() == "old"
 
 

@@ -1,12 +1,16 @@
 """What can stop a result from being written is found before there is one."""
 
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from model.checkpoint import load_base
+from model.checkpoint import golden, load_base
+from model.checkpoint.files import FILES
+from training.commands import duplicates, evaluate, judge
 from training.loop.run import Run
 
 Cli = Callable[..., tuple[int, str]]
@@ -57,6 +61,7 @@ def test_a_place_where_nothing_can_be_written(
         (tmp_path / "file" / "deep" / "out", "Not a directory"),
         (Path("/proc/out"), "No such file or directory"),  # where not even root may write
         (tmp_path / ("x" * 250), "File name too long"),
+        (tmp_path / ("x" * 300), "File name too long"),
     ):
         code, err = cli(command, *commands[command], "--out", out)
         assert (code, f"--out {out} cannot be written: {reason}" in err) == (2, True), err
@@ -77,6 +82,162 @@ def test_a_run_that_cannot_be_written(
         code, err = cli(command, *commands[command], *words)
         assert (code, f"--run {run} {reason}" in err) == (2, True), err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.usefixtures("no_steps")
+@pytest.mark.parametrize("command", TRAININGS)
+def test_a_run_and_a_checkpoint_within_one_another(
+    command: str, commands: dict[str, tuple[object, ...]], tmp_path: Path, cli: Cli
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    for out, run in (("out", "out"), ("out", "out/run"), ("run/out", "run"), ("out", "link/run")):
+        words = ("--out", tmp_path / out, "--run", tmp_path / run)
+        code, err = cli(command, *commands[command], *words)
+        said = f"--out {tmp_path / out} is, holds or lies in --run {tmp_path / run}"
+        assert (code, said in err) == (2, True), err
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+@pytest.mark.usefixtures("no_steps")
+def test_tokens_within_a_checkpoint(
+    commands: dict[str, tuple[object, ...]], tmp_path: Path, cli: Cli
+) -> None:
+    words = ("--out", tmp_path / "out", "--token-cache", tmp_path / "out" / "tokens")
+    code, err = cli("pretrain", *commands["pretrain"], *words)
+    assert (code, "out/tokens is or lies in --out" in err) == (2, True), err
+
+
+@pytest.fixture
+def published(base_path: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(base_path, tmp_path / "published"))
+
+
+def content(directory: Path) -> dict[str, bytes | None]:
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
+        for path in directory.rglob("*")
+    }
+
+
+FOREIGN = ("notes.txt", "run/state/last.pt", ".gitkeep", ".DS_Store", "lost+found/", "parts.json/")
+
+
+@pytest.mark.usefixtures("no_steps")
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("command", [*TRAININGS, "import"])
+def test_what_lies_beside_a_checkpoint_is_not_lost(
+    command: str,
+    name: str,
+    commands: dict[str, tuple[object, ...]],
+    published: Path,
+    cli: Cli,
+) -> None:
+    path = published / name
+    if name.endswith("/"):
+        path.mkdir()
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    before = content(published)
+    code, err = cli(command, *commands[command], "--out", published)
+    said = f"--out {published} holds {Path(name).parts[0]}, which is no part of the checkpoint"
+    assert (code, said in err) == (2, True), err
+    assert len(err.strip().splitlines()) == 1
+    assert content(published) == before
+
+
+@pytest.mark.usefixtures("no_steps")
+def test_data_within_the_checkpoint_that_would_be_replaced(
+    commands: dict[str, tuple[object, ...]],
+    published: Path,
+    spam_file: Path,
+    text_file: Path,
+    cli: Cli,
+) -> None:
+    for command, flag, file in (
+        ("classify", "--extra", spam_file),
+        ("classify", "--data", spam_file),
+        ("pretrain", "--eval-text", text_file),
+    ):
+        inside = published / file.name
+        shutil.copy(file, inside)
+        code, err = cli(command, *commands[command], flag, inside, "--out", published)
+        assert (code, f"holds {file.name}" in err) == (2, True), err
+        assert inside.read_bytes() == file.read_bytes()
+        inside.unlink()
+
+
+def test_a_damaged_card_hides_no_other_files(
+    commands: dict[str, tuple[object, ...]], published: Path, cli: Cli
+) -> None:
+    for card in (b"", b"{", b"[]", b"{}", b'{"files": 1}', bytes(9)):
+        (published / "card.json").write_bytes(card)
+        (published / "notes.txt").write_text("mine")
+        code, err = cli("import", *commands["import"], "--out", published)
+        assert (code, "holds notes.txt" in err) == (2, True), err
+        (published / "notes.txt").unlink()
+    code, err = cli("pretrain", *commands["pretrain"], "--out", published)
+    assert code == 0, err
+    load_base(published)
+    (published / "card.json").write_text('{"title": "my card"}')
+    (published / "config.json").unlink()
+    code, err = cli("import", *commands["import"], "--out", published)
+    assert (code, "holds files that are no checkpoint" in err) == (2, True), err
+
+
+def test_what_comes_during_a_training_is_not_lost_either(
+    commands: dict[str, tuple[object, ...]],
+    published: Path,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compute = golden.compute
+
+    def late(*args: Any) -> Any:  # after the first look, while the checkpoint is written
+        (published / "notes.txt").write_text("mine")
+        return compute(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(golden, "compute", late)
+        code, err = cli("pretrain", *commands["pretrain"], "--out", published)
+    assert (code, "holds notes.txt" in err) == (2, True), err
+    assert (published / "notes.txt").read_text() == "mine"
+    load_base(published)
+    (published / "notes.txt").rename(published.parent / "notes.txt")
+    code, err = cli("pretrain", *commands["pretrain"], "--out", published, "--resume")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("command", TRAININGS)
+def test_the_same_command_twice(
+    command: str, commands: dict[str, tuple[object, ...]], tmp_path: Path, cli: Cli
+) -> None:
+    for _ in range(2):
+        code, err = cli(command, *commands[command], "--out", tmp_path / "out")
+        assert code == 0, err
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= FILES
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out.run"}
+
+
+def test_a_model_set_is_no_checkpoint(
+    commands: dict[str, tuple[object, ...]], published: Path, cli: Cli
+) -> None:
+    (published.parent / "models.json").write_text('{"format_version": 1, "generate": "published"}')
+    code, err = cli("pretrain", *commands["pretrain"], "--out", published.parent)
+    assert (code, "holds files that are no checkpoint" in err) == (2, True), err
+
+
+def test_what_lies_beside_an_export_is_not_lost(
+    commands: dict[str, tuple[object, ...]], tmp_path: Path, cli: Cli
+) -> None:
+    words = (*commands["export"], "--out", tmp_path / "out", "--force")
+    for _ in range(2):
+        code, err = cli("export", *words)
+        assert code == 0, err
+    (tmp_path / "out" / "README.md").write_text("mine")
+    code, err = cli("export", *words)
+    assert (code, "holds README.md, which is no part of an export" in err) == (2, True), err
+    assert (tmp_path / "out" / "README.md").read_text() == "mine"
 
 
 @pytest.mark.parametrize("command", ["pretrain", "classify", "export"])
@@ -125,6 +286,71 @@ def test_a_publication_that_was_cut_short_is_made_again(
     code, err = cli("pretrain", *commands["pretrain"], "--out", out)
     assert code == 0, err
     load_base(out)
-    (out / "card.json").unlink()
+    (out / ".unfinished-abc").mkdir()
+    (out / "notes.txt").write_text("mine")
+    for card in (out / "card.json", out / "none"):
+        code, err = cli("pretrain", *commands["pretrain"], "--out", out)
+        assert (code, "holds notes.txt" in err) == (2, True), err
+        card.unlink(missing_ok=True)
+    (out / "notes.txt").unlink()
+    (out / ".unfinished-abc").rmdir()
     code, err = cli("pretrain", *commands["pretrain"], "--out", out)
     assert (code, "holds files that are no checkpoint" in err) == (2, True), err
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        ("evaluate", "--json"),
+        ("evaluate", "--html"),
+        ("judge", "--json"),
+        ("duplicates", "--json"),
+        ("duplicates", "--out"),
+    ],
+)
+def test_results_that_cannot_be_written_are_not_computed(
+    command: str,
+    flag: str,
+    base_path: Path,
+    instruction_file: Path,
+    tmp_path: Path,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def compute(*_: Any, **__: Any) -> None:
+        raise AssertionError("something was read")
+
+    for module, name in ((evaluate, "load"), (judge, "load"), (duplicates, "read_rows")):
+        monkeypatch.setattr(module, name, compute)
+    data = Path(shutil.copy(instruction_file, tmp_path / "data.json"))
+    (tmp_path / "folder.json").mkdir()
+    words: tuple[object, ...] = ("--data", data)
+    words = (command, *words) if command == "duplicates" else (command, base_path, *words)
+    if command == "judge":
+        words = (*words, "--judge-url", "http://localhost:1")
+    before = content(tmp_path)
+    for out, said in (
+        (data / "y.json", "cannot be written: Not a directory"),
+        (data / "deep" / "y.json", "cannot be written: Not a directory"),
+        (tmp_path / ("x" * 300 + ".json"), "cannot be written: File name too long"),
+        (Path("/proc/y.json"), "cannot be written: No such file or directory"),
+        (data, "would replace"),
+        (tmp_path / "folder.json", "is a directory; name a file"),
+    ):
+        if flag == "--out" and out.name == "folder.json":
+            continue  # a copy may go into a directory
+        code, err = cli(*words, flag, out)
+        assert (code, f"{flag} {out}" in err, said in err) == (2, True, True), err
+        assert len(err.strip().splitlines()) == 1
+    assert content(tmp_path) == before
+
+
+def test_two_results_in_one_file(
+    base_path: Path, instruction_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    out = tmp_path / "out.json"
+    both = ("--data", instruction_file, "--json", out)
+    for words in (("evaluate", base_path, "--html"), ("duplicates", "--out")):
+        code, err = cli(*words, out, *both)
+        assert (code, f"{out}" in err) == (2, True), err
+    assert not out.exists()

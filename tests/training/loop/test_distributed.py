@@ -210,6 +210,28 @@ def test_missing_shards_are_a_clear_error(trained: Path, tmp_path: Path) -> None
         Run(Tokens(), settings(), tmp_path / "run").train(resume=True)
 
 
+def test_one_bit_of_any_shard(trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained / "stopped-shards-kept", run)
+    shards = run / "state" / "shards-3"
+    names = sorted(path.name for path in shards.iterdir())
+    assert len(names) > 2
+    for file in (shards / name for name in names):
+        whole = file.read_bytes()
+        for place in (0, len(whole) // 2, len(whole) - 1):
+            damaged = bytearray(whole)
+            damaged[place] ^= 1
+            file.write_bytes(damaged)
+            said = rf"damaged \(the checksum of {file.name} is another\); start again without"
+            with pytest.raises(PenwrightError, match=f"--resume: {shards} cannot be .* {said}"):
+                Run(Tokens(), settings(), run).train(resume=True)
+        file.write_bytes(whole)
+    state = torch.load(run / "state" / "last.pt")
+    assert sorted(state.pop("sums")) == names
+    torch.save(state, run / "state" / "last.pt")  # as before there were any
+    Run(Tokens(), settings(), run).train(resume=True)
+
+
 @pytest.mark.parametrize("event", ["fail", "hang"])
 def test_no_process_waits_for_one_that_is_gone(event: str, tmp_path: Path) -> None:
     timeout = 5 if event == "hang" else 200
