@@ -22,7 +22,7 @@ from training.loop.state import Progress
 from training.loop.task import Task
 from training.report.tables import print_metrics
 from training.tuning.card import run_fields
-from training.tuning.publishing import keep_apart, round_as_saved
+from training.tuning.publishing import round_as_saved
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,11 @@ class Job:
         check_target(self.out)
         if not self.dry_run:
             place = self.run or Path(os.path.abspath(self.out) + ".run")
-            keep_apart(self.out, "--run", place)
+            if place.resolve().is_relative_to(self.out.resolve()):
+                raise UsageError(
+                    f"--run {place} is or lies in --out {self.out}, which is replaced as a whole; "
+                    "name a directory beside it"
+                )
             if place.exists() and not place.is_dir():
                 raise UsageError(f"--run {place} is a file; name a directory")
             check_writable(place, "--run")

@@ -85,16 +85,29 @@ def test_a_run_that_cannot_be_written(
 
 @pytest.mark.usefixtures("no_steps")
 @pytest.mark.parametrize("command", TRAININGS)
-def test_a_run_and_a_checkpoint_within_one_another(
+def test_a_run_within_its_checkpoint(
     command: str, commands: dict[str, tuple[object, ...]], tmp_path: Path, cli: Cli
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "out")
-    for out, run in (("out", "out"), ("out", "out/run"), ("run/out", "run"), ("out", "link/run")):
-        words = ("--out", tmp_path / out, "--run", tmp_path / run)
+    for run in ("out", "out/run", "link/run"):
+        words = ("--out", tmp_path / "out", "--run", tmp_path / run)
         code, err = cli(command, *commands[command], *words)
-        said = f"--out {tmp_path / out} is, holds or lies in --run {tmp_path / run}"
+        said = f"--run {tmp_path / run} is or lies in --out {tmp_path / 'out'}"
         assert (code, said in err) == (2, True), err
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_a_checkpoint_within_its_run(
+    base_path: Path, spam_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    """A run's directory is never replaced, and may hold what it published."""
+    command = ("classify", "--base", base_path, "--data", spam_file, "--steps", 2, "--warmup", 0)
+    words = ("--out", tmp_path / "run" / "model", "--run", tmp_path / "run")
+    for more in ((), ("--resume",)):
+        code, err = cli(*command, *words, *more)
+        assert code == 0, err
+    assert (tmp_path / "run" / "model" / "card.json").is_file()
+    assert (tmp_path / "run" / "state" / "last.pt").is_file()
 
 
 @pytest.mark.usefixtures("no_steps")
