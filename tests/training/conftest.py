@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from model.prompts import instruction_prompt
 from model.rope import Rope
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
+from tests.training.fake_judge import FakeJudge
 from training.cli import main
 from training.data.vocabulary import save_tokenizer, train_tokenizer
 
@@ -198,3 +199,10 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
         return code, capsys.readouterr().err
 
     return run
+
+
+@pytest.fixture
+def judge() -> Iterator[FakeJudge]:
+    server = FakeJudge()
+    yield server
+    server.close()
