@@ -266,6 +266,20 @@ def test_parallel_needs_processes(tmp_path: Path) -> None:
         settings(sharded_state=True)
 
 
+def torchrun(*words: object) -> "subprocess.CompletedProcess[str]":
+    """`penwright-train` with these words, in two processes."""
+    run = ("torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d")
+    where = ("--rdzv-endpoint", "127.0.0.1:0", "-m", "training.cli")
+    return subprocess.run(
+        [sys.executable, "-m", *run, *where, *map(str, words)],
+        cwd=REPOSITORY,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
 def test_torchrun_tunes_all_of_a_classifier_with_an_output_layer(
     tokenizer: Tokenizer, spam_file: Path, tmp_path: Path
 ) -> None:
@@ -274,20 +288,11 @@ def test_torchrun_tunes_all_of_a_classifier_with_an_output_layer(
     model = Transformer(shape)
     model.init_weights(torch.Generator().manual_seed(1))
     base = save_base(tmp_path / "base", model, tokenizer, card={})
-    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d")
-    command = (
-        *(sys.executable, *torchrun, "--rdzv-endpoint", "127.0.0.1:0", "-m", "training.cli"),
+    words = (
         *("classify", "--base", base.path, "--data", spam_file, "--method", "full"),
         *("--batch-size", "4", "--steps", "3", "--device", "cpu", "--out", tmp_path / "out"),
     )
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=REPOSITORY,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = torchrun(*words)
     assert done.returncode == 0, done.stderr
     tuned = load_base(tmp_path / "out")
     assert tuned.model.head is not None
@@ -299,21 +304,12 @@ def test_torchrun_tunes_all_of_a_classifier_with_an_output_layer(
 def test_torchrun_pretrains(text_file: Path, tokenizer_file: Path, tmp_path: Path) -> None:
     """The whole command: one of the processes tokenizes, prints and publishes."""
     out = tmp_path / "base"
-    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d")
-    command = (
-        *(sys.executable, *torchrun, "--rdzv-endpoint", "127.0.0.1:0", "-m", "training.cli"),
+    words = (
         *("pretrain", "--data", text_file, "--tokenizer", tokenizer_file, "--preset", "tiny"),
         *("--context", "32", "--val-fraction", "0.2", "--batch-size", "4", "--steps", "2"),
         *("--parallel", "fsdp", "--sample-every", "2", "--device", "cpu", "--out", out),
     )
-    done = subprocess.run(
-        [str(word) for word in command],
-        cwd=REPOSITORY,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+    done = torchrun(*words)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("step 0: val_loss") == 1
     assert done.stdout.count(f"{out}: base ") == 1
