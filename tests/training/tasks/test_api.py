@@ -18,6 +18,7 @@ from training.tasks import Job, classify, dpo, instruct, pretrain
 from training.tasks.pretrain import Corpus
 from training.tuning.methods import Method
 
+ROOT = Path(__file__).parents[3]
 Cli = Callable[..., tuple[int, str]]
 FLAGS = ("--steps", 2, "--warmup", 0, "--eval-batches", 1, "--batch-size", 4)
 SETTINGS: dict[str, Any] = {"steps": 2, "warmup": 0, "eval_batches": 1, "batch_size": 4}
@@ -104,3 +105,18 @@ def test_a_dry_run_publishes_nothing(
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UsageError, match="--dry-run with --resume"):
         classify([spam_file], base_path, Job(tmp_path / "out", dry_run=True, resume=True))
+
+
+def test_the_example_of_the_documentation_runs(
+    base_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    _, _, rest = text.partition("## From Python")
+    example = rest.split("```python\n", 1)[1].split("```", 1)[0]
+    example = example.replace("epochs=20", "epochs=1").replace("docs/", f"{ROOT}/docs/")
+    base = Path("checkpoints/default/base")
+    (tmp_path / base).parent.mkdir(parents=True)
+    (tmp_path / base).symlink_to(base_path)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "docs/training.md", "exec"), {})
+    assert (tmp_path / "runs" / "tickets" / "adapter.json").is_file()
