@@ -62,8 +62,8 @@ class Alpaca(Template):
             raise UsageError("with the alpaca template, the last message must be the assistant's")
         return [
             Text(_prompt(asked)),
-            Text(response.content, said=True),
-            EndOfDocument(said=True),
+            Text(response.content, True, response.learnt),
+            EndOfDocument(True, response.learnt),
         ]
 
     def _jinja(self) -> str:

@@ -49,14 +49,15 @@ def opening(role: str) -> list[Part]:
     return [Special(START), Text(f"{role}\n")]
 
 
-def closing(said: bool) -> list[Part]:
+def closing(said: bool, learnt: bool = True) -> list[Part]:
     """What comes after a message; the line break is nobody's."""
-    return [Special(END, said), Text("\n")]
+    return [Special(END, said, learnt), Text("\n")]
 
 
 def turn(message: Message, said: bool = False) -> list[Part]:
     """A message with what is around it."""
-    return [*opening(message.role), Text(message.content, said), *closing(said)]
+    content = Text(message.content, said, message.learnt)
+    return [*opening(message.role), content, *closing(said, message.learnt)]
 
 
 def jinja_opening(role: str) -> str:

@@ -31,7 +31,7 @@ class ChatTokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids, and of each whether the assistant says it."""
+    """Token ids, and of each whether the assistant says it and a model learns to."""
 
     ids: list[int]
     said: list[bool]
@@ -60,7 +60,7 @@ def encode(parts: Iterable[Part], tokenizer: ChatTokenizer) -> Encoded:
         else:
             tokens = [special.end_of_document]
         ids += tokens
-        said += [part.said] * len(tokens)
+        said += [part.said and part.learnt] * len(tokens)
     if special.adds_beginning and special.beginning is not None and ids[:1] != [special.beginning]:
         ids.insert(0, special.beginning)
         said.insert(0, False)
@@ -83,8 +83,13 @@ def token_id(text: str, tokenizer: ChatTokenizer) -> int:
 
 def _joined(parts: Iterable[Part]) -> Iterator[Part]:
     """The parts, with neighbouring texts as one unless only one of them is said."""
-    for (is_text, said), group in groupby(parts, lambda part: (isinstance(part, Text), part.said)):
+    for (is_text, *whose), group in groupby(parts, _kind):
         if is_text:
-            yield Text("".join(part.text for part in group if isinstance(part, Text)), said)
+            yield Text("".join(part.text for part in group if isinstance(part, Text)), *whose)
         else:
             yield from group
+
+
+def _kind(part: Part) -> tuple[bool, bool, bool]:
+    # Text is cut in the same places, whether it is learnt or not.
+    return isinstance(part, Text), part.said, part.learnt or not part.said

@@ -41,7 +41,8 @@ class Llama3(Template):
                 system, messages = messages[0].content.strip(), messages[1:]
             parts += _turn("system", self.preamble + system)
         for message in messages:
-            parts += _turn(message.role, message.content.strip(), message.role == "assistant")
+            text, said = message.content.strip(), message.role == "assistant"
+            parts += _turn(message.role, text, said, message.learnt)
         if answer:
             parts += _header("assistant")
         return parts
@@ -64,8 +65,8 @@ def _header(role: Role) -> list[Part]:
     return [Special(HEADER), Text(role), Special(HEADER_END), Text("\n\n")]
 
 
-def _turn(role: Role, text: str, said: bool = False) -> list[Part]:
-    return [*_header(role), Text(text, said), Special(END, said)]
+def _turn(role: Role, text: str, said: bool = False, learnt: bool = True) -> list[Part]:
+    return [*_header(role), Text(text, said, learnt), Special(END, said, learnt)]
 
 
 def _jinja_header(role: str) -> str:

@@ -21,6 +21,8 @@ class Message:
     text: str
     input: str = ""
     """The text that an instruction works on, where it is kept apart; empty for none."""
+    learnt: bool = True
+    """Whether a model learns to say it; of no account unless it is the assistant's."""
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
@@ -38,7 +40,8 @@ class Text:
 
     text: str
     said: bool = False
-    """Whether the assistant says it, so that a model learns to."""
+    """Whether the assistant says it, so that a model learns to, unless it is not `learnt`."""
+    learnt: bool = True
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,7 @@ class Special:
 
     text: str
     said: bool = False
+    learnt: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class EndOfDocument:
     """The special token that ends a document, which each tokenizer calls by another name."""
 
     said: bool = False
+    learnt: bool = True
 
 
 Part = Text | Special | EndOfDocument

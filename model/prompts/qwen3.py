@@ -50,8 +50,9 @@ class Qwen3(Template):
             thoughts, content = _split(message.content)
             if index > last_query and (thoughts or index == last):
                 parts += opening(message.role)
-                parts += _block(thoughts.strip("\n"), said=self.thinking)
-                parts += [Text(content.lstrip("\n"), said=True), *closing(said=True)]
+                learnt = message.learnt
+                parts += _block(thoughts.strip("\n"), self.thinking, learnt)
+                parts += [Text(content.lstrip("\n"), True, learnt), *closing(True, learnt)]
             else:
                 parts += turn(Message(message.role, content))
         if answer:
@@ -77,12 +78,12 @@ class Qwen3(Template):
         return _JINJA_LAST_QUERY + turns + when("add_generation_prompt", answer)
 
 
-def _block(thoughts: str, said: bool) -> list[Part]:
+def _block(thoughts: str, said: bool, learnt: bool = True) -> list[Part]:
     return [
-        Special(THINK, said),
-        Text(f"\n{thoughts}\n", said),
-        Special(THINK_END, said),
-        Text("\n\n", said),
+        Special(THINK, said, learnt),
+        Text(f"\n{thoughts}\n", said, learnt),
+        Special(THINK_END, said, learnt),
+        Text("\n\n", said, learnt),
     ]
 
 

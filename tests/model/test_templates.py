@@ -1,7 +1,7 @@
 """Templates: their parts, what they refuse, and token ids that no text of a user can forge."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -308,6 +308,22 @@ def test_training_says_what_follows_the_prompt_of_serving(template: Template, an
     assert whole.said[begin]
 
 
+@pytest.mark.parametrize("template", TEMPLATES, ids=repr)
+def test_what_is_not_learnt_has_the_same_tokens_and_is_not_said(template: Template) -> None:
+    tokenizer = Bytes()
+    learnt = [*HISTORY, ANSWER]
+    ignored = [replace(message, learnt=False) for message in HISTORY]
+    both, last, neither = (
+        encode(template.render(messages, answer=False), tokenizer)
+        for messages in (learnt, [*ignored, ANSWER], [*ignored, replace(ANSWER, learnt=False)])
+    )
+    assert both.ids == last.ids == neither.ids
+    assert any(last.said)
+    assert not any(neither.said)
+    if template.has_turns and template.name != Qwen3.name:
+        assert sum(last.said) < sum(both.said)
+
+
 def test_neighbouring_texts_are_encoded_as_one_where_nobody_begins_to_speak() -> None:
     texts = []
 
@@ -326,6 +342,9 @@ def test_neighbouring_texts_are_encoded_as_one_where_nobody_begins_to_speak() ->
     ]
     encoded = encode(parts, Recorder())
     assert texts == ["ab", "cd", "e"]
+    texts.clear()
+    encode([Text("a"), Text("b", True, False), Text("c")], Recorder())
+    assert texts == ["a", "b", "c"]
     assert encoded.ids == [*b"abcd", IDS["<think>"], *b"e"]
     assert encoded.said == [False, False, True, True, False, False]
 
