@@ -29,6 +29,11 @@ class Message:
             raise UsageError(f"the role {self.role!r} of a message is none of {', '.join(ROLES)}")
 
     @property
+    def said(self) -> bool:
+        """Whether it is the assistant's, and a model learns to say it."""
+        return self.role == "assistant" and self.learnt
+
+    @property
     def content(self) -> str:
         """All of it, for templates that have no place of its own for an input."""
         return f"{self.text}\n\n{self.input}" if self.input else self.text

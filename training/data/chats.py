@@ -2,6 +2,7 @@
 
 OpenAI's and Hugging Face's turns have `role` and `content`, ShareGPT's `from` and `value`; the
 content is a string, or a list of parts of the type `text`. A system turn without a text is no turn.
+An assistant's turn of `weight` 0, as in OpenAI's fine-tuning files, is context that is not learnt.
 What the templates have no place for (tools, images) is left out with its record.
 """
 
@@ -48,7 +49,8 @@ def turns(value: Any, where: str) -> list[Message]:
 
     Raises:
         LeftOut: one is of a tool, no text, or empty.
-        DataError: one has no content or an unknown role; names it by its number.
+        DataError: one has no content, an unknown role or another weight than 0 and 1; names it by
+            its number.
     """
     found = []
     for number, turn in enumerate(value if isinstance(value, list) else [value], start=1):
@@ -67,10 +69,22 @@ def turns(value: Any, where: str) -> list[Message]:
             )
         role = _ROLES[said]
         if text.strip():
-            found.append(Message(role, text))
+            learnt = _weight(turn.get("weight"), where, number)
+            found.append(Message(role, text, learnt=learnt))
         elif role != "system":
             raise LeftOut(f"message {number} is empty")
     return found
+
+
+def _weight(value: Any, where: str, number: int) -> bool:
+    """Whether a turn is to be learnt.
+
+    Raises:
+        DataError: it is neither 0 nor 1.
+    """
+    if value is None or value in (0, 1):
+        return value != 0
+    raise DataError(f"{where}: message {number} has the weight {value!r}; it must be 0 or 1")
 
 
 def _text(content: Any, where: str, number: int) -> str:

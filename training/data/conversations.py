@@ -12,7 +12,7 @@ answered: it is left out, and counted.
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.errors import DataError
@@ -68,14 +68,11 @@ class Instruction:
     accept: tuple[str, ...] = ()
     """Other responses that are right."""
     earlier: tuple[Message, ...] = ()
-    """What was said before, in a chat; a system turn before its first question stands in
-    `instruction`."""
+    """What was said before, in a chat."""
 
     @classmethod
     def answering(cls, messages: Sequence[Message], output: str) -> "Instruction":
         """The row of an answer to the last of `messages`, which is the user's."""
-        if all(message.role == "system" for message in messages[:-1]):
-            return cls("\n\n".join(message.content for message in messages), "", output)
         return cls(messages[-1].content, "", output, earlier=tuple(messages[:-1]))
 
     @property
@@ -91,6 +88,11 @@ class Instruction:
     @property
     def identity(self) -> str:
         """What makes two rows the same question."""
+        if self._opens:
+            said = [
+                message.content for message in (*self.earlier, Message("user", self.instruction))
+            ]
+            return "\n".join(["\n\n".join(said), self.input])
         said = [f"{message.role}: {message.content}" for message in self.earlier]
         return "\n".join([*said, self.instruction, self.input])
 
@@ -98,11 +100,16 @@ class Instruction:
     def group(self) -> str:
         """What rows share that must be in one part of the data: the first question of their chat,
         or the question itself."""
-        if not self.earlier:
+        if self._opens:
             return self.identity
         asked = [message for message in self.messages if message.role != "assistant"]
         first = [message.role for message in asked].index("user")
         return "\n\n".join(message.content for message in asked[: first + 1]) + "\n"
+
+    @property
+    def _opens(self) -> bool:
+        """Whether it is the first question of its chat; a system turn is a part of that."""
+        return all(message.role == "system" for message in self.earlier)
 
     @property
     def needs_a_passage(self) -> bool:
@@ -329,13 +336,18 @@ def _answers(messages: Sequence[Message]) -> Iterator[Instruction]:
     Raises:
         LeftOut: there is no answer to the user; or, after the rows, there are answers to nothing.
     """
-    answers = [at for at, message in enumerate(messages) if message.role == "assistant"]
+    answers = [at for at, message in enumerate(messages) if message.said]
     rows = [at for at in answers if at and messages[at - 1].role == "user"]
     if not rows:
+        ignored = any(message.role == "assistant" and not message.learnt for message in messages)
         raise LeftOut(
-            f"it has messages of {roles(messages)}; a turn of the assistant must follow one of the "
-            "user"
+            f"it has messages of {roles(messages)}; a turn of the assistant "
+            + "that has not the weight 0 " * ignored
+            + "must follow one of the user"
         )
+    # A conversation that goes on is learnt as a whole, of which what is no row is not learnt.
+    for at in set(answers) - set(rows):
+        messages = [*messages[:at], replace(messages[at], learnt=False), *messages[at + 1 :]]
     for at in rows:
         yield Instruction.answering(messages[:at], messages[at].content)
     if others := sorted(set(answers) - set(rows)):

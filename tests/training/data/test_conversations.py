@@ -2,6 +2,7 @@
 
 import json
 import lzma
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def test_lines_and_chats_are_read(tmp_path: Path) -> None:
     assert list(read_instructions(path)) == [
         Instruction("Say a.", "", "a", "letters", accept=("b",)),
         Instruction("Say c.", "", "c"),
-        Instruction("Be brief.\n\nSay d.", "", "d"),
+        Instruction("Say d.", "", "d", earlier=(Message("system", "Be brief."),)),
     ]
 
 
@@ -115,7 +116,7 @@ def said(*turns: str) -> tuple[Message, ...]:
 
 LONG = ("system: Be brief.", "user: a?", "assistant: A", "user: b?", "assistant: B", "user: c?")
 ROWS = [
-    Instruction("Be brief.\n\na?", "", "A"),
+    Instruction("a?", "", "A", earlier=said(LONG[0])),
     Instruction("b?", "", "B", earlier=said(*LONG[:3])),
     Instruction("c?", "", "C", earlier=said(*LONG[:5])),
 ]
@@ -170,6 +171,8 @@ def test_rows_of_a_chat_are_other_questions_of_one_group() -> None:
 def test_messages_give_the_prompt_that_is_served() -> None:
     prompt = "".join(p.text for p in Alpaca().render(ROWS[1].messages) if isinstance(p, Text))
     assert prompt == instruction_prompt("Be brief.\n\nb?", "User: a?\nAssistant: A")
+    first = "".join(p.text for p in Alpaca().render(ROWS[0].messages) if isinstance(p, Text))
+    assert first == instruction_prompt("Be brief.\n\na?")
     one = Instruction("Be brief.\n\na?", "its input", "A")
     assert Alpaca().render(one.messages) == [Text(instruction_prompt(one.instruction, one.input))]
 
@@ -203,8 +206,36 @@ def test_chats_that_no_template_has_a_place_for_are_left_out(
 def test_answers_to_nothing_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [chat("assistant: Hello", "user: a?", "assistant: A", "assistant: More")]
     found = list(read_instructions(write(tmp_path / "a.json", rows)))
-    assert found == [Instruction("a?", "", "A", earlier=said("assistant: Hello"))]
+    hello = Message("assistant", "Hello", learnt=False)
+    assert found == [Instruction("a?", "", "A", earlier=(hello,))]
     assert "row 1: message 1, 4 of 4 answers no message of the user" in capsys.readouterr().err
+
+
+def test_turns_of_weight_0_are_context(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = chat("user: a?", "assistant: A", "user: b?", "assistant: B")
+    for turn, weight in ((0, 0), (1, 0), (3, 1)):
+        whole["messages"][turn]["weight"] = weight
+    none = chat("user: a?", "assistant: A")
+    none["messages"][1]["weight"] = 0
+    found = list(read_instructions(write(tmp_path / "a.json", [whole, none])))
+    assert [row.output for row in found] == ["B"]
+    assert [message.said for message in found[0].messages] == [False, False, False]
+    assert (
+        "row 2: it has messages of user, assistant; a turn of the assistant that has not the "
+        in (capsys.readouterr().err)
+    )
+    none["messages"][1]["weight"] = 0.5
+    with pytest.raises(DataError, match=r"message 2 has the weight 0\.5; it must be 0 or 1"):
+        list(read_instructions(write(tmp_path / "a.json", [none])))
+
+
+def test_a_system_turn_before_the_first_question_is_a_part_of_it() -> None:
+    """As it was when it stood in the instruction: rows keep their parts."""
+    written = Instruction("Be brief.\n\na?", "", "A")
+    assert (ROWS[0].identity, ROWS[0].group) == (written.identity, written.group)
+    assert not replace(written, instruction="Be brief.\n\nSum the text up.").needs_a_passage
+    summing = replace(ROWS[0], instruction="Summarize the text above.")
+    assert not summing.needs_a_passage
 
 
 def test_tables_of_instructions(tmp_path: Path) -> None:
@@ -385,7 +416,8 @@ def test_chats_are_found_whatever_their_names_case(tmp_path: Path) -> None:
         {**share_gpt(chat("user: a?", "assistant: A")), "System": "Be brief."},
     ]
     found = list(read_instructions(write(tmp_path / "a.json", rows)))
-    assert [row.instruction for row in found] == ["a?", "a?", "Be brief.\n\na?"]
+    assert [row.instruction for row in found] == ["a?", "a?", "a?"]
+    assert [row.earlier for row in found] == [(), (), said("system: Be brief.")]
 
 
 @pytest.mark.parametrize(
