@@ -83,7 +83,7 @@ def _weight(value: Any, where: str, number: int) -> bool:
         DataError: it is neither 0 nor 1.
     """
     if value is None or value in (0, 1):
-        return value != 0
+        return bool(value != 0)
     raise DataError(f"{where}: message {number} has the weight {value!r}; it must be 0 or 1")
 
 
