@@ -11,9 +11,10 @@ from model.prompts.llama3 import Llama3
 from model.prompts.qwen3 import Qwen3
 from model.prompts.template import Template
 
-_TEMPLATES: dict[str, type[Template]] = {
+TEMPLATES: dict[str, type[Template]] = {
     template.name: template for template in (Alpaca, ChatML, Qwen3, Llama3)
 }
+"""By their names."""
 
 
 def from_settings(values: Any, source: Path | str) -> Template:
@@ -30,11 +31,9 @@ def from_settings(values: Any, source: Path | str) -> Template:
         raise CheckpointError(f"{source}: template is {shown(values)}; it must be an object")
     source = f"{source}: template"
     name = field(values, "name", str, source)
-    if name not in _TEMPLATES:
-        raise CheckpointError(
-            f"{source}: the name {shown(name)} is none of {', '.join(_TEMPLATES)}"
-        )
-    kind = _TEMPLATES[name]
+    if name not in TEMPLATES:
+        raise CheckpointError(f"{source}: the name {shown(name)} is none of {', '.join(TEMPLATES)}")
+    kind = TEMPLATES[name]
     version = field(values, "version", int, source)
     if version != kind.version:
         raise CheckpointError(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from model.checkpoint import load_base
 from model.lora import LoRASettings
+from model.prompts import Alpaca
 from training.cli import main
 from training.data.preferences import Preference
 from training.loop.settings import LoopSettings
@@ -46,22 +47,22 @@ def test_loss_and_gradient_are_those_of_transformers(tmp_path: Path, write_hf: A
         assert main(["import", str(tmp_path / name), "--out", str(tmp_path / f"own-{name}")]) == 0
 
     base, tuned = (load_base(tmp_path / f"own-{name}") for name in ("reference", "policy"))
-    pairs = encode(ROWS, base.tokenizer, base.config.context_length)
+    pairs = encode(ROWS, base.tokenizer, base.config.context_length, Alpaca())
     assert len(pairs) == len(ROWS)
     losses = []
     for chosen, rejected in zip(pairs.chosen, pairs.rejected, strict=True):
         change = []
         for pair in (chosen, rejected):
             with torch.no_grad():
-                before = answer_log_prob(reference, pair.tokens, pair.prompt_length)
-            change.append(answer_log_prob(policy, pair.tokens, pair.prompt_length) - before)
+                before = answer_log_prob(reference, pair.tokens, pair.learnt.index(True))
+            change.append(answer_log_prob(policy, pair.tokens, pair.learnt.index(True)) - before)
         losses.append(-F.logsigmoid(BETA * (change[0] - change[1])))
     expected = torch.stack(losses).sum()
     expected.backward()  # type: ignore[no-untyped-call]
 
     settings = LoopSettings(steps=1, device="cpu", precision="fp32")
     tuning, frozen = start(base, None, "full", LoRASettings(), settings)
-    task = PreferenceTuning(tuning, frozen, pairs, pairs, Objective(BETA), settings)
+    task = PreferenceTuning(tuning, frozen, pairs, pairs, Objective(BETA), settings, Alpaca())
     tuning.network.model.load_state_dict(tuned.model.state_dict())
     loss = task.loss(task.batch(range(len(ROWS))))
     loss.backward()  # type: ignore[no-untyped-call]

@@ -26,6 +26,9 @@ from training.tasks.dpo import DEFAULTS, METHODS, dpo
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_tuning(parser, METHODS)
+    flags.add_given(parser)
+    flags.add_lengths(parser)
+    flags.add_template(parser)
     parser.add_argument("--adapter", type=Path, help="instruct adapter of the base to start from")
     parser.add_argument(
         "--beta", type=float, default=0.1, help="lower: further from the reference (0.1)"
@@ -48,5 +51,8 @@ def run(args: argparse.Namespace) -> None:
         objective=Objective(args.beta, args.label_smoothing),
         method=flags.method(args),
         settings=flags.loop(args),
+        given=flags.given(args),
         encoding=args.encoding,
+        template=args.template,
+        lengths=flags.lengths(args),
     )

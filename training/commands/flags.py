@@ -9,11 +9,14 @@ from typing import Any
 
 from model.errors import UsageError
 from model.lora import TARGETS
+from training.data.given import Given
 from training.data.labelled import Reading
+from training.data.lengths import MOST, Lengths
 from training.loop.settings import LENGTHS, LoopSettings
 from training.tasks.training import Job
 from training.tuning.card import portable_command
 from training.tuning.methods import Method
+from training.tuning.template import AUTO, CHOICES
 
 
 def add_job(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +74,53 @@ def add_tuning(parser: argparse.ArgumentParser, methods: Sequence[str]) -> None:
 
 def method(args: argparse.Namespace) -> Method:
     return Method(args.method, args.lora_rank, args.lora_alpha, tuple(args.lora_targets or ()))
+
+
+def add_given(parser: argparse.ArgumentParser) -> None:
+    """Files that are set apart."""
+    for flag, what in (("--val", "validation"), ("--test", "test")):
+        parser.add_argument(
+            flag,
+            nargs="+",
+            type=Path,
+            default=[],
+            metavar="FILE",
+            help=f"files for the {what}; of those that --data names too, only their {what} part",
+        )
+
+
+def given(args: argparse.Namespace) -> Given:
+    return Given(tuple(args.val), tuple(args.test))
+
+
+def add_lengths(parser: argparse.ArgumentParser) -> None:
+    """How long rows may be."""
+    parser.add_argument(
+        "--max-length",
+        type=int,
+        help=f"tokens of a row; longer ones are left out ({MOST}, or the context of the base)",
+    )
+    parser.add_argument(
+        "--cut", action="store_true", help="cut longer rows at their end, rather than leave them"
+    )
+
+
+def lengths(args: argparse.Namespace) -> Lengths:
+    """
+    Raises:
+        UsageError: there is no such length.
+    """
+    return Lengths(args.max_length, args.cut)
+
+
+def add_template(parser: argparse.ArgumentParser) -> None:
+    """How conversations are put before the network."""
+    parser.add_argument(
+        "--template",
+        default=AUTO,
+        help=f"of conversations, one of {', '.join(CHOICES)}; auto is the base's own, or alpaca "
+        "where it has none (auto)",
+    )
 
 
 def add_encoding(parser: argparse.ArgumentParser) -> None:

@@ -2,9 +2,9 @@
 
     penwright-train instruct --base base --data instruction-data.json --out instruct
 
-A pair is the prompt of `model.prompts`, which ends where the response begins, then the response and
-the end token. The loss is the mean cross-entropy over the tokens of responses, their end tokens
-included. Which those are is known from lengths: the padding is the end token too.
+Conversations are written in the base's own chat template, or in Alpaca's where it has none. The
+loss is the mean cross-entropy over the tokens of what the assistant says in them, and of what ends
+its turns; of a conversation of several turns, all answers are learnt in one pass.
 
     penwright-train instruct --base base --data instruction-data.json exercises-train.json \\
         --repeat 4 1 --test instruction-data.json exercises-test.json --out instruct
@@ -14,7 +14,6 @@ test; all of `exercises-train.json` but a validation part is learnt.
 """
 
 import argparse
-from pathlib import Path
 
 from training.commands import flags
 from training.tasks.instruct import DEFAULTS, METHODS, instruct
@@ -22,6 +21,9 @@ from training.tasks.instruct import DEFAULTS, METHODS, instruct
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_tuning(parser, METHODS)
+    flags.add_given(parser)
+    flags.add_lengths(parser)
+    flags.add_template(parser)
     parser.add_argument(
         "--repeat",
         nargs="+",
@@ -31,12 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="for each file of --data, how often an epoch has its rows; 0.5 for half of them (1)",
     )
     parser.add_argument(
-        "--test",
-        nargs="+",
-        type=Path,
-        default=[],
-        metavar="FILE",
-        help="files for the test; of those that --data names too, only their test part",
+        "--packing",
+        action="store_true",
+        help="put several conversations into one row of a batch, up to --max-length tokens; each "
+        "sees itself alone",
     )
     flags.add_loop(parser, DEFAULTS)
 
@@ -49,6 +49,9 @@ def run(args: argparse.Namespace) -> None:
         method=flags.method(args),
         settings=flags.loop(args),
         repeats=args.repeat,
-        test=args.test,
+        given=flags.given(args),
         encoding=args.encoding,
+        template=args.template,
+        lengths=flags.lengths(args),
+        packing=args.packing,
     )

@@ -184,7 +184,7 @@ def _answer(
         prompts = [prompt_tokens(rows[n - 1], base.tokenizer, template) for n in numbers]
         fitting = [n for n, prompt in zip(numbers, prompts, strict=True) if len(prompt) < context]
         questions = [rows[n - 1] for n in fitting]
-        found = respond(base, loaded.network.lora, questions, max_new_tokens, template)
+        found = respond(base, loaded.network.lora, questions, template, max_new_tokens)
         texts: dict[int, str | None] = dict.fromkeys(numbers)
         texts.update((n, each.response) for n, each in zip(fitting, found, strict=True))
         file.add_responses(texts)

@@ -13,29 +13,13 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from model.errors import DataError
 from model.prompts import Message
 from training.data.chats import CHATS, chat, roles
-from training.data.documents import hash_fraction, text_hash
-from training.data.files import Source, read_file
+from training.data.files import Source
 from training.data.records import LeftOut, Record, checked, is_null, read_records, usable
-from training.data.splits import NAMES, NOTHING, SAID, Part, Parts
 from training.data.tables import Columns
-
-SPLIT_RULE = (
-    "repeated pairs of instruction and input (case and spacing aside) dropped; then by the SHA-256 "
-    "of the normalised pair as a fraction: below 0.10 test, below 0.15 validation, else training"
-)
-
-TEST_RULE = (
-    "; with --test, files that only --test names are test as a whole, those that only --data names "
-    "have no test part, and rows of the test part leave the others"
-)
-"""What `--test` adds."""
-
-_TEST_BELOW, _VAL_BELOW = 0.10, 0.15
 
 _TEXT = (
     r"(passages?|paragraphs?|paragrah|texts?|articles?|excerpts?|extracts?|summary|plot summary)"
@@ -121,142 +105,6 @@ class Instruction:
 def _asks_about_text(instruction: str) -> bool:
     found = _PASSAGE.search(instruction)
     return found is not None and not _THERE.search(instruction)
-
-
-@dataclass(frozen=True)
-class InstructionData:
-    """Distinct instructions in three parts."""
-
-    train: tuple[Instruction, ...]
-    """Rows of files that are repeated stand here as often."""
-    val: tuple[Instruction, ...]
-    test: tuple[Instruction, ...]
-    rows: int
-    """Rows read."""
-    duplicates: int
-    """Rows dropped because their instruction and input came before."""
-    sources: tuple[dict[str, object], ...]
-    """Name, SHA-256 and rows of each file, with what `--test` and `--repeat` make of it."""
-    without_passage: int = 0
-    """Rows dropped because they ask about a text that is not there."""
-    split_rule: str = SPLIT_RULE
-    unused: tuple[Instruction, ...] = ()
-    """Of the training part, those that `--repeat` leaves out; and what a base has learnt of files
-    that are for the test alone."""
-    learnt: int = 0
-    """How many rows are no test any more, for a base has learnt them."""
-
-    def parts(self) -> Parts:
-        """Which row is where."""
-        parts = Parts()
-        for name in NAMES:
-            parts.add(name, (row.identity for row in getattr(self, name)))
-        return parts
-
-
-def load_instructions(
-    paths: Sequence[Path],
-    *,
-    repeats: Sequence[float] = (),
-    test: Sequence[Path] = (),
-    known: Parts = NOTHING,
-    encoding: str | None = None,
-) -> InstructionData:
-    """Read, de-duplicate and split. A row's part depends on its own text alone, so that adding
-    files never moves a row from the test part into training.
-
-    Args:
-        repeats: for each of `paths`, how often an epoch has its training rows; a fraction stands
-            for that share of them, chosen by their hashes.
-        test: files for the test; `TEST_RULE` says how.
-        known: parts of the training that this one goes on from; what it learnt is not tested.
-        encoding: of the files, if they are not in UTF-8.
-
-    Raises:
-        DataError: a file cannot be used, or a part would be empty; names file and row.
-    """
-    distinct: dict[str, tuple[Instruction, int]] = {}
-    testable: set[str] = set()  # what is in any file that has a test part
-    sources: list[dict[str, object]] = []
-    rows = without = 0
-    whole = [path for path in test if path.resolve() not in {p.resolve() for p in paths}]
-    split = {path.resolve() for path in test} if test else {path.resolve() for path in paths}
-    files = [*whole, *paths]  # a row of the test comes first: no other file may have it
-    for number, path in enumerate(files):
-        file = read_file(path, encoding)
-        found = list(read_instructions(file))
-        usable = [row for row in found if not row.needs_a_passage]
-        for row in usable:
-            key = text_hash(row.identity)
-            distinct.setdefault(key, (row, number))
-            if number < len(whole) or path.resolve() in split:
-                testable.add(key)
-        rows += len(found)
-        without += len(found) - len(usable)
-        source: dict[str, object] = {**file.source, "rows": len(found)}
-        if number < len(whole):
-            source["part"] = "test"
-        elif path.resolve() not in split:
-            source["part"] = "training and validation"
-        if repeats and number >= len(whole):
-            source["repeat"] = repeats[number - len(whole)]
-        sources.append(source)
-    parts: dict[str, list[Instruction]] = {"train": [], "val": [], "test": []}
-    unused = []
-    learnt = 0
-    for key, (row, number) in sorted(distinct.items(), key=lambda item: item[0]):
-        wanted = "test" if number < len(whole) else part_of(row.group)
-        if wanted == "test" and key not in testable:
-            wanted = "train"
-        part = known.after(wanted, row.identity, row.group)
-        learnt += wanted == "test" != part
-        times = 1
-        if number < len(whole) and part != "test":
-            times = 0
-        elif part == "train" and repeats:
-            times = _times(row, repeats[number - len(whole)])
-        unused += [] if times else [row]
-        parts[part] += [row] * times
-    for name, rows_of_part in parts.items():
-        if not rows_of_part:
-            raise DataError(
-                f"{', '.join(str(path) for path in files)}: of {len(distinct)} distinct rows none "
-                f"falls into the {SAID[name]} part{_learnt(learnt)}; give more rows"
-            )
-    return InstructionData(
-        train=tuple(parts["train"]),
-        val=tuple(parts["val"]),
-        test=tuple(parts["test"]),
-        rows=rows,
-        duplicates=rows - without - len(distinct),
-        sources=tuple(sources),
-        without_passage=without,
-        split_rule=SPLIT_RULE + TEST_RULE if test else SPLIT_RULE,
-        unused=tuple(unused),
-        learnt=learnt,
-    )
-
-
-def _learnt(count: int) -> str:
-    """What is said of rows that a base has learnt."""
-    return f", and {count} that would are known to what the training goes on from" * bool(count)
-
-
-def _times(row: Instruction, repeat: float) -> int:
-    """How often an epoch has the row."""
-    whole = int(repeat)
-    return whole + (hash_fraction(f"repeat\n{row.identity}") < repeat - whole)
-
-
-def part_of(group: str) -> Part:
-    """The part that a question belongs to, whatever its answers are.
-
-    Args:
-        group: of its row.
-    """
-    fraction = hash_fraction(group)
-    late: Part = "val" if fraction < _VAL_BELOW else "train"
-    return "test" if fraction < _TEST_BELOW else late
 
 
 def read_instructions(source: Source, encoding: str | None = None) -> Iterator[Instruction]:

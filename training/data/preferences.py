@@ -15,11 +15,13 @@ from model.errors import DataError
 from model.prompts import Message
 from model.prompts.parts import Role
 from training.data.chats import roles, turns
-from training.data.conversations import Instruction, part_of
+from training.data.conversations import Instruction
 from training.data.documents import text_hash
 from training.data.files import Source, read_file
+from training.data.given import NONE_GIVEN, Given, among
+from training.data.instructions import part_of
 from training.data.records import LeftOut, Record, is_null, read_records, usable
-from training.data.splits import NOTHING, SAID, Parts
+from training.data.splits import NOTHING, SAID, Part, Parts
 from training.data.tables import Columns
 
 SPLIT_RULE = (
@@ -79,7 +81,8 @@ class PreferenceData:
     equal_at: tuple[str, ...]
     """Where they are, by file; the first of them."""
     sources: tuple[dict[str, object], ...]
-    """Name, SHA-256 and rows of each file."""
+    """Name, SHA-256 and rows of each file, with what `--val` and `--test` make of it."""
+    split_rule: str = SPLIT_RULE
 
     def parts(self) -> Parts:
         """Which question is where."""
@@ -91,46 +94,63 @@ class PreferenceData:
 
 
 def load_preferences(
-    paths: Sequence[Path], *, known: Parts = NOTHING, encoding: str | None = None
+    paths: Sequence[Path],
+    *,
+    given: Given = NONE_GIVEN,
+    known: Parts = NOTHING,
+    encoding: str | None = None,
 ) -> PreferenceData:
     """Read, drop what teaches nothing, and split.
 
     Args:
+        given: files that are set apart.
         known: parts of the training that this one goes on from; what it learnt is not tested.
         encoding: of the files, if they are not in UTF-8.
 
     Raises:
+        UsageError: a file is to test and to validate.
         DataError: a file cannot be used, or a part would be empty; names file and row.
     """
+    files = given.files(paths)
     distinct: dict[str, Preference] = {}
+    places: dict[str, set[Part]] = {}  # to which parts the pairs of a question may come
+    apart: set[str] = set()  # the groups of the questions that are set apart
     sources: list[dict[str, object]] = []
     equal_at: list[str] = []
     rows = equal = 0
-    for path in paths:
-        file = read_file(path, encoding)
-        found = read_preferences(file)
+    for file in files:
+        path, content = file.path, read_file(file.path, encoding)
+        found = read_preferences(content)
         same = [number for number, row in enumerate(found, 1) if row.equal]
         if same:
             more = ", …" if len(same) > _NAMED else ""
             equal_at.append(f"{path}: row {', '.join(map(str, same[:_NAMED]))}{more}")
         for row in found:
-            if not row.equal:
+            group = row.question.group
+            if not row.equal and (file.set_apart or group not in apart):
                 texts = (row.question.identity, row.chosen, row.rejected)
                 distinct.setdefault(" ".join(map(text_hash, texts)), row)
+                may = places.setdefault(group, set(file.parts))
+                if not file.set_apart:
+                    may.update(file.parts)
+        if file.set_apart:
+            apart |= {row.question.group for row in found}
         equal += len(same)
         rows += len(found)
-        sources.append({**file.source, "rows": len(found)})
+        sources.append({**content.source, "rows": len(found), **file.source()})
     parts: dict[str, list[Preference]] = {"train": [], "val": [], "test": []}
     for _, row in sorted(distinct.items()):
         question = row.question
-        wanted = part_of(question.group)
-        parts[known.after(wanted, question.identity, question.group)].append(row)
-    for name, part in parts.items():
-        if not part:
+        wanted = among(places[question.group], part_of(question.group))
+        part = known.after(wanted, question.identity, question.group)
+        if part == wanted or question.group not in apart:
+            parts[part].append(row)
+    for name, some in parts.items():
+        if not some:
             raise DataError(
-                f"{', '.join(map(str, paths))}: of {len(distinct)} distinct pairs with two "
-                f"different answers, none falls into the {SAID[name]} part, or what the training "
-                "goes on from has learnt them; give more rows"
+                f"{', '.join(str(file.path) for file in files)}: of {len(distinct)} distinct pairs "
+                f"with two different answers, none falls into the {SAID[name]} part, or what the "
+                "training goes on from has learnt them; give more rows"
             )
     return PreferenceData(
         train=tuple(parts["train"]),
@@ -141,6 +161,7 @@ def load_preferences(
         equal=equal,
         equal_at=tuple(equal_at),
         sources=tuple(sources),
+        split_rule=SPLIT_RULE + given.rule(),
     )
 
 

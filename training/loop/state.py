@@ -19,6 +19,7 @@ from torch import Tensor
 from model.architecture import Architecture
 from model.checkpoint.names import current_name
 from model.errors import PenwrightError, UsageError
+from model.prompts import Alpaca
 from training.loop.settings import LENGTHS
 from training.loop.state_file import no_state, read
 
@@ -76,6 +77,8 @@ def load(directory: Path) -> dict[str, Any]:
         raise UsageError(f"--resume: {path} does not exist, so there is nothing to resume")
     state = read(path)
     _check_fields(state, path)
+    # There was no other template once.
+    state["identity"] = {"template": Alpaca().settings(), **state["identity"]}
     if "format" in state:
         return state
     if "shards" in state:

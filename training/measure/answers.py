@@ -20,7 +20,7 @@ from typing import Any
 from model.checkpoint import Adapter, Base
 from model.engine.request import Generate, Request
 from model.lora import LoRA
-from model.prompts import Alpaca, Message, Template, encode
+from model.prompts import Message, Template, encode
 from model.sampling import SamplingSettings
 from model.tokenizer import Tokenizer
 from training.data.conversations import Instruction
@@ -101,15 +101,10 @@ def respond(
     base: Base,
     lora: LoRA | None,
     rows: Sequence[Instruction],
+    template: Template,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    template: Template | None = None,
 ) -> list[Response]:
-    """Answer all rows. Their prompts must leave room in the context for a token at least.
-
-    Args:
-        template: of the prompts; by default Alpaca's, which is trained here.
-    """
-    template = template or Alpaca()
+    """Answer all rows. Their prompts must leave room in the context for a token at least."""
     adapters = {}
     if lora is not None:
         adapters["tuned"] = Adapter(

@@ -17,7 +17,7 @@ import torch
 from model.checkpoint import Base, adapter_base_path, is_adapter, load_adapter, load_base
 from model.checkpoint.files import read_card
 from model.errors import DataError, UsageError
-from model.prompts import Template
+from model.prompts import Alpaca, Template
 from training.data.conversations import Instruction, read_instructions
 from training.data.documents import text_hash
 from training.data.files import read_file
@@ -28,6 +28,7 @@ from training.measure.classifier_metrics import classifier_curves
 from training.measure.samples import continuations
 from training.measure.yardstick import Yardstick
 from training.objectives import responses
+from training.objectives.conversations import encode as encode_rows
 from training.objectives.labels import encode as encode_texts
 from training.objectives.labels import head_of
 from training.tuning.network import Network
@@ -234,18 +235,18 @@ def evaluate_instructions(
     Raises:
         UsageError, DataError: see `instruction_rows`; or no row fits the context.
     """
-    base, network, template = loaded.base, loaded.network, loaded.template
+    base, network, template = loaded.base, loaded.network, loaded.template or Alpaca()
     rows, sources, part = instruction_rows(loaded, [*paths, *tests], whole=whole, encoding=encoding)
     context = base.config.context_length
-    test = responses.encode(rows, base.tokenizer, context, template)
-    if not test.pairs:
+    test = encode_rows(rows, base.tokenizer, context, template)
+    if not test.found:
         names = ", ".join(map(str, [*paths, *tests]))
         raise DataError(f"{names}: no row fits the context of {context} tokens")
     print(part)
     if test.too_long:
         print(
-            f"{test.too_long} rows are left out: with prompt and response they are longer than the "
-            f"context of {context} tokens",
+            f"{len(test.too_long)} rows are left out: with prompt and response they are longer "
+            f"than the context of {context} tokens",
             file=sys.stderr,
         )
     # An adapter is compared with its base; a checkpoint of its own does not carry one.

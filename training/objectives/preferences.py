@@ -19,15 +19,16 @@ from torch import Tensor
 
 from model.checkpoint import Base
 from model.errors import UsageError
-from model.prompts import Alpaca
+from model.prompts import Message, Template
 from model.tokenizer import Tokenizer
 from training.data.encodable import encodable
+from training.data.lengths import Lengths, TooLong, report_too_long
 from training.data.preferences import Preference, PreferenceData
 from training.loop.settings import LoopSettings
 from training.loop.task import Batch, padded_length
-from training.measure.answers import prompt_tokens, respond
+from training.measure.answers import respond
+from training.objectives.conversations import Conversation, pad, tokens_of
 from training.objectives.cross_entropy import row_log_probs
-from training.objectives.responses import Pair, pair_batch
 from training.tuning.methods import Tuning, report_parts
 from training.tuning.network import Network
 
@@ -38,12 +39,12 @@ _ROWS = 16  # of a forward pass when measuring: fixed, so that a measurement can
 class PreferencePairs:
     """Encoded preferences."""
 
-    chosen: tuple[Pair, ...]
-    rejected: tuple[Pair, ...]
+    chosen: tuple[Conversation, ...]
+    rejected: tuple[Conversation, ...]
     rows: tuple[Preference, ...]
     """What the pairs are made of."""
-    too_long: int
-    """Rows left out because one of their answers does not fit the context."""
+    too_long: tuple[TooLong, ...] = ()
+    """Rows of which an answer is too long: left out, or cut."""
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -81,26 +82,42 @@ class Objective:
         return -(1 - smoothing) * F.logsigmoid(margin) - smoothing * F.logsigmoid(-margin)
 
 
-def encode(rows: Sequence[Preference], tokenizer: Tokenizer, context: int) -> PreferencePairs:
-    """Tokens of each row. A row of which an answer does not fit the context is left out: cut, the
-    answer would be compared without its end."""
-    template = Alpaca()
+def encode(
+    rows: Sequence[Preference],
+    tokenizer: Tokenizer,
+    limit: int,
+    template: Template,
+    *,
+    cut: bool = False,
+) -> PreferencePairs:
+    """Tokens of each row, of which only the two answers count.
+
+    Args:
+        limit: tokens of a row. One of which an answer is longer is left out: cut, the answer would
+            be compared without its end.
+        cut: cut longer ones nevertheless, but for those of which nothing would be compared.
+    """
     rows = encodable(rows, lambda row: [*row.question.texts, row.rejected], tokenizer)
-    prompts = [prompt_tokens(row.question, tokenizer, template) for row in rows]
-    chosen_answers = tokenizer.encode_batch([row.chosen for row in rows])
-    rejected_answers = tokenizer.encode_batch([row.rejected for row in rows])
-    kept: list[tuple[Pair, Pair, Preference]] = []
-    for row, prompt, *both in zip(rows, prompts, chosen_answers, rejected_answers, strict=True):
+    kept: list[tuple[Conversation, Conversation, Preference]] = []
+    long = []
+    for row in rows:
+        before = [replace(message, learnt=False) for message in row.question.messages]
         chosen, rejected = (
-            Pair((*prompt, *answer, tokenizer.end_token), len(prompt)) for answer in both
+            tokens_of([*before, Message("assistant", answer)], tokenizer, template)
+            for answer in (row.chosen, row.rejected)
         )
-        if max(len(chosen.tokens), len(rejected.tokens)) <= context:
-            kept.append((chosen, rejected, row))
+        size = max(len(chosen.tokens), len(rejected.tokens))
+        if size > limit:
+            long.append(TooLong(row.instruction, size))
+            chosen, rejected = chosen.cut(limit), rejected.cut(limit)
+            if not (cut and chosen.targets and rejected.targets):
+                continue
+        kept.append((chosen, rejected, row))
     return PreferencePairs(
         chosen=tuple(chosen for chosen, _, _ in kept),
         rejected=tuple(rejected for _, rejected, _ in kept),
         rows=tuple(row for _, _, row in kept),
-        too_long=len(rows) - len(kept),
+        too_long=tuple(long),
     )
 
 
@@ -115,7 +132,7 @@ def log_probs(
     result = torch.empty(len(answers), device=network.device)
     for start in range(0, len(by_length), _ROWS):
         indices = by_length[start : start + _ROWS]
-        batch = pair_batch([answers[index] for index in indices], padding, network.device)
+        batch = pad([answers[index] for index in indices], padding, network.device)
         with torch.autocast(network.device.type, torch.bfloat16, enabled=autocast):
             hidden = network.hidden(batch.inputs)
             result[indices] = row_log_probs(network.model, hidden, batch.targets)
@@ -160,8 +177,9 @@ class PreferenceTuning:
         val: PreferencePairs,
         objective: Objective,
         settings: LoopSettings,
+        template: Template,
     ) -> None:
-        self.base = tuning.base
+        self.base, self.template = tuning.base, template
         self.trained = tuning.trained
         self.network = tuning.network
         self.train, self.val = train, val
@@ -206,7 +224,7 @@ class PreferenceTuning:
         """What it answers to questions of the validation part."""
         base = replace(self.base, model=self.network.model)
         questions = [row.question for row in self.val.rows[:2]]
-        responses = respond(base, self.network.lora, questions, max_new_tokens=48)
+        responses = respond(base, self.network.lora, questions, self.template, max_new_tokens=48)
         return [f"{response.instruction} {response.response}" for response in responses]
 
     def _batch(
@@ -214,7 +232,7 @@ class PreferenceTuning:
     ) -> PreferenceBatch:
         indices = list(examples)
         answers = [part[index] for part in (pairs.chosen, pairs.rejected) for index in indices]
-        both = pair_batch(answers, self.padding, self.device)
+        both = pad(answers, self.padding, self.device)
         return PreferenceBatch(
             both.inputs,
             both.targets,
@@ -229,16 +247,22 @@ class PreferenceTuning:
 
 
 def encode_parts(
-    data: PreferenceData, base: Base, paths: Sequence[Path]
+    data: PreferenceData,
+    base: Base,
+    paths: Sequence[Path],
+    template: Template,
+    lengths: Lengths | None = None,
 ) -> dict[str, PreferencePairs]:
     """The three parts as tokens; says on stderr what is left out.
 
     Raises:
-        DataError: nothing of a part fits the context.
+        UsageError: the length that is asked for is above the base's context.
+        DataError: nothing of a part fits.
     """
-    context = base.config.context_length
+    lengths = lengths or Lengths()
+    limit = lengths.limit(base.config.context_length)
     parts = {
-        name: encode(rows, base.tokenizer, context)
+        name: encode(rows, base.tokenizer, limit, template, cut=lengths.cut)
         for name, rows in (("train", data.train), ("val", data.val), ("test", data.test))
     }
     if data.equal:
@@ -247,13 +271,14 @@ def encode_parts(
             f"{'; '.join(data.equal_at)}",
             file=sys.stderr,
         )
+    long = [row for part in parts.values() for row in part.too_long]
+    report_too_long(long, limit, "pairs", cut=lengths.cut)
     report_parts(
         "pairs",
         {name: len(part) for name, part in parts.items()},
         paths=paths,
-        context=context,
+        limit=limit,
         rows=data.rows,
         duplicates=data.duplicates,
-        too_long=sum(part.too_long for part in parts.values()),
     )
     return parts

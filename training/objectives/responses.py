@@ -1,30 +1,35 @@
-"""Responses to instructions: pairs of prompt and response as tokens, and their loss.
-
-A pair is the prompt of `model.prompts`, which ends where the response begins, then the response and
-the end token. The loss is the mean cross-entropy over the tokens of responses, their end tokens
-included. Which those are is known from lengths: the padding is the end token too.
+"""Responses to instructions, and their loss: the mean cross-entropy over the tokens of what the
+assistant says, and of what ends its turns (see `training.objectives.conversations`).
 """
 
 import math
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from model import prompts
 from model.checkpoint import Base
-from model.prompts import Alpaca, Message, Template
-from model.tokenizer import Tokenizer
-from training.data.conversations import Instruction, InstructionData
-from training.data.encodable import encodable
+from model.prompts import Template
+from training.data.conversations import Instruction
+from training.data.instructions import InstructionData
+from training.data.lengths import Lengths, report_too_long
 from training.loop.settings import LoopSettings
-from training.loop.task import IGNORE, Batch, pad_rows, padded_length
+from training.loop.task import Batch, padded_length
 from training.measure.answers import Response, respond, response_metrics
+from training.objectives.conversations import (
+    Conversation,
+    Conversations,
+    encode,
+    joined,
+    last_answer,
+    pad,
+)
 from training.objectives.cross_entropy import token_loss
+from training.objectives.packing import PackedAttention, PackedBatch, pack, packs
 from training.tuning.methods import Tuning, report_parts
 from training.tuning.network import Network
 
@@ -37,126 +42,91 @@ _SAMPLES = (
 _ROWS = 16  # of a forward pass when measuring: fixed, so that a measurement can be repeated
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Prompt and response as tokens, the end token last."""
-
-    tokens: tuple[int, ...]
-    prompt_length: int
-
-    @property
-    def targets(self) -> int:
-        """How many tokens are learnt."""
-        return len(self.tokens) - self.prompt_length
-
-
-@dataclass(frozen=True)
-class Pairs:
-    """Encoded instructions."""
-
-    pairs: tuple[Pair, ...]
-    rows: tuple[Instruction, ...]
-    """What the pairs are made of."""
-    too_long: int
-    """Rows left out because they do not fit the context."""
-
-
-def encode(
-    rows: Sequence[Instruction],
-    tokenizer: Tokenizer,
-    context: int,
-    template: Template | None = None,
-) -> Pairs:
-    """Tokens of each row. A row that does not fit the context is left out: cut, it would teach a
-    response without its end.
+class InstructionTuning:
+    """Responses to instructions. A `training.loop.run.Task`.
 
     Args:
-        template: of the conversations; by default Alpaca's, which is trained here.
+        packed: how many tokens of conversations an example holds; 0 for one conversation each.
     """
-    template = template or Alpaca()
-    kept, fitting = [], []
-    rows = encodable(rows, lambda row: row.texts, tokenizer)
-    for row in rows:
-        pair = _pair(row, tokenizer, template)
-        if len(pair.tokens) <= context:
-            kept.append(pair)
-            fitting.append(row)
-    return Pairs(tuple(kept), tuple(fitting), too_long=len(rows) - len(kept))
-
-
-def _pair(row: Instruction, tokenizer: Tokenizer, template: Template) -> Pair:
-    """One conversation up to what ends the response."""
-    messages = [*row.messages, Message("assistant", row.output)]
-    encoded = prompts.encode(template.render(messages, answer=False), tokenizer)
-    said = [place for place, is_said in enumerate(encoded.said) if is_said]
-    return Pair(tuple(encoded.ids[: said[-1] + 1]), prompt_length=said[0])
-
-
-def pair_batch(pairs: Sequence[Pair], padding: int, device: torch.device) -> Batch:
-    """Inputs, and as targets the next token wherever it belongs to a response."""
-    inputs, lengths = pad_rows([pair.tokens[:-1] for pair in pairs], padding, device)
-    targets = torch.full_like(inputs, IGNORE)
-    for row, pair in enumerate(pairs):
-        response = torch.tensor(pair.tokens[pair.prompt_length :], device=device)
-        targets[row, pair.prompt_length - 1 : len(pair.tokens) - 1] = response
-    return Batch(inputs, targets, lengths, count=sum(pair.targets for pair in pairs))
-
-
-class InstructionTuning:
-    """Responses to instructions. A `training.loop.run.Task`."""
 
     name = "instruct"
     keep_best = True
 
-    def __init__(self, tuning: Tuning, train: Pairs, val: Pairs, settings: LoopSettings) -> None:
-        self.base = tuning.base
+    def __init__(
+        self,
+        tuning: Tuning,
+        train: Conversations,
+        val: Conversations,
+        settings: LoopSettings,
+        template: Template,
+        *,
+        packed: int = 0,
+    ) -> None:
+        self.base, self.template = tuning.base, template
         self.trained = tuning.trained
         self.network = tuning.network
-        self.train, self.val = train.pairs, val.pairs
+        self.train, self.val = train.found, val.found
         self.settings = settings
         self.padding = tuning.base.tokenizer.end_token
         self.device = settings.torch_device
-        self.examples = len(self.train)
-        self.lengths = [len(pair.tokens) for pair in self.train]
-        lengths = [len(pair.tokens) - 1 for pair in self.train]
-        self.tokens_per_example = padded_length(lengths, settings.batch_size)
+        lengths = [len(each.tokens) - 1 for each in self.train]
+        self._packs: list[list[int]] | None = None
+        if packed:
+            self._packs = packs(lengths, packed)
+            lengths = [sum(lengths[i] for i in some) for some in self._packs]
+            self.tokens_per_example = sum(lengths) // len(lengths)
+        else:
+            self.tokens_per_example = padded_length(lengths, settings.batch_size)
+        self.lengths = [length + 1 for length in lengths]
+        self.examples = len(lengths)
 
     def batch(self, examples: Sequence[int]) -> Batch:
-        return pair_batch([self.train[i] for i in examples], self.padding, self.device)
+        if self._packs is None:
+            return pad([self.train[i] for i in examples], self.padding, self.device)
+        return pack([self.train[i] for row in examples for i in self._packs[row]], self.device)
 
     def loss(self, batch: Batch) -> Tensor:
-        hidden = self.network.hidden(batch.inputs)
-        total, _ = token_loss(self.network.model, hidden, batch.targets)
+        total, _ = token_loss(self.network.model, self._hidden(batch), batch.targets)
         return total
 
+    def _hidden(self, batch: Batch) -> Tensor:
+        """(rows, time, n_embd), or (1, tokens, n_embd) if packed"""
+        if not isinstance(batch, PackedBatch):
+            return self.network.hidden(batch.inputs)
+        # Adapters have a dropout of their own; a network that learns has it in its attention.
+        learns = self.network.lora is None and self.network.model.training
+        dropout = self.settings.dropout if learns else 0.0
+        cache = PackedAttention(batch.lengths.tolist(), self.device, dropout=dropout)
+        return self.network.hidden(batch.inputs[0], cache, cache.positions)[None]
+
     def evaluate(self) -> dict[str, float]:
-        """Loss per response token on pairs spread evenly over the validation part."""
+        """Loss per learnt token on conversations spread evenly over the validation part."""
         size = self.settings.batch_size
         wanted = min(len(self.val), (self.settings.eval_batches or len(self.val)) * size)
         chosen = [self.val[index * len(self.val) // wanted] for index in range(wanted)]
         total, count = 0.0, 0
         for start in range(0, wanted, size):
-            batch = pair_batch(chosen[start : start + size], self.padding, self.device)
+            batch = pad(chosen[start : start + size], self.padding, self.device)
             total += self.loss(batch).item()
             count += batch.count
         return {"val_loss": total / count, "val_perplexity": math.exp(min(total / count, 700.0))}
 
     def samples(self) -> list[str]:
         """What it answers to instructions that are no data; of those that fit the context."""
-        room = self.base.config.context_length - 1
-        fitting = encode(_SAMPLES, self.base.tokenizer, room).rows
         base = replace(self.base, model=self.network.model)
-        responses = respond(base, self.network.lora, fitting, max_new_tokens=48)
+        room = base.config.context_length - 1
+        fitting = encode(_SAMPLES, base.tokenizer, room, self.template).rows
+        responses = respond(base, self.network.lora, fitting, self.template, max_new_tokens=48)
         return [f"{response.instruction} {response.response}" for response in responses]
 
 
 @torch.no_grad()
-def mean_loss(network: Network, pairs: Sequence[Pair], padding: int) -> float:
-    """Mean cross-entropy over the response tokens of all pairs, in nats."""
-    by_length = sorted(pairs, key=lambda pair: len(pair.tokens))
+def mean_loss(network: Network, conversations: Sequence[Conversation], padding: int) -> float:
+    """Mean cross-entropy over the learnt tokens of all conversations, in nats."""
+    by_length = sorted(conversations, key=lambda each: len(each.tokens))
     total, count = 0.0, 0
     for start in range(0, len(by_length), _ROWS):
-        batch = pair_batch(by_length[start : start + _ROWS], padding, network.device)
+        batch = pad(by_length[start : start + _ROWS], padding, network.device)
         part, _ = token_loss(network.model, network.hidden(batch.inputs), batch.targets)
         total += part.item()
         count += batch.count
@@ -166,42 +136,49 @@ def mean_loss(network: Network, pairs: Sequence[Pair], padding: int) -> float:
 def measure(
     base: Base,
     network: Network,
-    test: Pairs,
+    test: Conversations,
     untuned: Network | None,
-    template: Template | None = None,
+    template: Template,
 ) -> tuple[dict[str, Any], list[Response]]:
     """The metrics of the test part, and its responses.
 
     Args:
         base: its tokenizer and stop tokens are used.
         untuned: the base as it was, whose loss is reported beside the network's.
-        template: of `test`; by default Alpaca's.
+        template: of `test`.
     """
     padding = base.tokenizer.end_token
     tuned = replace(base, model=network.model)
-    responses = respond(tuned, network.lora, test.rows, template=template)
+    responses = respond(tuned, network.lora, test.rows, template)
+    answers = [last_answer(each) for each in test.found]
     test_metrics: dict[str, Any] = {
-        "n": len(test.pairs),
-        "tokens": sum(pair.targets for pair in test.pairs),
-        "loss": mean_loss(network, test.pairs, padding),
+        "n": len(answers),
+        "tokens": sum(each.targets for each in answers),
+        "loss": mean_loss(network, answers, padding),
     }
     if untuned is not None:
-        test_metrics["base_loss"] = mean_loss(untuned, test.pairs, padding)
+        test_metrics["base_loss"] = mean_loss(untuned, answers, padding)
     test_metrics.update(response_metrics(responses))
     return {"test": test_metrics}, responses
 
 
 def encode_parts(
-    data: InstructionData, base: Base, paths: Sequence[Path], template: Template | None = None
-) -> dict[str, Pairs]:
+    data: InstructionData,
+    base: Base,
+    paths: Sequence[Path],
+    template: Template,
+    lengths: Lengths | None = None,
+) -> dict[str, Conversations]:
     """The three parts as tokens; says on stderr what does not fit.
 
     Raises:
-        DataError: nothing of a part fits the context.
+        UsageError: the length that is asked for is above the base's context.
+        DataError: nothing of a part fits.
     """
-    context = base.config.context_length
+    lengths = lengths or Lengths()
+    limit = lengths.limit(base.config.context_length)
     parts = {
-        name: encode(rows, base.tokenizer, context, template)
+        name: encode(rows, base.tokenizer, limit, template, cut=lengths.cut)
         for name, rows in (("train", data.train), ("val", data.val), ("test", data.test))
     }
     if data.without_passage:
@@ -209,13 +186,20 @@ def encode_parts(
             f"{data.without_passage} rows are left out: they ask about a text that is not there",
             file=sys.stderr,
         )
+    long = [row for part in parts.values() for row in part.too_long]
+    report_too_long(long, limit, "rows", cut=lengths.cut)
     report_parts(
         "rows",
-        {name: len(part.pairs) for name, part in parts.items()},
+        {name: len(part) for name, part in parts.items()},
         paths=paths,
-        context=context,
+        limit=limit,
         rows=data.rows,
         duplicates=data.duplicates,
-        too_long=sum(part.too_long for part in parts.values()),
     )
-    return parts
+    whole = {name: joined(parts[name]) for name in ("train", "val")}
+    if any(len(part) < len(parts[name]) for name, part in whole.items()):
+        print(
+            "answers of one conversation are learnt together: "
+            + ", ".join(f"{len(part)} {name} conversations" for name, part in whole.items())
+        )
+    return {**parts, **whole}

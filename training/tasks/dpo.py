@@ -9,8 +9,10 @@ from model.checkpoint import Adapter, Base, is_adapter, load_adapter
 from model.checkpoint.atomic import write_file
 from model.errors import UsageError
 from model.lora import LoRASettings
-from model.prompts import TEMPLATE, TEMPLATE_VERSION
-from training.data.preferences import SPLIT_RULE, PreferenceData, load_preferences
+from model.prompts import Template
+from training.data.given import NONE_GIVEN, Given
+from training.data.lengths import Lengths
+from training.data.preferences import PreferenceData, load_preferences
 from training.data.splits import Parts
 from training.loop.settings import LoopSettings
 from training.loop.state import Progress
@@ -28,6 +30,7 @@ from training.tasks.training import Job, Training, train
 from training.tuning.methods import Method, Tuning, load_tunable, start_tuning
 from training.tuning.network import Network
 from training.tuning.publishing import card_fields, identity, keep_apart, publish
+from training.tuning.template import AUTO, template_of
 
 METHODS = ("lora", "full")
 DEFAULTS: Mapping[str, Any] = {
@@ -52,6 +55,9 @@ def dpo(
     method: Method | None = None,
     settings: LoopSettings | None = None,
     encoding: str | None = None,
+    template: str = AUTO,
+    lengths: Lengths | None = None,
+    given: Given = NONE_GIVEN,
 ) -> Base | Adapter | None:
     """Tune a model by pairs of preferred and rejected answers, and publish the result.
 
@@ -59,6 +65,8 @@ def dpo(
         base: what is tuned, and the reference; an instruction follower of its own, too.
         adapter: of the base, to start from; it is the reference as well, and keeps its shape.
         encoding: of the files, if they are not in UTF-8.
+        template: the name of the one in which conversations are written; with an adapter its own.
+        given: files that are set apart to validate and to test.
 
     Returns:
         The checkpoint; None of a dry run.
@@ -77,18 +85,30 @@ def dpo(
         _check_adapter(adapter, method)
     with job.directory() as directory:
         known = Parts.known(base, *([] if adapter is None else [adapter]))
-        pairs = load_preferences(data, known=known, encoding=encoding)
+        pairs = load_preferences(data, given=given, known=known, encoding=encoding)
         loaded = load_tunable(base)
         before = None if adapter is None else _load_adapter(adapter, loaded)
-        parts = encode_parts(pairs, loaded, data)
+        form = _template(loaded, before, template)
+        lengths = lengths or Lengths()
+        parts = encode_parts(pairs, loaded, data, form, lengths)
         tuning, reference = start(loaded, before, method.name, shape, settings)
-        training = PreferenceTraining(tuning, reference, pairs, parts, objective, settings, before)
+        training = PreferenceTraining(
+            tuning, reference, pairs, parts, objective, settings, before, form
+        )
+        limit = lengths.limit(loaded.config.context_length)
+        training.identity = {
+            **given.identity(),
+            **training.identity,
+            "max_length": limit,
+            "cut": lengths.cut,
+        }
         training.parts = training.parts.merged(known)
         return train(training, settings, job, directory)
 
 
 class PreferenceTraining(Training):
     name = "dpo"
+    identity: dict[str, Any]
     parts: Parts
 
     def __init__(
@@ -100,18 +120,20 @@ class PreferenceTraining(Training):
         objective: Objective,
         settings: LoopSettings,
         adapter: Adapter | None,
+        template: Template,
     ) -> None:
-        self.tuning, self.reference = tuning, reference
+        self.tuning, self.reference, self.template = tuning, reference, template
         self.data, self.encoded, self.objective = data, parts, objective
         self.adapter = adapter
         self.task = PreferenceTuning(
-            tuning, reference, parts["train"], parts["val"], objective, settings
+            tuning, reference, parts["train"], parts["val"], objective, settings, template
         )
         self.model = tuning.network.model
         self.identity = {
             **identity(tuning, data.sources),
             **asdict(objective),
             "adapter": None if adapter is None else adapter.id,
+            "template": template.settings(),
         }
         self.parts = data.parts()
 
@@ -127,17 +149,18 @@ class PreferenceTraining(Training):
             **card_fields(self.tuning),
             **asdict(self.objective),
             "adapter": adapter and {"name": adapter.path.resolve().name, "sha256": adapter.id},
-            "template": {"name": TEMPLATE, "version": TEMPLATE_VERSION},
+            "template": {"name": self.template.name, "version": self.template.version},
+            "max_length": self.identity["max_length"],
             "data": {
                 "files": list(data.sources),
                 "rows": data.rows,
                 "duplicates": data.duplicates,
                 "equal": data.equal,
                 "split": {
-                    "rule": SPLIT_RULE,
+                    "rule": data.split_rule,
                     "counts": {name: len(part) for name, part in parts.items()},
                 },
-                "too_long": {name: part.too_long for name, part in parts.items()},
+                "too_long": {name: len(part.too_long) for name, part in parts.items()},
             },
             "metrics": {"validation": {"loss": progress.best_loss}, **metrics},
         }
@@ -148,7 +171,7 @@ class PreferenceTraining(Training):
         base, test = self.tuning.base, self.encoded["test"]
         questions = [row.question for row in test.rows]
         before, after = (
-            respond(replace(base, model=each.model), each.lora, questions)
+            respond(replace(base, model=each.model), each.lora, questions, self.template)
             for each in (self.reference, self.tuning.network)
         )
         padding = base.tokenizer.end_token
@@ -161,7 +184,7 @@ class PreferenceTraining(Training):
         return metrics, after
 
     def publish(self, out: Path, card: dict[str, Any]) -> Base | Adapter:
-        return publish(out, self.tuning, "instruct", card, self.parts)
+        return publish(out, self.tuning, "instruct", card, self.parts, self.template)
 
 
 def start(
@@ -191,6 +214,20 @@ def start(
     else:
         before.merge_into(tuning.network.model)
     return tuning, Network(frozen, before)
+
+
+def _template(base: Base, adapter: Adapter | None, name: str) -> Template:
+    """
+    Raises:
+        UsageError: there is no such template, or the adapter was trained with another.
+    """
+    if adapter is None or adapter.template is None:
+        return template_of(base, name)
+    if name not in (AUTO, adapter.template.name):
+        raise UsageError(
+            f"--template is {name!r}, but --adapter was trained with {adapter.template.name}"
+        )
+    return adapter.template
 
 
 def _check_adapter(adapter: Path, method: Method) -> None:

@@ -9,17 +9,21 @@ from typing import Any
 from model.checkpoint import Adapter, Base
 from model.checkpoint.atomic import write_file
 from model.errors import UsageError
-from model.prompts import TEMPLATE, TEMPLATE_VERSION
-from training.data.conversations import InstructionData, load_instructions
+from model.prompts import Template
+from training.data.given import NONE_GIVEN, Given
+from training.data.instructions import InstructionData, load_instructions
+from training.data.lengths import Lengths
 from training.data.splits import Parts
 from training.loop.settings import LoopSettings
 from training.loop.state import Progress
 from training.measure.answers import responses_file
-from training.objectives.responses import InstructionTuning, Pairs, encode_parts, measure
+from training.objectives.conversations import Conversations
+from training.objectives.responses import InstructionTuning, encode_parts, measure
 from training.tasks.training import Job, Training, train
 from training.tuning.methods import Method, Tuning, load_tunable, start_tuning
 from training.tuning.network import Network
 from training.tuning.publishing import card_fields, identity, keep_apart, publish
+from training.tuning.template import AUTO, template_of
 
 METHODS = ("lora", "full")
 DEFAULTS: Mapping[str, Any] = {
@@ -41,13 +45,18 @@ def instruct(
     method: Method | None = None,
     settings: LoopSettings | None = None,
     repeats: Sequence[float] = (),
-    test: Sequence[Path] = (),
+    given: Given = NONE_GIVEN,
     encoding: str | None = None,
+    template: str = AUTO,
+    lengths: Lengths | None = None,
+    packing: bool = False,
 ) -> Base | Adapter | None:
     """Fine-tune a base on instructions and publish the result.
 
     Args:
-        repeats, test, encoding: as `training.data.conversations.load_instructions` takes them.
+        template: the name of the one in which conversations are written.
+        packing: put several conversations into one row of a batch.
+        repeats, given, encoding: as `training.data.instructions.load_instructions` takes them.
 
     Returns:
         The checkpoint; None of a dry run.
@@ -62,17 +71,22 @@ def instruct(
     check_repeats(repeats, data)
     with job.directory() as directory:
         known = Parts.known(base)
-        rows = load_instructions(data, repeats=repeats, test=test, known=known, encoding=encoding)
+        rows = load_instructions(data, repeats=repeats, given=given, known=known, encoding=encoding)
         if rows.learnt:
             print(
                 f"{rows.learnt} rows are no test any more: --base has learnt them", file=sys.stderr
             )
         loaded = load_tunable(base)
-        parts = encode_parts(rows, loaded, data)
+        form = template_of(loaded, template)
+        lengths = lengths or Lengths()
+        parts = encode_parts(rows, loaded, data, form, lengths)
         tuning = start_tuning(loaded, method.name, method.adapters(settings), None, settings)
-        training = InstructTraining(tuning, rows, parts, settings)
-        tested = [path.name for path in test]
-        training.identity = {"repeat": list(repeats), "test": tested, **training.identity}
+        training = InstructTraining(tuning, rows, parts, settings, form, lengths, packing=packing)
+        training.identity = {
+            "repeat": list(repeats),
+            **given.identity(),
+            **training.identity,
+        }
         training.parts = training.parts.merged(known)
         return train(training, settings, job, directory)
 
@@ -86,13 +100,32 @@ class InstructTraining(Training):
         self,
         tuning: Tuning,
         data: InstructionData,
-        parts: Mapping[str, Pairs],
+        parts: Mapping[str, Conversations],
         settings: LoopSettings,
+        template: Template,
+        lengths: Lengths,
+        *,
+        packing: bool,
     ) -> None:
         self.tuning, self.data, self.encoded = tuning, data, parts
-        self.task = InstructionTuning(tuning, parts["train"], parts["val"], settings)
+        self.template, self.packing = template, packing
+        self.limit = lengths.limit(tuning.base.config.context_length)
+        self.task = InstructionTuning(
+            tuning,
+            parts["train"],
+            parts["val"],
+            settings,
+            template,
+            packed=self.limit if packing else 0,
+        )
         self.model = tuning.network.model
-        self.identity = identity(tuning, data.sources)
+        self.identity = {
+            **identity(tuning, data.sources),
+            "template": template.settings(),
+            "max_length": self.limit,
+            "cut": lengths.cut,
+            "packing": packing,
+        }
         self.parts = data.parts()
 
     @property
@@ -102,11 +135,14 @@ class InstructTraining(Training):
     def measure(self, progress: Progress, directory: Path) -> dict[str, Any]:
         network, data, parts = self.tuning.network, self.data, self.encoded
         untuned = Network(self.tuning.base.model).to(network.device)
-        metrics, responses = measure(self.tuning.base, network, parts["test"], untuned)
+        base, template = self.tuning.base, self.template
+        metrics, responses = measure(base, network, parts["test"], untuned, template)
         write_file(directory / "responses.json", responses_file(responses))
         return {
             **card_fields(self.tuning),
-            "template": {"name": TEMPLATE, "version": TEMPLATE_VERSION},
+            "template": {"name": template.name, "version": template.version},
+            "max_length": self.limit,
+            "packing": self.packing,
             "data": {
                 "files": list(data.sources),
                 "rows": data.rows,
@@ -114,15 +150,15 @@ class InstructTraining(Training):
                 "without_passage": data.without_passage,
                 "split": {
                     "rule": data.split_rule,
-                    "counts": {name: len(part.pairs) for name, part in parts.items()},
+                    "counts": {name: len(part) for name, part in parts.items()},
                 },
-                "too_long": {name: part.too_long for name, part in parts.items()},
+                "too_long": {name: len(part.too_long) for name, part in parts.items()},
             },
             "metrics": {"validation": {"loss": progress.best_loss}, **metrics},
         }
 
     def publish(self, out: Path, card: dict[str, Any]) -> Base | Adapter:
-        return publish(out, self.tuning, "instruct", card, self.parts)
+        return publish(out, self.tuning, "instruct", card, self.parts, self.template)
 
 
 def check_repeats(repeats: Sequence[float], paths: Sequence[Path]) -> None:

@@ -7,7 +7,6 @@ full         every weight; a checkpoint of its own
 """
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,27 +137,23 @@ def report_parts(
     sizes: Mapping[str, int],
     *,
     paths: Sequence[Path],
-    context: int,
+    limit: int,
     rows: int,
     duplicates: int,
-    too_long: int,
 ) -> None:
-    """Say how many rows (or pairs: `noun`) there are, and on stderr how many are too long.
+    """Say how many rows (or pairs: `noun`) there are.
+
+    Args:
+        limit: tokens of a row.
 
     Raises:
         DataError: nothing of a part fits.
     """
-    if too_long:
-        print(
-            f"{too_long} {noun} are left out: with prompt and response they are longer than the "
-            f"context of {context} tokens",
-            file=sys.stderr,
-        )
     for name, size in sizes.items():
         if not size:
             raise DataError(
-                f"{', '.join(map(str, paths))}: none of the {noun} of the {name} part fits the "
-                f"context of {context} tokens"
+                f"{', '.join(map(str, paths))}: none of the {noun} of the {name} part fits into "
+                f"{limit:,} tokens (--max-length)"
             )
     print(
         f"{rows} {noun}, {duplicates} repeated and dropped; "

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from model.attention import Attends
 from model.classifier import ClassifierHead
 from model.lora import LoRA
 from model.transformer import Transformer
@@ -23,9 +24,11 @@ class Network:
     def device(self) -> torch.device:
         return self.model.device
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """(batch, time) -> (batch, time, n_embd)"""
-        out: Tensor = self.model(tokens, adapters=self.lora)
+    def hidden(
+        self, tokens: Tensor, cache: Attends | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """(batch, time) -> (batch, time, n_embd); with a cache and positions, of flat tokens."""
+        out: Tensor = self.model(tokens, positions=positions, cache=cache, adapters=self.lora)
         return out
 
     def to(self, device: torch.device | str) -> "Network":

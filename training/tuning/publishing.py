@@ -10,6 +10,7 @@ from torch import nn
 
 from model.checkpoint import Adapter, Base, save_adapter, save_base
 from model.errors import UsageError
+from model.prompts import Template
 from training.data.splits import Parts
 from training.tuning.card import text_splits
 from training.tuning.methods import Tuning
@@ -30,8 +31,13 @@ def publish(
     task: Literal["classify", "instruct"],
     card: dict[str, Any],
     parts: Parts,
+    template: Template | None = None,
 ) -> Base | Adapter:
-    """Write the checkpoint: an adapter, or a base of its own."""
+    """Write the checkpoint: an adapter, or a base of its own.
+
+    Args:
+        template: in which it was trained to read conversations, if it was.
+    """
     network = tuning.network.to("cpu")
     kept = parts.content()
     if network.lora is not None:
@@ -43,6 +49,7 @@ def publish(
             head=network.head,
             card=card,
             dtype=SAVED_DTYPE,
+            template=template,
             parts=kept,
         )
     return save_base(
@@ -53,6 +60,7 @@ def publish(
         dtype=SAVED_DTYPE,
         head=network.head,
         task=task,
+        template=template,
         parts=kept,
     )
 

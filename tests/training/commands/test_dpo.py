@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from model.checkpoint import Base, is_adapter, load_adapter, load_base, save_adapter
 from model.errors import UsageError
 from model.lora import LoRA, LoRASettings
-from model.prompts import instruction_prompt
+from model.prompts import Alpaca, instruction_prompt
 from training.data.preferences import Preference
 from training.loop.run import Run
 from training.loop.settings import LoopSettings
@@ -38,7 +38,7 @@ families = pytest.mark.parametrize("base_path", ["gpt2", "modern"], indirect=Tru
 @pytest.fixture
 def pairs(base: Base, preference_rows: Rows) -> PreferencePairs:
     rows = [Preference(**row) for row in preference_rows[:10]]
-    return encode(rows, base.tokenizer, base.config.context_length)
+    return encode(rows, base.tokenizer, base.config.context_length, Alpaca())
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_padding_has_no_effect_on_a_log_probability(base: Base, pairs: Preferenc
     assert len({len(pair.tokens) for pair in (*pairs.chosen, *pairs.rejected)}) > 3
     for index in range(len(pairs)):
         part = slice(index, index + 1)
-        alone = PreferencePairs(pairs.chosen[part], pairs.rejected[part], pairs.rows[part], 0)
+        alone = PreferencePairs(pairs.chosen[part], pairs.rejected[part], pairs.rows[part])
         assert torch.allclose(
             log_probs(Network(base.model), alone, end)[:, 0], together[:, index], rtol=1e-5
         )
@@ -120,7 +120,7 @@ def test_it_starts_as_the_reference_which_stays(
     before = log_probs(reference, pairs, end)
     alone = log_probs(Network(base.model, adapter.lora if adapter else None), pairs, end)
     assert torch.equal(before, alone)
-    task = PreferenceTuning(tuning, reference, pairs, pairs, objective, settings)
+    task = PreferenceTuning(tuning, reference, pairs, pairs, objective, settings, Alpaca())
     with torch.no_grad():
         first = task.evaluate()
     assert first["val_loss"] == pytest.approx(math.log(2), abs=1e-3)
@@ -147,7 +147,9 @@ def test_accumulated_batches_are_one_batch(base: Base, pairs: PreferencePairs) -
     """1 × 8 pairs and 2 × 4 pairs give the same gradient, the mean being over pairs."""
     settings = LoopSettings(steps=1, device="cpu")
     tuning, reference = start(base, None, "full", SHAPE, settings)
-    task = PreferenceTuning(tuning, reference, pairs, pairs, Objective(beta=0.5), settings)
+    task = PreferenceTuning(
+        tuning, reference, pairs, pairs, Objective(beta=0.5), settings, Alpaca()
+    )
     gradients = []
     for parts in ([range(8)], [range(4), range(4, 8)]):
         batches = [task.batch(list(part)) for part in parts]
@@ -168,11 +170,11 @@ def test_pairs_that_do_not_fit_are_left_out_whole(base: Base) -> None:
     good = Preference("Say bus.", "", "bus", "the bus is")
     long = "dinner tomorrow " * base.config.context_length
     rows = [replace(good, chosen=long), good, replace(good, rejected=long)]
-    encoded = encode(rows, base.tokenizer, base.config.context_length)
-    assert (encoded.too_long, encoded.rows) == (2, (good,))
+    encoded = encode(rows, base.tokenizer, base.config.context_length, Alpaca())
+    assert (len(encoded.too_long), encoded.rows) == (2, (good,))
     exact = max(len(encoded.chosen[0].tokens), len(encoded.rejected[0].tokens))
-    assert encode([good], base.tokenizer, exact).too_long == 0
-    assert encode([good], base.tokenizer, exact - 1).too_long == 1
+    assert not encode([good], base.tokenizer, exact, Alpaca()).too_long
+    assert len(encode([good], base.tokenizer, exact - 1, Alpaca()).too_long) == 1
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -212,6 +214,7 @@ def test_what_is_published_answers_instructions(
         [Preference(**by_question[row["instruction"]]) for row in rows],
         base.tokenizer,
         base.config.context_length,
+        Alpaca(),
     )
     before = Network(base.model, load_adapter(adapter_path, base).lora)
     again = measure(network, before, pairs, Objective(card["beta"]), base.tokenizer.end_token)
@@ -286,7 +289,7 @@ def test_what_is_left_out_is_said(
     code, err = cli("dpo", "--base", base_path, "--data", data, "--out", out, *SHORT)
     assert code == 0, err
     assert f"3 pairs are left out, for their two answers are equal: {data}: row 1, 2, 3" in err
-    assert "17 pairs are left out: with prompt and response" in err
+    assert "17 pairs are longer than 128 tokens (--max-length), and left out (--cut" in err
     card = json.loads((out / "card.json").read_text())["data"]
     assert (card["equal"], sum(card["too_long"].values())) == (3, 17)
     assert sum(card["split"]["counts"].values()) == 60

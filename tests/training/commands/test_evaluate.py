@@ -10,8 +10,8 @@ import pytest
 
 from model.checkpoint import Base, load_base, save_base
 from training.cli import main
-from training.data.conversations import load_instructions
 from training.data.documents import documents, file_sha256, hash_fraction
+from training.data.instructions import load_instructions
 from training.measure.yardstick import yardstick
 
 Cli = Callable[..., tuple[int, str]]

@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 
 from model.checkpoint import Base, is_adapter, load_adapter, load_base
 from model.lora import LoRASettings
-from model.prompts import instruction_prompt
+from model.prompts import Alpaca, instruction_prompt
 from training.data.conversations import Instruction
 from training.loop.settings import LoopSettings
 from training.loop.task import IGNORE
 from training.measure.answers import respond
+from training.objectives.conversations import encode, pad
 from training.objectives.cross_entropy import token_loss
-from training.objectives.responses import InstructionTuning, encode, mean_loss, pair_batch
+from training.objectives.responses import InstructionTuning, mean_loss
 from training.tuning.methods import start_tuning
 from training.tuning.network import Network
 
@@ -26,14 +27,15 @@ Cli = Callable[..., tuple[int, str]]
 SHORT = ("--steps", 6, "--warmup", 1, "--batch-size", 4, "--eval-every", 3, "--lr", 0.01)
 families = pytest.mark.parametrize("base_path", ["gpt2", "modern"], indirect=True)
 
+CONTEXT = 128  # of the base
 SHORT_ROW = Instruction("Say bus.", "", "bus")
 LONG_ROW = Instruction("Say dinner.", "NOW", "dinner is now")
 
 
 def test_targets_are_the_response_and_one_end_token(base: Base) -> None:
     tokenizer = base.tokenizer
-    pairs = encode([SHORT_ROW, LONG_ROW], tokenizer, base.config.context_length).pairs
-    batch = pair_batch(pairs, tokenizer.end_token, torch.device("cpu"))
+    pairs = encode([SHORT_ROW, LONG_ROW], tokenizer, CONTEXT, Alpaca()).found
+    batch = pad(pairs, tokenizer.end_token, torch.device("cpu"))
     assert batch.count == int((batch.targets != IGNORE).sum())
     for row, pair, source in zip((0, 1), pairs, (SHORT_ROW, LONG_ROW), strict=True):
         prompt = tokenizer.encode(instruction_prompt(source.instruction, source.input))
@@ -50,32 +52,33 @@ def test_targets_are_the_response_and_one_end_token(base: Base) -> None:
 
 def test_the_end_token_inside_a_response_is_learnt_too(base: Base) -> None:
     """Where a mask made by comparing with the pad token would lose it."""
-    pair = encode([SHORT_ROW], base.tokenizer, base.config.context_length).pairs[0]
-    batch = pair_batch([pair, pair], base.tokenizer.end_token, torch.device("cpu"))
+    pair = encode([SHORT_ROW], base.tokenizer, CONTEXT, Alpaca()).found[0]
+    batch = pad([pair, pair], base.tokenizer.end_token, torch.device("cpu"))
     assert batch.targets[0, -1] == base.tokenizer.end_token
 
 
 def test_rows_that_do_not_fit_are_left_out_whole(base: Base) -> None:
     long = Instruction("Say it.", "", "dinner tomorrow " * base.config.context_length)
-    encoded = encode([SHORT_ROW, long, LONG_ROW], base.tokenizer, base.config.context_length)
-    assert encoded.too_long == 1
+    encoded = encode([SHORT_ROW, long, LONG_ROW], base.tokenizer, CONTEXT, Alpaca())
+    assert [row.text for row in encoded.too_long] == ["Say it."]
+    assert encoded.too_long[0].tokens > 2 * CONTEXT
     assert encoded.rows == (SHORT_ROW, LONG_ROW)
-    for pair in encoded.pairs:
-        assert len(pair.tokens) <= base.config.context_length
+    for pair in encoded.found:
+        assert len(pair.tokens) <= CONTEXT
         assert pair.tokens[-1] == base.tokenizer.end_token
-    exact = len(encoded.pairs[1].tokens)
-    assert encode([LONG_ROW], base.tokenizer, exact).too_long == 0
-    assert encode([LONG_ROW], base.tokenizer, exact - 1).too_long == 1
+    exact = len(encoded.found[1].tokens)
+    assert not encode([LONG_ROW], base.tokenizer, exact, Alpaca()).too_long
+    assert len(encode([LONG_ROW], base.tokenizer, exact - 1, Alpaca()).too_long) == 1
 
 
 def test_the_loss_is_a_mean_over_tokens_of_responses(base: Base) -> None:
-    pairs = encode([SHORT_ROW, LONG_ROW], base.tokenizer, base.config.context_length).pairs
+    pairs = encode([SHORT_ROW, LONG_ROW], base.tokenizer, CONTEXT, Alpaca()).found
     total, count = 0.0, 0
     with torch.no_grad():
         for pair in pairs:
             tokens = torch.tensor([pair.tokens])
             logits = base.model.logits(base.model(tokens[:, :-1]))[0]
-            response = slice(pair.prompt_length - 1, None)
+            response = slice(pair.learnt.index(True) - 1, None)
             goal = tokens[0, 1:][response]
             total += F.cross_entropy(logits[response], goal, reduction="sum").item()
             count += len(goal)
@@ -89,11 +92,11 @@ def test_accumulated_batches_are_one_batch_also_where_lengths_differ(
 ) -> None:
     """1 × 8 rows and 2 × 4 rows give the same gradient, the mean being over all tokens."""
     rows = [Instruction(**row) for row in instruction_rows[:8]]
-    encoded = encode(rows, base.tokenizer, base.config.context_length)
-    assert len({pair.targets for pair in encoded.pairs}) > 1
+    encoded = encode(rows, base.tokenizer, CONTEXT, Alpaca())
+    assert len({pair.targets for pair in encoded.found}) > 1
     settings = LoopSettings(steps=1, device="cpu")
     tuned = start_tuning(base, "full", LoRASettings(), None, settings)
-    task = InstructionTuning(tuned, encoded, encoded, settings)
+    task = InstructionTuning(tuned, encoded, encoded, settings, Alpaca())
     gradients = []
     for parts in ([range(8)], [range(4), range(4, 8)]):
         batches = [task.batch(list(part)) for part in parts]
@@ -113,7 +116,7 @@ def test_a_batch_without_targets_has_no_loss_and_is_no_nan(base: Base) -> None:
 
 
 def test_responses_are_the_greedy_continuations(base: Base) -> None:
-    response = respond(base, None, [SHORT_ROW], max_new_tokens=5)[0]
+    response = respond(base, None, [SHORT_ROW], Alpaca(), max_new_tokens=5)[0]
     tokens = base.tokenizer.encode(instruction_prompt(SHORT_ROW.instruction, ""))
     start = len(tokens)
     with torch.no_grad():
@@ -127,7 +130,7 @@ def test_responses_are_the_greedy_continuations(base: Base) -> None:
 
 
 def test_exact_leaves_case_and_spacing_aside(base: Base) -> None:
-    response = respond(base, None, [SHORT_ROW], max_new_tokens=1)[0]
+    response = respond(base, None, [SHORT_ROW], Alpaca(), max_new_tokens=1)[0]
     fields = {**vars(response), "output": "The  Bus", "response": "the bus"}
     assert type(response)(**fields).exact
     assert not type(response)(**{**fields, "response": "a bus"}).exact
@@ -263,6 +266,6 @@ def test_rows_left_out_are_reported(
     out = tmp_path / "out"
     code, err = cli("instruct", "--base", base_path, "--data", data, "--out", out, *SHORT)
     assert code == 0, err
-    assert "20 rows are left out" in err
+    assert "20 rows are longer than 128 tokens (--max-length), and left out" in err
     card = json.loads((out / "card.json").read_text())
     assert sum(card["data"]["too_long"].values()) == 20

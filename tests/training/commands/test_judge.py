@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from model.checkpoint import Base, load_base, save_base
+from model.prompts import Alpaca
 from tests.training.fake_judge import KEY, Answer, FakeJudge
-from training.data.conversations import load_instructions, read_instructions
+from training.data.conversations import read_instructions
+from training.data.instructions import load_instructions
 from training.measure.answers import respond
 from training.measure.judge import (
     Judge,
@@ -76,7 +78,7 @@ def test_the_answers_of_the_checkpoint_are_judged(
     judge.script = lambda call, prompt: str(len(prompt) % 100)
     code, err = command()
     assert code == 0, err
-    responses = respond(load_base(follower), None, rows, max_new_tokens=4)
+    responses = respond(load_base(follower), None, rows, Alpaca(), max_new_tokens=4)
     asked = [question(r.instruction, r.input, r.output, r.response) for r in responses]
     assert sorted(judge.prompts) == sorted(asked)
     report = command.report

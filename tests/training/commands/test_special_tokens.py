@@ -27,8 +27,8 @@ from training.data.tokens import tokenize_files
 from training.measure import answers as responses
 from training.measure import samples
 from training.measure.blimp import log_probabilities
+from training.objectives import conversations as instruct
 from training.objectives import preferences as preference
-from training.objectives import responses as instruct
 from training.objectives.labels import encode as encode_texts
 
 Cli = Callable[..., tuple[int, str]]
@@ -100,16 +100,15 @@ def test_classified_texts_begin_with_it(beginning: Tokenizer) -> None:
 def test_pairs_are_what_is_served_and_the_answer_with_its_end(
     template: Template, beginning: Tokenizer
 ) -> None:
-    [pair] = instruct.encode([ROW], beginning, 128, template).pairs
+    [pair] = instruct.encode([ROW], beginning, 128, template).found
     asked = prompts.encode(template.render(template.instruction("Say bus.", "NOW")), beginning).ids
     end = beginning.end_token if template == Alpaca() else beginning.special.ids[TURN]
     assert asked[0] == beginning.special.ids[BEGIN]
     assert pair.tokens == (*asked, *beginning.encode("bus"), end)
-    assert pair.prompt_length == len(asked)
-    if template == Alpaca():
-        row = Preference("Say bus.", "NOW", "bus", "the bus")
-        [chosen] = preference.encode([row], beginning, 128).chosen
-        assert chosen == pair
+    assert pair.learnt == (*[False] * len(asked), *[True] * (len(pair.tokens) - len(asked)))
+    row = Preference("Say bus.", "NOW", "bus", "the bus")
+    [chosen] = preference.encode([row], beginning, 128, template).chosen
+    assert chosen == pair
 
 
 def test_sentences_are_measured_at_the_beginning_of_a_document(
@@ -136,10 +135,10 @@ def test_answers_are_asked_for_in_the_template_as_it_is_served(
     beginning: Tokenizer, chat_path: Path, asked: list[tuple[Base, Request]]
 ) -> None:
     base = load_base(chat_path)
-    templates = (None, ChatML())
+    templates = (Alpaca(), ChatML())
     for template in templates:
-        responses.respond(base, None, [ROW], template=template)
-    for (_, request), template in zip(asked, (Alpaca(), ChatML()), strict=True):
+        responses.respond(base, None, [ROW], template)
+    for (_, request), template in zip(asked, templates, strict=True):
         parts = template.render([Message("user", "Say bus.", "NOW")])
         assert request.tokens == tuple(prompts.encode(parts, beginning).ids)
         assert isinstance(request.want, Generate)
@@ -171,7 +170,7 @@ def test_training_on_such_a_base(
     tmp_path: Path,
     cli: Cli,
 ) -> None:
-    """Its checkpoints are read again; instructions are trained in Alpaca's template."""
+    """Its checkpoints are read again; instructions are trained in its own template."""
     short = ("--steps", 2, "--warmup", 0, "--batch-size", 4, "--base", chat_path)
     for command, data in (
         ("pretrain", text_file),
@@ -184,4 +183,4 @@ def test_training_on_such_a_base(
         assert code == 0, err
         base = load_base(out)
         assert base.tokenizer.special == load_base(chat_path).tokenizer.special
-        assert base.template == (Alpaca() if command == "instruct" else None)
+        assert base.template == (ChatML() if command == "instruct" else None)

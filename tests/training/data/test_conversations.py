@@ -11,12 +11,9 @@ import pytest
 from model.errors import DataError
 from model.prompts import Alpaca, Message, instruction_prompt
 from model.prompts.parts import Text
-from training.data.conversations import (
-    Instruction,
-    InstructionData,
-    load_instructions,
-    read_instructions,
-)
+from training.data.conversations import Instruction, read_instructions
+from training.data.given import Given
+from training.data.instructions import InstructionData, load_instructions
 
 Rows = list[dict[str, str]]
 
@@ -348,12 +345,12 @@ def test_a_test_file_takes_its_rows_out_of_the_others(
 ) -> None:
     one = write(tmp_path / "a.json", instruction_rows[:60])
     two = write(tmp_path / "b.json", instruction_rows[40:])
-    alone = load_instructions([one], test=[two])
+    alone = load_instructions([one], given=Given(test=(two,)))
     assert len(alone.test) == 40
     assert len(alone.train) + len(alone.val) == 40
     assert not {row.identity for row in alone.test} & {r.identity for r in alone.train + alone.val}
     # Named by both, a file keeps its split.
-    both = load_instructions([one, two], test=[one])
+    both = load_instructions([one, two], given=Given(test=(one,)))
     parts = load_instructions([one])
     assert set(parts.test) <= set(both.test)
     assert all(

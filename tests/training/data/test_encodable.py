@@ -3,12 +3,13 @@
 import pytest
 
 from model.errors import DataError, TextError
+from model.prompts import Alpaca
 from model.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer
 from training.data.conversations import Instruction
 from training.data.encodable import check_encodable, encodable
 from training.data.labelled import Example
+from training.objectives.conversations import encode
 from training.objectives.labels import encode as encode_texts
-from training.objectives.responses import encode
 
 # No byte 0xC5, with which ő and its neighbours begin.
 LACKING = Tokenizer(
@@ -41,11 +42,11 @@ def test_many_are_named_by_the_first(capsys: pytest.CaptureFixture[str]) -> None
 
 def test_instructions(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [Instruction("say", "", "a"), Instruction("say", "\u0151", "b")]
-    pairs = encode(rows, LACKING, 512)
+    pairs = encode(rows, LACKING, 512, Alpaca())
     assert pairs.rows == (rows[0],)
-    assert pairs.too_long == 0
+    assert not pairs.too_long
     assert "1 of 2 rows are left out" in capsys.readouterr().err
-    assert all(token < 257 for pair in pairs.pairs for token in pair.tokens)
+    assert all(token < 257 for pair in pairs.found for token in pair.tokens)
 
 
 def test_texts_that_are_measured_are_refused() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from model.errors import DataError
 from model.prompts import Message
-from training.data.conversations import load_instructions
+from training.data.instructions import load_instructions
 from training.data.preferences import Preference, load_preferences, read_preferences
 
 Rows = list[dict[str, str]]
