@@ -17,7 +17,8 @@ from model.checkpoint import golden, load_adapter, load_base
 from model.cpu.quantize import quantize
 from tests.e2e.server import serve
 from training.cli import main
-from training.data.labelled import Reading, load_labelled
+from training.data.labelled import Reading
+from training.data.labelled_parts import load_labelled
 from training.measure import classifiers
 from training.measure.language import text_metrics
 from training.objectives import labels

@@ -22,6 +22,8 @@ from training.tasks.classify import DEFAULTS, METHODS, classify
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     flags.add_tuning(parser, METHODS)
+    flags.add_given(parser)
+    flags.add_lengths(parser)
     flags.add_reading(parser)
     parser.add_argument(
         "--extra",
@@ -81,4 +83,6 @@ def run(args: argparse.Namespace) -> None:
         extra=args.extra,
         positive=args.positive,
         folds=args.folds,
+        given=flags.given(args),
+        lengths=flags.lengths(args),
     )

@@ -5,20 +5,18 @@ trains. Folds follow the order of the split (by hash), so they depend on the tex
 that differ only in digits and punctuation stay in one fold.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from model.errors import DataError, UsageError
 from training.data.files import read_file
-from training.data.labelled import (
+from training.data.labelled import Example, Reading, read_labelled
+from training.data.labelled_parts import (
     Distinct,
     Entry,
-    Example,
     LabelledData,
-    Reading,
     between_groups,
     check_parts,
-    read_labelled,
 )
 from training.data.splits import NOTHING, Part, Parts, near_hash
 
@@ -96,6 +94,10 @@ class ExtraTexts:
                     )
                 self._texts.setdefault(near_hash(example.text), example)
             self.sources.append({**file.source, "rows": len(found)})
+
+    def leave_out(self, unwanted: Callable[[Example], bool]) -> None:
+        """Forget those that are not to be trained on."""
+        self._texts = {key: one for key, one in self._texts.items() if not unwanted(one)}
 
     def beside(self, data: LabelledData) -> tuple[Example, ...]:
         """Those that are like no text of `data`, up to case, digits and punctuation."""

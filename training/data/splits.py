@@ -26,7 +26,7 @@ NAMES: tuple[Part, ...] = ("train", "val", "test", "unused")
 """Of parts. `unused` rows were left out of all three, as balancing the labels does. What stands
 first counts for a row that is in several."""
 
-SAID = {"train": "training", "val": "validation", "test": "test"}
+SAID: Mapping[str, str] = {"train": "training", "val": "validation", "test": "test"}
 """What messages call them."""
 
 KEY = (

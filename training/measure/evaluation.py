@@ -21,7 +21,8 @@ from model.prompts import Alpaca, Template
 from training.data.conversations import Instruction, read_instructions
 from training.data.documents import text_hash
 from training.data.files import read_file
-from training.data.labelled import Reading, read_distinct
+from training.data.labelled import Reading
+from training.data.labelled_parts import read_distinct
 from training.data.splits import Parts
 from training.measure import classifiers
 from training.measure.classifier_metrics import classifier_curves

@@ -84,13 +84,16 @@ class Rows:
     targets: tuple[int, ...]
     """Indices of the labels."""
     truncated: int
-    """Texts that were cut at the end, to the length of the context."""
+    """Texts that were cut at the end."""
 
 
 def encode(
-    examples: Sequence[Example], names: Sequence[str], tokenizer: Tokenizer, context: int
+    examples: Sequence[Example], names: Sequence[str], tokenizer: Tokenizer, limit: int
 ) -> Rows:
     """Tokens and label index of each text, which begins as the tokenizer begins every text.
+
+    Args:
+        limit: tokens of a text; a longer one is cut.
 
     Raises:
         DataError: a text cannot be tokenized; names it.
@@ -99,9 +102,9 @@ def encode(
     check_encodable(texts, tokenizer)
     encoded = [(*tokenizer.prefix, *tokens) for tokens in tokenizer.encode_batch(texts)]
     return Rows(
-        tokens=tuple(tokens[:context] for tokens in encoded),
+        tokens=tuple(tokens[:limit] for tokens in encoded),
         targets=tuple(names.index(example.label) for example in examples),
-        truncated=sum(len(tokens) > context for tokens in encoded),
+        truncated=sum(len(tokens) > limit for tokens in encoded),
     )
 
 

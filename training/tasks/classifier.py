@@ -1,6 +1,5 @@
 """One training of a classifier, from split texts to calibrated weights."""
 
-import sys
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,10 @@ from model.checkpoint import Adapter, Base
 from model.classifier import Labels
 from training.data.augment import Copies
 from training.data.folds import ExtraTexts
-from training.data.labelled import LabelledData, Reading, split_rule
+from training.data.given import Given
+from training.data.labelled import Reading
+from training.data.labelled_parts import LabelledData, split_rule
+from training.data.lengths import Lengths
 from training.data.splits import Parts
 from training.loop.run import Run
 from training.loop.settings import LoopSettings
@@ -35,6 +37,13 @@ class Recipe:
     reading: Reading
     labels: Labels
     extra: ExtraTexts
+    given: Given
+    lengths: Lengths
+
+    @property
+    def limit(self) -> int:
+        """Tokens of a text."""
+        return self.lengths.limit(self.base.config.context_length)
 
     def prepare(self, data: LabelledData, directory: Path) -> "ClassifierTraining":
         """A training on `data` in `directory`.
@@ -57,16 +66,16 @@ class ClassifierTraining(Training):
             base, recipe.method.name, recipe.method.adapters(settings), recipe.labels, settings
         )
         self.extra = recipe.extra.beside(data)
+        limit = recipe.limit
         examples = {"train": [*data.train, *self.extra], "val": data.val, "test": data.test}
-        context = base.config.context_length
         self.encoded: dict[str, Rows] = {
-            name: encode(part, recipe.labels.names, base.tokenizer, context)
+            name: encode(part, recipe.labels.names, base.tokenizer, limit)
             for name, part in examples.items()
         }
         copies = None
         if options.augment:
             texts = [example.text for example in examples["train"]]
-            copies = Copies(texts, options.augmentation, settings.seed, base.tokenizer, context)
+            copies = Copies(texts, options.augmentation, settings.seed, base.tokenizer, limit)
         self.task = Classification(
             self.tuning,
             self.encoded["train"],
@@ -88,6 +97,9 @@ class ClassifierTraining(Training):
             "lm_weight": options.lm_weight,
             "augment": list(options.augment),
             "extra": recipe.extra.sources,
+            **recipe.given.identity(),
+            "max_length": limit,
+            "cut": recipe.lengths.cut,
         }
 
     @property
@@ -113,9 +125,6 @@ class ClassifierTraining(Training):
             print(f"{len(self.extra)} of the training texts are extra ones")
         if self.task.copies is not None and self.tuning.method in ("head", "last-block"):
             print("altered copies differ in every epoch, so none of their activations are kept")
-        cut = sum(rows.truncated for rows in self.encoded.values())
-        if cut:
-            print(f"{cut} texts are longer than the context and cut at its end", file=sys.stderr)
 
     def fold(self, *, resume: bool) -> None:
         """Train for cross-validation: to calibrated weights, which nothing publishes."""
@@ -161,7 +170,8 @@ class ClassifierTraining(Training):
             "rows": data.rows,
             "duplicates": data.duplicates,
             "conflicting_duplicates": data.conflicts,
-            "split": {"rule": split_rule(reading), "counts": data.counts()},
+            "split": {"rule": split_rule(reading, self.recipe.given), "counts": data.counts()},
+            "max_length": self.recipe.limit,
             "truncated": {name: rows.truncated for name, rows in self.encoded.items()},
         }
 

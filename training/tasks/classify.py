@@ -1,5 +1,6 @@
 """A classifier of texts, with any labels."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -7,9 +8,12 @@ from typing import Any
 
 from model.checkpoint import Adapter, Base
 from model.classifier import Labels
-from model.errors import UsageError
+from model.errors import TextError, UsageError
 from training.data.folds import ExtraTexts, check_folds
-from training.data.labelled import Distinct, Reading, read_distinct, split
+from training.data.given import NONE_GIVEN, Given
+from training.data.labelled import Example, Reading
+from training.data.labelled_parts import Distinct, read_distinct, split
+from training.data.lengths import Lengths, TooLong, report_too_long
 from training.data.splits import Parts
 from training.loop import distributed
 from training.loop import state as saved_state
@@ -46,6 +50,8 @@ def classify(
     extra: Sequence[Path] = (),
     positive: str | None = None,
     folds: int = 0,
+    given: Given = NONE_GIVEN,
+    lengths: Lengths | None = None,
 ) -> Base | Adapter | None:
     """Fine-tune a classifier and publish it.
 
@@ -53,6 +59,7 @@ def classify(
         extra: further files to train on, which never validate or test.
         positive: of two labels, the one sought; by default the rarer.
         folds: first measure by cross-validation with so many; 0 for none.
+        given: files that are set apart to validate and to test.
 
     Returns:
         The checkpoint; None of a dry run.
@@ -67,6 +74,11 @@ def classify(
     method.check(METHODS, settings)
     options.check(method.name)
     check_folds(folds)
+    lengths = lengths or Lengths()
+    if folds and given != NONE_GIVEN:
+        raise UsageError(
+            f"--folds is {folds}: each text of --data is tested in turn; leave out --val and --test"
+        )
     if folds and distributed.size() > 1:
         raise UsageError(
             f"--folds is {folds}: that many trainings one after another, of which several "
@@ -75,13 +87,23 @@ def classify(
     with job.directory() as directory:
         if job.resume:
             _check_split(directory)
-        distinct = read_distinct(data, reading)
-        known = Parts.known(base)
+        distinct = read_distinct(data, reading, given)
+        if distinct.unused:
+            print(
+                f"{len(distinct.unused)} texts of --data are left out: they differ from texts that "
+                "are set apart only in digits and punctuation",
+                file=sys.stderr,
+            )
+        labels = Labels(tuple(distinct.entries), positive_label(positive, distinct))
+        further = ExtraTexts(extra, labels.names, reading)
+        loaded, known = load_tunable(base), Parts.known(base)
+        short = _Short(loaded, lengths)
+        distinct = distinct.without(short.leaves_out)
+        further.leave_out(short.leaves_out)
+        report_too_long(short.found, short.limit, "texts", cut=lengths.cut)
         parts = split(distinct, known)
-        labels = Labels(parts.labels, positive_label(positive, distinct))
-        further = ExtraTexts(extra, parts.labels, reading)
         recipe = Recipe(
-            load_tunable(base), known, method, settings, options, reading, labels, further
+            *(loaded, known, method, settings, options, reading, labels, further, given, lengths)
         )
         training = recipe.prepare(parts, directory)
         training.report()
@@ -90,6 +112,27 @@ def classify(
             # Without a state of its own, the run before stopped in a fold.
             job = replace(job, resume=job.resume and saved_state.last_state(directory).exists())
         return train(training, settings, job, directory)
+
+
+class _Short:
+    """Finds texts that are longer than they may be."""
+
+    def __init__(self, base: Base, lengths: Lengths) -> None:
+        self.limit = lengths.limit(base.config.context_length)
+        self.tokenizer, self.cut = base.tokenizer, lengths.cut
+        self.found: list[TooLong] = []
+
+    def leaves_out(self, example: Example) -> bool:
+        # A token is a byte at least.
+        if len(example.text.encode()) + len(self.tokenizer.prefix) <= self.limit:
+            return False
+        try:
+            size = len(self.tokenizer.encode_prompt(example.text))
+        except TextError:
+            return False  # which is said where all texts are encoded
+        if size > self.limit:
+            self.found.append(TooLong(example.text, size))
+        return size > self.limit and not self.cut
 
 
 def positive_label(wanted: str | None, distinct: Distinct) -> str | None:

@@ -16,7 +16,7 @@ from model.classifier import Labels
 from model.errors import CheckpointError, PenwrightError, UsageError
 from model.json_files import field, list_field, read_json
 from training.data.folds import FOLD_RULE, fold
-from training.data.labelled import Distinct, LabelledData
+from training.data.labelled_parts import Distinct, LabelledData
 from training.loop import state as saved_state
 from training.measure.baseline import BASELINE, Decisions, f1, ngram_baseline, paired_difference
 from training.measure.calibration import calibrated

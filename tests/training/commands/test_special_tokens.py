@@ -11,7 +11,7 @@ import torch
 
 from model import prompts
 from model.architecture import Architecture
-from model.checkpoint import Adapter, Base, load_base, save_base
+from model.checkpoint import Adapter, Base, load_adapter, load_base, save_base
 from model.engine.request import Generate, Request
 from model.prompts import Alpaca, ChatML, Message, Template
 from model.rope import Rope
@@ -184,3 +184,21 @@ def test_training_on_such_a_base(
         base = load_base(out)
         assert base.tokenizer.special == load_base(chat_path).tokenizer.special
         assert base.template == (ChatML() if command == "instruct" else None)
+
+
+def test_the_template_is_the_base_s_own_unless_another_is_named(
+    chat_path: Path, instruction_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    short = ("--steps", 2, "--warmup", 0, "--batch-size", 4)
+    command = ("instruct", "--base", chat_path, "--data", instruction_file)
+    for name, template in (("auto", ChatML()), ("alpaca", Alpaca()), ("chatml", ChatML())):
+        out = tmp_path / name
+        code, err = cli(*command, "--out", out, *short, "--template", name)
+        assert code == 0, err
+        assert load_adapter(out, load_base(chat_path)).template == template
+        card = json.loads((out / "card.json").read_text())
+        assert card["template"]["name"] == template.name
+    code, err = cli(
+        *command, "--out", tmp_path / "auto", *short, "--resume", "--template", "alpaca"
+    )
+    assert (code, "--resume: --template is" in err) == (2, True)

@@ -9,7 +9,8 @@ import pytest
 
 from model.errors import DataError
 from training.data.documents import text_hash
-from training.data.labelled import Example, LabelledData, Reading, load_labelled, read_labelled
+from training.data.labelled import Example, Reading, read_labelled
+from training.data.labelled_parts import LabelledData, load_labelled
 
 Row = tuple[str, str]
 

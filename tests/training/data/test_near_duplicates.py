@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from training.cli import main
-from training.data.labelled import read_distinct
+from training.data.labelled_parts import read_distinct
 from training.data.near_duplicates import Shingles, near_duplicates
 from training.data.rows import read_rows
 

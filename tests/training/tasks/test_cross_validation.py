@@ -12,7 +12,8 @@ from sklearn.metrics import f1_score
 from model.classifier import Labels
 from model.errors import DataError
 from training.data.folds import ExtraTexts, fold
-from training.data.labelled import Example, Reading, read_distinct, split
+from training.data.labelled import Example, Reading
+from training.data.labelled_parts import read_distinct, split
 from training.data.splits import near_hash
 from training.measure.baseline import ngram_baseline, paired_difference
 from training.tasks import cross_validation
