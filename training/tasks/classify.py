@@ -80,9 +80,9 @@ def classify(
         parts = split(distinct, known)
         labels = Labels(parts.labels, positive_label(positive, distinct))
         further = ExtraTexts(extra, parts.labels, reading)
-        recipe = Recipe(
-            load_tunable(base), known, method, settings, options, reading, labels, further
-        )
+        held = method.held(settings, directory if job.resume else None)
+        tunable = load_tunable(base, held)
+        recipe = Recipe(tunable, known, method, settings, options, reading, labels, further, held)
         training = recipe.prepare(parts, directory)
         training.report()
         if folds and not job.dry_run:

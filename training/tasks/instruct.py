@@ -67,9 +67,10 @@ def instruct(
             print(
                 f"{rows.learnt} rows are no test any more: --base has learnt them", file=sys.stderr
             )
-        loaded = load_tunable(base)
+        held = method.held(settings, directory if job.resume else None)
+        loaded = load_tunable(base, held)
         parts = encode_parts(rows, loaded, data)
-        tuning = start_tuning(loaded, method.name, method.adapters(settings), None, settings)
+        tuning = start_tuning(loaded, method.name, method.adapters(settings), None, settings, held)
         training = InstructTraining(tuning, rows, parts, settings)
         tested = [path.name for path in test]
         training.identity = {"repeat": list(repeats), "test": tested, **training.identity}
@@ -79,6 +80,7 @@ def instruct(
 
 class InstructTraining(Training):
     name = "instruct"
+    tuning: Tuning
     identity: dict[str, Any]
     parts: Parts
 
