@@ -28,7 +28,7 @@ from torch.autograd.function import once_differentiable
 
 from model.cpu.linear import GROUP
 from model.cpu.quantize import quantize_weight, return_freed_memory
-from model.projection import Adapts, OutputHead, Projection, TokenEmbedding, linear
+from model.projection import Adapts, OutputHead, Projection, TokenEmbedding, linear, product_dtype
 from model.transformer import Transformer
 
 Held = Literal["fp32", "bf16", "int8", "stored"]
@@ -51,10 +51,10 @@ def widened(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
     return (weight.view(len(weight), -1, GROUP) * scale[..., None]).view(weight.shape)
 
 
-def product_dtype(x: Tensor) -> torch.dtype:
-    """In which `x` is multiplied here: autocast's, or its own."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+def output_matrix(model: Transformer, dtype: torch.dtype) -> Tensor:
+    """The output head of `model` in `dtype`, (vocab, n_embd)."""
+    head = model.embedding if model.head is None else model.head
+    return widened(head.weight, getattr(head, "scale", None), dtype)
 
 
 def frozen_linear(
