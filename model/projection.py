@@ -34,6 +34,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, tile: int | None) -> 
     return y.view(-1, len(weight))[: len(rows)].view(*x.shape[:-1], len(weight))
 
 
+def product_dtype(x: Tensor) -> torch.dtype:
+    """In which `x` is multiplied here: autocast's, or its own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 def by_row(function: Callable[[Tensor], Tensor], x: Tensor, tile: int | None) -> Tensor:
     """`function` of `x`, (…, width), where each element depends on itself alone.
 

@@ -50,6 +50,17 @@ def read_weights(path: Path, dtype: torch.dtype | None, device: torch.device) ->
     return weights if dtype is None else {name: t.to(dtype) for name, t in weights.items()}
 
 
+def read_tensor(path: Path, name: str) -> Tensor:
+    """One tensor of a file as it is stored, of which no other part is then in memory: a file that
+    stays open keeps all that was read of it."""
+    try:
+        with safe_open(path, "pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: not a usable safetensors file: {error}") from error
+    return tensor
+
+
 def sha256(path: Path) -> str:
     """The hash of a file, in hexadecimal.
 
@@ -65,17 +76,29 @@ def sha256(path: Path) -> str:
 
 def assign(modules: list[nn.Module], weights: dict[str, Tensor], source: Path) -> None:
     """Give the modules, still without memory, their weights; every name and shape must fit."""
+    check_shapes(modules, {name: tuple(tensor.shape) for name, tensor in weights.items()}, source)
     for module in modules:
-        expected = module.state_dict()
-        mine = {name: weights.pop(name) for name in expected if name in weights}
-        for name, tensor in expected.items():
-            if name not in mine:
+        mine = {name: weights[name] for name in module.state_dict()}
+        module.load_state_dict(mine, assign=True)
+
+
+def check_shapes(
+    modules: list[nn.Module], shapes: Mapping[str, tuple[int, ...]], source: Path
+) -> None:
+    """
+    Raises:
+        CheckpointError: the tensors of `source` are not those of the modules; names one.
+    """
+    unknown = set(shapes)
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            if name not in unknown:
                 raise CheckpointError(f"{source}: has no tensor {name}")
-            if mine[name].shape != tensor.shape:
+            unknown.remove(name)
+            if shapes[name] != tensor.shape:
                 raise CheckpointError(
-                    f"{source}: {name} has the shape {tuple(mine[name].shape)} "
+                    f"{source}: {name} has the shape {shapes[name]} "
                     f"in place of {tuple(tensor.shape)}"
                 )
-        module.load_state_dict(mine, assign=True)
-    if weights:
-        raise CheckpointError(f"{source}: has unknown tensors: {', '.join(sorted(weights))}")
+    if unknown:
+        raise CheckpointError(f"{source}: has unknown tensors: {', '.join(sorted(unknown))}")

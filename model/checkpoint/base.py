@@ -27,12 +27,22 @@ from model.convert.gguf_read import is_gguf, read_gguf, read_gguf_network
 from model.convert.hf_read import read_hugging_face
 from model.convert.tensors import Imported, check_size
 from model.errors import CheckpointError, UsageError
+from model.frozen import Held, place
 from model.json_files import read_json, write_json
 from model.prompts import Alpaca, Template, from_settings
 from model.tasks import TaskName
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
-from model.weight_files import assign, dtype_name, read_shapes, read_weights, sha256, write_weights
+from model.weight_files import (
+    assign,
+    check_shapes,
+    dtype_name,
+    read_shapes,
+    read_tensor,
+    read_weights,
+    sha256,
+    write_weights,
+)
 
 CONFIG = "config.json"
 
@@ -127,22 +137,28 @@ def save_base(
 
 
 def load_base(
-    path: Path, *, dtype: torch.dtype | None = torch.float32, device: torch.device | str = "cpu"
+    path: Path,
+    *,
+    dtype: torch.dtype | None = torch.float32,
+    device: torch.device | str = "cpu",
+    held: Held | None = None,
 ) -> Base:
     """Load the checkpoint, GGUF file or Hugging Face directory at `path`; verify what has a card.
 
     Args:
         dtype: in which the weights are held, whatever they were stored in; None is as stored.
+        held: how the matrices of a frozen network are held, in place of `dtype`. They are turned
+            into it one by one: a network of another type as a whole is never in memory.
 
     Raises:
         CheckpointError: a file is missing, altered, of another version or shape; names it.
     """
     if is_gguf(path):
-        return _foreign(path, read_gguf(path, dtype=dtype, device=device))
+        return _foreign(path, read_gguf(path, dtype=dtype, device=device, held=held))
     if is_hugging_face(path):
-        return _foreign(path, read_hugging_face(path, dtype=dtype, device=device))
+        return _foreign(path, read_hugging_face(path, dtype=dtype, device=device, held=held))
     card = read_card(path, (CONFIG,))
-    return _read(path, card, dtype, torch.device(device))
+    return _read(path, card, dtype, torch.device(device), held)
 
 
 def checkpoint_name(path: Path) -> str:
@@ -184,7 +200,11 @@ def _foreign(path: Path, imported: Imported) -> Base:
 
 
 def _read(
-    path: Path, card: dict[str, Any], dtype: torch.dtype | None, device: torch.device
+    path: Path,
+    card: dict[str, Any],
+    dtype: torch.dtype | None,
+    device: torch.device,
+    held: Held | None = None,
 ) -> Base:
     source = path / CONFIG
     config = read_config(source)
@@ -213,17 +233,24 @@ def _read(
     if weights.name == GGUF:
         if head is not None:
             raise CheckpointError(f"{source}: a GGUF file has no classification head")
-        model = read_gguf_network(weights, architecture, dtype=dtype, device=device)
+        model = read_gguf_network(weights, architecture, dtype=dtype, device=device, held=held)
     else:
         shapes = read_shapes(weights)
         check_size(architecture, len(shapes), weights.stat().st_size, source)
         with torch.device("meta"):
             model = Transformer(architecture)
         modules: list[nn.Module] = [model] if head is None else [model, head]
-        tensors = read_weights(weights, dtype, device)
-        if config["format_version"] == 1:
-            tensors = {current_name(name): tensor for name, tensor in tensors.items()}
-        assign(modules, tensors, weights)
+        old = config["format_version"] == 1
+        names = {current_name(name) if old else name: name for name in shapes}
+        if held:
+            check_shapes(modules, {name: shapes[names[name]] for name in names}, weights)
+            for module in modules:
+                for name in module.state_dict():
+                    tensor = read_tensor(weights, names[name]).to(device)
+                    place(module, name, tensor, held)
+        else:
+            tensors = read_weights(weights, dtype, device)
+            assign(modules, {name: tensors[names[name]] for name in names}, weights)
     return Base(
         path=path,
         id=sha256(path / CARD) if card else "",

@@ -14,6 +14,7 @@ from model.convert.gguf_rows import LLAMA, halves, heads_side_by_side
 from model.convert.gguf_tokenizer import read_tokenizer
 from model.convert.tensors import Imported, check_size, fill
 from model.errors import CheckpointError
+from model.frozen import Held
 from model.prompts import recognise
 from model.tasks import TASKS
 from model.transformer import Transformer
@@ -35,11 +36,13 @@ def read_gguf(
     *,
     dtype: torch.dtype | None = torch.float32,
     device: torch.device | str = "cpu",
+    held: Held | None = None,
 ) -> Imported:
     """Read a language model and its tokenizer; quantized weights become numbers.
 
     Args:
         dtype: in which the weights are held; None is fp32, as quantized ones have no type.
+        held: how the matrices of a frozen network are held, in place of `dtype`.
 
     Raises:
         CheckpointError: the file is damaged, of another architecture, or has a tensor that is
@@ -57,7 +60,7 @@ def read_gguf(
     template = recognise(text) if isinstance(text, str) else None
     task = file.fields.get("penwright.task")
     return Imported(
-        _network(file, config, dtype, device),
+        _network(file, config, dtype, device, held),
         tokenizer,
         {path.name: sha256(path)},
         (path.name,),
@@ -73,6 +76,7 @@ def read_gguf_network(
     *,
     dtype: torch.dtype | None = torch.float32,
     device: torch.device | str = "cpu",
+    held: Held | None = None,
 ) -> Transformer:
     """The network alone, of a file that must be of the architecture `config`.
 
@@ -83,7 +87,7 @@ def read_gguf_network(
     found = _architecture(file)
     if found != config:
         raise CheckpointError(f"{path}: is of another architecture than config.json says")
-    return _network(file, config, dtype, device)
+    return _network(file, config, dtype, device, held)
 
 
 def _architecture(file: GGUFFile) -> Architecture:
@@ -147,6 +151,7 @@ def _network(
     config: Architecture,
     dtype: torch.dtype | None,
     device: torch.device | str,
+    held: Held | None,
 ) -> Transformer:
     family = family_of(file.fields, file.path)
     unused = ({DIVISORS} if family == LLAMA else set()) | ({_HEAD} if config.tied else set())
@@ -155,4 +160,4 @@ def _network(
         for name in file.tensors.keys() - unused
     }
     table = FAMILIES[family].gguf
-    return fill(config, table, stored, file.path, dtype=dtype, device=device)
+    return fill(config, table, stored, file.path, dtype=dtype, device=device, held=held)

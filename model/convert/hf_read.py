@@ -22,11 +22,12 @@ from model.convert.hf_config import read_architecture, says_tied
 from model.convert.hf_head import read_head
 from model.convert.tensors import Imported, check_size, fill
 from model.errors import CheckpointError
+from model.frozen import Held
 from model.json_files import field, list_field, read_json, shown
 from model.prompts import recognise
 from model.tasks import TASKS
 from model.tokenizer.hugging_face import read_tokenizer, tokenizer_files
-from model.weight_files import sha256
+from model.weight_files import read_tensor, sha256
 
 CONFIG, MODEL, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 OWN = "penwright"
@@ -44,11 +45,13 @@ def read_hugging_face(
     *,
     dtype: torch.dtype | None = torch.float32,
     device: torch.device | str = "cpu",
+    held: Held | None = None,
 ) -> Imported:
     """Read a language model, or a GPT-2 classifier, and its tokenizer.
 
     Args:
         dtype: in which the weights are held; None is as they are stored.
+        held: how the matrices of a frozen network are held, in place of `dtype`.
 
     Raises:
         CheckpointError: a file or tensor is missing, has another shape or is unknown, or the
@@ -75,9 +78,8 @@ def read_hugging_face(
         table = FAMILIES[values["model_type"]].hugging_face
         if tied:
             stored.pop("lm_head.weight", None)
-        network = fill(
-            replace(config, tied=tied), table, stored, files[0], dtype=dtype, device=device
-        )
+        config = replace(config, tied=tied)
+        network = fill(config, table, stored, files[0], dtype=dtype, device=device, held=held)
     own = _own(values, config_path)
     head = None if score is None else read_head(score, values, own, config_path)
     text, template_files = _template(directory)
@@ -158,7 +160,7 @@ class _Stored:
         return shape[::-1] if self.turned else shape
 
     def read(self, dtype: torch.dtype | None) -> Tensor:
-        tensor: Tensor = self.file.get_tensor(self.name)
+        tensor = read_tensor(self.source, self.name)
         if tensor.dtype not in (torch.float32, torch.float16, torch.bfloat16, torch.float64):
             raise CheckpointError(
                 f"{self.source}: {self.name} is {str(tensor.dtype).removeprefix('torch.')}; "

@@ -16,6 +16,7 @@ from model.architecture import Architecture
 from model.classifier import ClassifierHead
 from model.convert.families import Table, their_names
 from model.errors import CheckpointError
+from model.frozen import Held, place
 from model.projection import Projection
 from model.prompts import Template
 from model.tasks import TaskName
@@ -92,6 +93,7 @@ def fill(
     *,
     dtype: torch.dtype | None = torch.float32,
     device: torch.device | str = "cpu",
+    held: Held | None = None,
 ) -> Transformer:
     """A network with the stored weights; all of them must be there and be used.
 
@@ -100,6 +102,8 @@ def fill(
         stored: by their names.
         source: the file or directory, for errors.
         dtype: in which the weights are held; None is as they are stored.
+        held: how the matrices of a frozen network are held, in place of `dtype`; each is turned
+            into it before the next one is read.
 
     Raises:
         CheckpointError: a tensor is missing, of another shape, or unknown; names it.
@@ -121,9 +125,14 @@ def fill(
         raise CheckpointError(f"{source}: {len(unused)} unknown tensors: {names}")
     weights = {}
     for name, entries in found.items():
-        parts = [entry.read(dtype).to(device) for entry in entries]
-        weights[name] = (parts[0] if len(parts) == 1 else torch.cat(parts)).contiguous()
-    model.load_state_dict(weights, assign=True)
+        parts = [entry.read(None if held else dtype).to(device) for entry in entries]
+        tensor = (parts[0] if len(parts) == 1 else torch.cat(parts)).contiguous()
+        if held:
+            place(model, name, tensor, held)
+        else:
+            weights[name] = tensor
+    if not held:
+        model.load_state_dict(weights, assign=True)
     return model.eval()
 
 

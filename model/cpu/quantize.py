@@ -263,7 +263,7 @@ def quantize(model: Transformer, kernel: Kernel | None = None) -> None:
         assert isinstance(old, Projection)
         new = layer(old.weight, old.bias, paired=fused and name.endswith("gate_up"))
         model.set_submodule(name, QuantizedProjection(old.path, new))
-        _return_freed_memory()  # now and then: it would add up to more than the network
+        return_freed_memory()  # now and then: it would add up to more than the network
     if kernel:
         for name in [n for n, module in model.named_modules() if isinstance(module, nn.GELU)]:
             model.set_submodule(name, FastGELU(kernel))
@@ -275,10 +275,10 @@ def quantize(model: Transformer, kernel: Kernel | None = None) -> None:
         blocks = QuantizedBlocks(kernel, list(model.blocks), model.config)
         model.blocks = nn.ModuleList([blocks])
     model.quantized = True
-    _return_freed_memory()
+    return_freed_memory()
 
 
-def _return_freed_memory() -> None:
+def return_freed_memory() -> None:
     """Hand what the old weights and the conversion took back to the kernel.
 
     glibc keeps freed blocks for later: 150 MB would stay resident beside GPT-2 124M.

@@ -70,10 +70,17 @@ def add_tuning(parser: argparse.ArgumentParser, methods: Sequence[str]) -> None:
         metavar="LAYER",
         help=f"among {', '.join(TARGETS)} (all that the network has)",
     )
+    parser.add_argument(
+        "--frozen",
+        default="auto",
+        help="how a frozen base is held: fp32, bf16, int8, or auto: bf16 where the run's products "
+        "are in it, else fp32 (auto)",
+    )
 
 
 def method(args: argparse.Namespace) -> Method:
-    return Method(args.method, args.lora_rank, args.lora_alpha, tuple(args.lora_targets or ()))
+    targets = tuple(args.lora_targets or ())
+    return Method(args.method, args.lora_rank, args.lora_alpha, targets, args.frozen)
 
 
 def add_given(parser: argparse.ArgumentParser) -> None:

@@ -62,7 +62,7 @@ def dry_run(run: Run, model: Transformer) -> None:
     parameters = _distinct([model, task.trained])
     learning = [parameter for parameter in parameters if parameter.requires_grad]
     memory = Memory(
-        weights=_bytes(parameters),
+        weights=_bytes(parameters) + _bytes(model.buffers()),
         gradients=_bytes(learning),
         optimizer=_optimizer_bytes(run),
         activations=activations,
@@ -105,7 +105,11 @@ def _share_of_outputs(batch: Batch) -> float:
 
 def _activations(run: Run, batch: Batch, modules: Sequence[nn.Module]) -> int:
     """Bytes that a forward pass on `batch` keeps for the backward pass, which follows."""
-    weights = {p.untyped_storage().data_ptr() for m in modules for p in m.parameters()}
+    weights = {
+        tensor.untyped_storage().data_ptr()
+        for module in modules
+        for tensor in (*module.parameters(), *module.buffers())
+    }
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:

@@ -1,17 +1,26 @@
 """Cross-entropy over tokens, without holding the logits of all of them at once.
 
-They are computed in chunks of rows, and where there are several, autograd keeps none of them: each
-is computed again when its gradient is (as blocks are in `training.loop.prepare`). That costs
-one more product with the output layer; the gradients are the same to the bit.
+They are computed in chunks of rows. Where the output layer learns and there are several, autograd
+keeps none of them: each is computed again when its gradient is (as blocks are in
+`training.loop.prepare`). That costs one more product with the output layer; the gradients are the
+same to the bit.
+
+Where it is frozen, a chunk's gradient is computed beside its losses, while its logits are there;
+the gradient of the hidden states is all that is kept (Hsu et al., "Liger Kernel", 2024, section
+3.2): a product and a softmax less, and gradients that are the same within rounding.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from model.frozen import output_matrix
+from model.projection import product_dtype
 from model.transformer import Transformer
 from training.loop.task import IGNORE
 
@@ -35,6 +44,8 @@ def token_loss(model: Transformer, hidden: Tensor, targets: Tensor) -> tuple[Ten
     count = int(counted.sum())
     if count < len(targets):
         hidden, targets = hidden[counted], targets[counted]
+    if _only_hidden_learns(model, hidden):
+        return token_losses(model, hidden, targets).sum(), count
     total = hidden.new_zeros((), dtype=torch.float32)
     for part in _in_chunks(_sum, model, hidden, targets):
         total = total + part
@@ -51,7 +62,45 @@ def token_losses(model: Transformer, hidden: Tensor, targets: Tensor) -> Tensor:
     Returns:
         (n,) fp32
     """
+    if _only_hidden_learns(model, hidden):
+        matrix = output_matrix(model, product_dtype(hidden))
+        out: Tensor = _FrozenLosses.apply(hidden, matrix, targets)  # type: ignore[no-untyped-call]
+        return out
     return torch.cat(list(_in_chunks(_each, model, hidden, targets)))
+
+
+def _only_hidden_learns(model: Transformer, hidden: Tensor) -> bool:
+    """Whether a gradient is wanted, and of the hidden states alone."""
+    wanted = torch.is_grad_enabled() and hidden.requires_grad
+    return wanted and not model.output_weight.requires_grad
+
+
+class _FrozenLosses(torch.autograd.Function):
+    """The losses of `token_losses`, with the gradient of each row computed at once."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, matrix: Tensor, targets: Tensor) -> Tensor:
+        gradient = torch.empty_like(hidden)
+        losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        rows = chunk_rows(len(matrix))
+        parts = (torch.split(each, rows) for each in (hidden, targets, gradient, losses))
+        for part, goal, into, loss in zip(*parts, strict=True):
+            logits = F.linear(part.to(matrix.dtype), matrix)
+            log_probs = torch.log_softmax(logits.float(), dim=-1)
+            at = goal[:, None]
+            loss.copy_(log_probs.gather(1, at)[:, 0].neg_())
+            # Of the logits: the probabilities, less one at the target.
+            slope = log_probs.exp_()
+            slope.scatter_add_(1, at, slope.new_full(at.shape, -1.0))
+            into.copy_(slope.to(matrix.dtype) @ matrix)
+        ctx.save_for_backward(gradient)
+        return losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad[:, None].to(gradient.dtype), None, None
 
 
 def chunk_rows(vocab_size: int) -> int:

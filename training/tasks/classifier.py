@@ -6,6 +6,7 @@ from typing import Any
 
 from model.checkpoint import Adapter, Base
 from model.classifier import Labels
+from model.frozen import Held
 from training.data.augment import Copies
 from training.data.folds import ExtraTexts
 from training.data.given import Given
@@ -39,6 +40,8 @@ class Recipe:
     extra: ExtraTexts
     given: Given
     lengths: Lengths
+    held: Held = "fp32"
+    """How a base that stays frozen is held."""
 
     @property
     def limit(self) -> int:
@@ -62,8 +65,9 @@ class ClassifierTraining(Training):
     def __init__(self, recipe: Recipe, data: LabelledData, directory: Path) -> None:
         base, settings, options = recipe.base, recipe.settings, recipe.options
         self.recipe, self.data, self.directory = recipe, data, directory
+        adapters = recipe.method.adapters(settings)
         self.tuning: Tuning = start_tuning(
-            base, recipe.method.name, recipe.method.adapters(settings), recipe.labels, settings
+            base, recipe.method.name, adapters, recipe.labels, settings, recipe.held
         )
         self.extra = recipe.extra.beside(data)
         limit = recipe.limit
@@ -128,9 +132,11 @@ class ClassifierTraining(Training):
 
     def fold(self, *, resume: bool) -> None:
         """Train for cross-validation: to calibrated weights, which nothing publishes."""
+        self.tuning.freeze()
         run = Run(self.task, self.recipe.settings, self.directory, self.order)
         run.train(resume=resume, describe={**self.identity, "parts": self.parts.digest})
         round_as_saved(self.tuning.trained)
+        self.tuning.serve()
         self.calibrate()
 
     def calibrate(self) -> None:

@@ -96,14 +96,16 @@ def classify(
             )
         labels = Labels(tuple(distinct.entries), positive_label(positive, distinct))
         further = ExtraTexts(extra, labels.names, reading)
-        loaded, known = load_tunable(base), Parts.known(base)
+        held = method.held(settings, directory if job.resume else None)
+        loaded, known = load_tunable(base, held), Parts.known(base)
         short = _Short(loaded, lengths)
         distinct = distinct.without(short.leaves_out)
         further.leave_out(short.leaves_out)
         report_too_long(short.found, short.limit, "texts", cut=lengths.cut)
         parts = split(distinct, known)
         recipe = Recipe(
-            *(loaded, known, method, settings, options, reading, labels, further, given, lengths)
+            *(loaded, known, method, settings, options, reading, labels, further, given, lengths),
+            held=held,
         )
         training = recipe.prepare(parts, directory)
         training.report()

@@ -8,6 +8,7 @@ from typing import Any
 from model.checkpoint import Adapter, Base, is_adapter, load_adapter
 from model.checkpoint.atomic import write_file
 from model.errors import UsageError
+from model.frozen import Held
 from model.lora import LoRASettings
 from model.prompts import Template
 from training.data.given import NONE_GIVEN, Given
@@ -86,12 +87,13 @@ def dpo(
     with job.directory() as directory:
         known = Parts.known(base, *([] if adapter is None else [adapter]))
         pairs = load_preferences(data, given=given, known=known, encoding=encoding)
-        loaded = load_tunable(base)
+        held = method.held(settings, directory if job.resume else None)
+        loaded = load_tunable(base, held)
         before = None if adapter is None else _load_adapter(adapter, loaded)
         form = _template(loaded, before, template)
         lengths = lengths or Lengths()
         parts = encode_parts(pairs, loaded, data, form, lengths)
-        tuning, reference = start(loaded, before, method.name, shape, settings)
+        tuning, reference = start(loaded, before, method.name, shape, settings, held)
         training = PreferenceTraining(
             tuning, reference, pairs, parts, objective, settings, before, form
         )
@@ -109,6 +111,7 @@ def dpo(
 class PreferenceTraining(Training):
     name = "dpo"
     identity: dict[str, Any]
+    tuning: Tuning
     parts: Parts
 
     def __init__(
@@ -193,16 +196,18 @@ def start(
     method: str,
     shape: LoRASettings | None,
     settings: LoopSettings,
+    held: Held = "fp32",
 ) -> tuple[Tuning, Network]:
     """What is tuned, and the frozen reference that it starts as.
 
     Args:
         shape: of new adapters; None is that of `adapter`.
+        held: how a base that stays frozen is held.
     """
     if shape is None:
         assert adapter is not None
         shape = replace(adapter.lora.settings, dropout=settings.dropout)
-    tuning = start_tuning(base, method, shape, None, settings)
+    tuning = start_tuning(base, method, shape, None, settings, held)
     frozen = Network(base.model).to(settings.torch_device).model
     if tuning.network.lora is not None:
         frozen = tuning.network.model  # the same weights: they are held once

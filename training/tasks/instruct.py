@@ -76,11 +76,13 @@ def instruct(
             print(
                 f"{rows.learnt} rows are no test any more: --base has learnt them", file=sys.stderr
             )
-        loaded = load_tunable(base)
+        held = method.held(settings, directory if job.resume else None)
+        loaded = load_tunable(base, held)
         form = template_of(loaded, template)
         lengths = lengths or Lengths()
         parts = encode_parts(rows, loaded, data, form, lengths)
-        tuning = start_tuning(loaded, method.name, method.adapters(settings), None, settings)
+        adapters = method.adapters(settings)
+        tuning = start_tuning(loaded, method.name, adapters, None, settings, held)
         training = InstructTraining(tuning, rows, parts, settings, form, lengths, packing=packing)
         training.identity = {
             "repeat": list(repeats),
@@ -93,6 +95,7 @@ def instruct(
 
 class InstructTraining(Training):
     name = "instruct"
+    tuning: Tuning
     identity: dict[str, Any]
     parts: Parts
 

@@ -22,6 +22,7 @@ from training.loop.state import Progress
 from training.loop.task import Task
 from training.report.tables import print_metrics
 from training.tuning.card import run_fields
+from training.tuning.methods import Tuning
 from training.tuning.publishing import round_as_saved
 
 
@@ -83,6 +84,8 @@ class Training(ABC):
     """What a resumed run must share with the first, beside the loop's settings and the parts."""
     order: Order | None = None
     """Of the examples; by default shuffled anew each epoch."""
+    tuning: Tuning | None = None
+    """Of a fine-tuning: the base and what is tuned on it."""
     parts: Parts | None = None
     """Which rows train, validate and test."""
 
@@ -117,6 +120,8 @@ def train(
         Stopped: SIGINT or SIGTERM came; the state is saved.
         PenwrightError: something cannot be written; names it.
     """
+    if training.tuning is not None:
+        training.tuning.freeze()
     run = Run(training.task, settings, directory, training.order)
     if job.dry_run:
         dry_run(run, training.model)
@@ -126,6 +131,8 @@ def train(
         identity["parts"] = training.parts.digest
     progress = run.train(resume=job.resume, describe=identity)
     round_as_saved(training.task.trained)
+    if training.tuning is not None:
+        training.tuning.serve()
     card = {
         "task": training.name,
         **run_fields(settings, progress, command=job.command, licences=job.licences),

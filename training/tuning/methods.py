@@ -16,12 +16,17 @@ from torch import nn
 
 from model.checkpoint import Base, is_adapter, load_base
 from model.classifier import ClassifierHead, Labels
-from model.errors import DataError, UsageError
+from model.errors import CheckpointError, DataError, UsageError
+from model.frozen import Held, exchange, hold
 from model.lora import LoRA, LoRASettings
 from model.transformer import Block, Transformer
+from training.loop import state as saved_state
 from training.loop.prepare import prepare
 from training.loop.settings import LoopSettings
 from training.tuning.network import Network
+
+FROZEN = ("auto", "fp32", "bf16", "int8")
+_ON_A_FROZEN_BASE = ("lora", "head")
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,10 @@ class Method:
     """`--lora-alpha`: their scale times rank; by default 2 × rank."""
     targets: tuple[str, ...] = ()
     """`--lora-targets`: layers that have one; by default all that the network has."""
+    frozen: str = "auto"
+    """`--frozen`: how a base that stays as it is is held while something on it learns: fp32, bf16
+    or int8 (see `model.frozen`); auto: bf16 where the run computes under bf16 autocast, which
+    rounds to it anyway, else fp32."""
 
     def check(self, allowed: Sequence[str], settings: LoopSettings) -> None:
         """
@@ -50,9 +59,29 @@ class Method:
             )
         if self.name == "lora" and self.rank is not None and self.rank < 1:
             raise UsageError(f"--lora-rank is {self.rank}; with --method lora it must be above 0")
+        if self.frozen not in FROZEN:
+            raise UsageError(f"--frozen is {self.frozen!r}; it must be one of {', '.join(FROZEN)}")
+        if self.frozen != "auto" and self.name not in _ON_A_FROZEN_BASE:
+            raise UsageError(
+                f"--frozen is {self.frozen}; with --method {self.name} the base itself learns, so "
+                "that it must be auto"
+            )
         if self.alpha is not None and not math.isfinite(self.alpha):
             raise UsageError(f"--lora-alpha is {self.alpha}; it must be a finite number")
         self.adapters(settings)
+
+    def held(self, settings: LoopSettings, resumed: Path | None = None) -> Held:
+        """How the base is held in training.
+
+        Args:
+            resumed: directory of the run that goes on. One of before there was a choice goes on as
+                it began, in fp32.
+        """
+        if self.frozen == "auto" and resumed is not None and _had_no_choice(resumed):
+            return "fp32"
+        if self.frozen == "auto":
+            return "bf16" if settings.autocast and self.name in _ON_A_FROZEN_BASE else "fp32"
+        return self.frozen  # type: ignore[return-value]
 
     def adapters(self, settings: LoopSettings) -> LoRASettings:
         """The shape of the adapters."""
@@ -66,20 +95,73 @@ class Tuning:
     """A network in training."""
 
     base: Base
-    """As it was loaded: fp32, on the CPU."""
+    """On the CPU; what learns on a frozen one shares its network, held as `held` says."""
     method: str
     network: Network
     trained: nn.ModuleDict
     """What `training.loop.run` trains and saves; frozen parameters in it have no gradient."""
+    held: Held = "fp32"
+    """How a frozen base is held in training."""
+
+    def freeze(self) -> None:
+        """Hold the base as training wants it; what it is held as already stays."""
+        for model in self._frozen():
+            hold(model, self.held)
+
+    def serve(self) -> None:
+        """Hold the base as it is measured and published: with the numbers that are served.
+
+        What was in bf16 is read again in fp32. What was in 8 bits is held as it is stored and
+        widened for each product, which gives the bits of fp32 in half of its memory, if it is
+        stored in 16 bits: all of it in fp32 may be more than there is.
+
+        Raises:
+            CheckpointError: it cannot be read any more, or is another base now.
+        """
+        if self.held != "fp32":
+            as_served: Held = "fp32" if self.held == "bf16" else "stored"
+            exchange(self._frozen(), lambda: self._again(as_served))
+
+    def _again(self, held: Held) -> Transformer:
+        again = load_base(self.base.path, held=held)
+        if again.weights != self.base.weights:
+            raise CheckpointError(
+                f"{self.base.path}: is not the base any more that this run was trained on"
+            )
+        return again.model
+
+    def _frozen(self) -> list[Transformer]:
+        """The base's network, and its copy on another device if there is one."""
+        if self.method not in _ON_A_FROZEN_BASE:
+            return []
+        both = (self.base.model, self.network.model)
+        return list({id(model): model for model in both}.values())
+
+
+def _had_no_choice(run: Path) -> bool:
+    """Whether the run in this directory, or one of its folds, was saved before bases were held in
+    anything but fp32."""
+    for directory in (run, *sorted(run.glob("fold-*"))):
+        if saved_state.last_state(directory).exists():
+            return "frozen" not in saved_state.load(directory)["identity"]
+    return False
 
 
 def start_tuning(
-    base: Base, method: str, lora: LoRASettings, labels: Labels | None, settings: LoopSettings
+    base: Base,
+    method: str,
+    lora: LoRASettings,
+    labels: Labels | None,
+    settings: LoopSettings,
+    held: Held = "fp32",
 ) -> Tuning:
     """Freeze what the method leaves alone, and make the rest, drawn from the seed on the CPU.
 
     A head is fresh and always learns. `settings.dropout` acts on the input of the adapters, or on
     the network where the network itself learns.
+
+    Args:
+        held: how a frozen base is held; it is turned into that in place.
 
     Raises:
         UsageError: the adapters' rank is above the network's width.
@@ -97,13 +179,14 @@ def start_tuning(
         head.init_weights(generator)
         head.to(device)
     trained: dict[str, nn.Module] = {} if head is None else {"head": head}
-    if method in ("lora", "head"):
+    if method in _ON_A_FROZEN_BASE:
+        hold(base.model, held)
         model = Network(base.model).to(device).model.requires_grad_(False)
         prepare(model, settings)
         adapter = LoRA(base.config, lora if method == "lora" else LoRASettings(rank=0))
         adapter.init_weights(generator)
         trained["lora"] = adapter.to(device)
-        return Tuning(base, method, Network(model, adapter, head), nn.ModuleDict(trained))
+        return Tuning(base, method, Network(model, adapter, head), nn.ModuleDict(trained), held)
     model = Transformer(base.config, settings.dropout)
     model.load_state_dict(base.model.state_dict())
     model.to(device).requires_grad_(method == "full")
@@ -120,8 +203,11 @@ def start_tuning(
     return Tuning(base, method, Network(model, None, head), nn.ModuleDict(trained))
 
 
-def load_tunable(path: Path) -> Base:
+def load_tunable(path: Path, held: Held | None = None) -> Base:
     """The base of `--base`, in fp32 as it was saved.
+
+    Args:
+        held: how it is held if it stays frozen: no fp32 copy of it is then made.
 
     Raises:
         UsageError: it is an adapter.
@@ -129,7 +215,7 @@ def load_tunable(path: Path) -> Base:
     """
     if is_adapter(path):
         raise UsageError(f"--base {path} is an adapter; give the base that it belongs to")
-    return load_base(path)
+    return load_base(path, held=None if held == "fp32" else held)
 
 
 def report_parts(

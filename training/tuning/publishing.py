@@ -90,6 +90,7 @@ def identity(tuning: Tuning, sources: Sequence[Any]) -> dict[str, Any]:
         "data": list(sources),
         "method": tuning.method,
         "lora": adapters,
+        "frozen": tuning.held,
     }
 
 
@@ -102,5 +103,6 @@ def card_fields(tuning: Tuning) -> dict[str, Any]:
         "text_splits": text_splits(tuning.base.card),
         "method": tuning.method,
         "trained_parameters": learnt,
+        "frozen": tuning.held,
         "lora": None if network.lora is None else asdict(network.lora.settings),
     }

@@ -6,8 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from model.architecture import Architecture
+from model.frozen import Held, hold
 from model.transformer import Transformer
 from training.objectives.cross_entropy import (
     IGNORE,
@@ -146,3 +148,56 @@ def test_no_target_is_no_loss() -> None:
     total, count = token_loss(model, hidden, torch.full_like(targets, IGNORE))
     assert (total.item(), count) == (0.0, 0)
     assert token_losses(model, hidden[0, :0], targets[0, :0]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("ours", "plain"), [(first_of_two, plain_sum), (row_log_probs, plain_rows)]
+)
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("held", ["fp32", "bf16", "int8"])
+def test_a_frozen_output_layer_gives_the_same_gradient(
+    ours: Loss, plain: Loss, tied: bool, autocast: bool, held: Held
+) -> None:
+    model = network(8192, tied=tied)
+    hold(model, held)
+    hidden, targets = inputs(model, 2400)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        one = gradients(ours, model, hidden, targets)
+        two = gradients(plain, model, hidden, targets)
+    assert len(one) == len(two) == 2
+    for a, b in zip(one, two, strict=True):
+        assert (a - b).norm() <= (4e-3 if autocast else 1e-6) * b.norm()
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_the_gradient_of_what_is_well_known_is_exact(autocast: bool) -> None:
+    """Where the probability of the target is all but 1, what is left of it must not be rounded."""
+    model = network(512).requires_grad_(False)
+    hidden, _ = inputs(model, 8)
+    targets = model.logits(hidden).argmax(-1)
+    hidden = (hidden * 300).detach().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        one = gradients(first_of_two, model, hidden, targets)
+        two = gradients(plain_sum, model, hidden, targets)
+    assert float(one[0]) < 1
+    for a, b in zip(one, two, strict=True):
+        assert (a - b).norm() <= (4e-3 if autocast else 1e-4) * b.norm()
+
+
+@pytest.mark.parametrize("ours", [first_of_two, row_log_probs])
+def test_of_a_frozen_output_layer_the_gradient_alone_is_kept(ours: Loss) -> None:
+    model = network(50257).requires_grad_(False)
+    hidden, targets = inputs(model, 3 * chunk_rows(50257) // 4 * 4)
+    bound = 4 * hidden.nbytes + 64 * targets.numel()
+    assert kept(model, lambda: ours(model, hidden, targets)) < bound
+
+
+def test_a_frozen_output_layer_multiplies_twice() -> None:
+    """Once for the logits and once for the gradient, whatever the number of chunks."""
+    model = network(8192).requires_grad_(False)
+    hidden, targets = inputs(model, 2400)
+    counted = int((targets != IGNORE).sum())
+    with FlopCounterMode(display=False) as counter:
+        token_loss(model, hidden, targets)[0].backward()
+    assert counter.get_total_flops() == 2 * 2 * counted * 16 * 8192

@@ -1,0 +1,208 @@
+"""Frozen matrices held in less memory than fp32, as the base of a fine-tuning can be.
+
+    how       a number takes   what is multiplied
+    bf16      2 bytes          the numbers rounded to bf16: under bf16 autocast just what an fp32
+                               matrix is rounded to for each product
+    int8      1.06 bytes       whole numbers in [-127, 127] times a scale of each 32 inputs of a
+                               channel, as `model.cpu.quantize` has them (Dettmers et al., "QLoRA",
+                               2023, with these 8 bits in place of its 4)
+    stored    as in the file   the file's own numbers
+
+The matrices of projections, the token embedding and the output head are held so; norms, biases and
+learned positions are small, and stay in fp32. Where a product is computed in a wider type than its
+matrix is held in, the matrix is widened for that product alone, and again for the gradient of the
+input: a copy of one matrix at a time is all that there is. A frozen matrix has no gradient.
+
+A token is looked up in the same matrix, and what is found is widened to fp32, in which the
+residual stream stays: an fp32 copy for the lookup would be the largest tensor of a small network.
+Files of these families hold bf16, whose numbers it finds as they are.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from model.cpu.linear import GROUP
+from model.cpu.quantize import quantize_weight, return_freed_memory
+from model.projection import Adapts, OutputHead, Projection, TokenEmbedding, linear, product_dtype
+from model.transformer import Transformer
+
+Held = Literal["fp32", "bf16", "int8", "stored"]
+"""How the matrices of a network are held; see the module's docstring."""
+
+_NAMES = {torch.bfloat16: "bf16", torch.int8: "int8", torch.float32: "fp32"}
+
+
+def widened(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """(out, in) in `dtype`, a copy unless it is held so.
+
+    Args:
+        scale: of 8-bit numbers, (out, groups).
+    """
+    if scale is None:
+        return weight.to(dtype)
+    inputs, scale = weight.shape[1], scale.to(dtype)
+    if inputs % GROUP:
+        return weight * scale.repeat_interleave(GROUP, 1)[:, :inputs]
+    return (weight.view(len(weight), -1, GROUP) * scale[..., None]).view(weight.shape)
+
+
+def output_matrix(model: Transformer, dtype: torch.dtype) -> Tensor:
+    """The output head of `model` in `dtype`, (vocab, n_embd)."""
+    head = model.embedding if model.head is None else model.head
+    return widened(head.weight, getattr(head, "scale", None), dtype)
+
+
+def frozen_linear(
+    x: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None, tile: int | None
+) -> Tensor:
+    """x Wᵀ + b, as `model.projection.linear`, whatever W is held in."""
+    dtype = product_dtype(x)
+    if weight.dtype == dtype:
+        return linear(x, weight, bias, tile)
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return linear(x, widened(weight, scale, dtype), bias, tile)
+    out: Tensor = _Product.apply(x.to(dtype), weight, scale, bias)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Product(torch.autograd.Function):
+    """Keeps the matrix as it is held, and nothing of `x`: what is frozen needs no gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, scale: Tensor | None, bias: Tensor | None
+    ) -> Tensor:
+        ctx.save_for_backward(weight, scale)
+        return F.linear(
+            x, widened(weight, scale, x.dtype), None if bias is None else bias.to(x.dtype)
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        weight, scale = ctx.saved_tensors
+        return grad @ widened(weight, scale, grad.dtype), None, None, None
+
+
+class FrozenProjection(Projection):
+    """A projection whose matrix is held in another type than it is multiplied in."""
+
+    scale: Tensor | None
+
+    def forward(self, x: Tensor, adapters: Adapts | None = None) -> Tensor:
+        y = frozen_linear(x, self.weight, self.scale, self.bias, self.tile)
+        return y if adapters is None else adapters.adapt(self.path, x, y)
+
+
+class FrozenEmbedding(TokenEmbedding):
+    """The same for a token embedding, which is the output head too where the two are tied."""
+
+    scale: Tensor | None
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        scale = None if self.scale is None else self.scale[tokens].flatten(0, -2)
+        rows = widened(self.weight[tokens].flatten(0, -2), scale, torch.float32)
+        return rows.view(*tokens.shape, -1)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return frozen_linear(hidden, self.weight, self.scale, None, self.tile)
+
+
+class FrozenHead(OutputHead):
+    """The same for an output head of its own."""
+
+    scale: Tensor | None
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return frozen_linear(hidden, self.weight, self.scale, None, self.tile)
+
+
+_FROZEN: dict[type[nn.Module], type[nn.Module]] = {
+    Projection: FrozenProjection,
+    TokenEmbedding: FrozenEmbedding,
+    OutputHead: FrozenHead,
+}
+_PLAIN = {frozen: plain for plain, frozen in _FROZEN.items()}
+
+
+def has_matrix(module: nn.Module) -> bool:
+    """Whether the `weight` of `module` is one of the matrices that are held in another type."""
+    return type(module) in _FROZEN or type(module) in _PLAIN
+
+
+def place(model: nn.Module, name: str, tensor: Tensor, held: Held) -> None:
+    """Give the parameter `name` of `model` the numbers of `tensor`, frozen."""
+    path, _, leaf = name.rpartition(".")
+    owner = model.get_submodule(path)
+    if leaf == "weight" and has_matrix(owner):
+        _hold(owner, tensor, held)
+    else:
+        setattr(owner, leaf, nn.Parameter(tensor.float(), requires_grad=False))
+
+
+@torch.no_grad()
+def hold(model: Transformer, held: Held) -> None:
+    """Turn the matrices of `model` into such as `held` says, one by one in place, and freeze it.
+
+    From 8 bits there is no way back: `exchange` takes the numbers from elsewhere.
+    """
+    model.requires_grad_(False)
+    for name in [path for path, module in model.named_modules() if has_matrix(module)]:
+        owner = model.get_submodule(name)
+        weight = owner.weight
+        assert isinstance(weight, Tensor)
+        if weight.dtype != torch.int8 and _NAMES.get(weight.dtype) != held:
+            device = weight.device
+            _hold(owner, weight.detach().cpu() if held == "int8" else weight.detach(), held)
+            owner.to(device)
+    return_freed_memory()
+
+
+def exchange(models: list[Transformer], load: Callable[[], Transformer]) -> None:
+    """Give `models` the matrices of the network that `load` gives, in place.
+
+    Their own are let go before: there is never twice as much in memory.
+    """
+    for model in models:
+        for module in model.modules():
+            if has_matrix(module):
+                old = module.weight
+                assert isinstance(old, Tensor)
+                empty = torch.empty(0, device=old.device)
+                module.weight = nn.Parameter(empty, requires_grad=False)
+                module._buffers.pop("scale", None)
+    return_freed_memory()
+    source = load()
+    for path, theirs in source.named_modules():
+        if has_matrix(theirs):
+            found, scale = theirs.weight, getattr(theirs, "scale", None)
+            assert isinstance(found, Tensor)
+            for model in models:
+                own = model.get_submodule(path)
+                device = own.weight.device
+                assert isinstance(device, torch.device)
+                _take(own, found.detach().to(device), scale if scale is None else scale.to(device))
+
+
+def _hold(owner: nn.Module, tensor: Tensor, held: Held) -> None:
+    if held == "int8":
+        _take(owner, *quantize_weight(tensor, grouped=True))
+        return
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "stored": tensor.dtype}[held]
+    # A copy, where it must outlive the file: what is mapped from one is changed with it.
+    _take(owner, tensor.to(dtype, copy=held == "bf16"), None)
+
+
+def _take(owner: nn.Module, weight: Tensor, scale: Tensor | None) -> None:
+    """Let `owner` be of the class that its matrix needs."""
+    plain = weight.dtype == torch.float32
+    kind = _PLAIN.get(type(owner), type(owner))
+    owner.__class__ = kind if plain else _FROZEN[kind]
+    owner.weight = nn.Parameter(weight, requires_grad=False)
+    owner._buffers.pop("scale", None)
+    owner.register_buffer("scale", scale, persistent=False)
