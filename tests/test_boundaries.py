@@ -48,7 +48,16 @@ def test_packages_stay_apart(package: str) -> None:
 
 
 MODEL = (
-    *("errors", "tasks", "json_files", "rope", "architecture", "projection", "positions"),
+    *(
+        "errors",
+        "tasks",
+        "json_files",
+        "subprocesses",
+        "rope",
+        "architecture",
+        "projection",
+        "positions",
+    ),
     *("attention", "transformer", "classifier", "lora", "cpu", "kv_cache", "weight_files"),
     *("tokenizer", "prompts", "sampling"),
     # What reads other programs' files, checkpoints, and what writes other programs' files.

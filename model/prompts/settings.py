@@ -7,12 +7,13 @@ from model.errors import CheckpointError
 from model.json_files import field, shown
 from model.prompts.alpaca import Alpaca
 from model.prompts.chatml import ChatML
+from model.prompts.foreign.template import JinjaTemplate
 from model.prompts.llama3 import Llama3
 from model.prompts.qwen3 import Qwen3
 from model.prompts.template import Template
 
 _TEMPLATES: dict[str, type[Template]] = {
-    template.name: template for template in (Alpaca, ChatML, Qwen3, Llama3)
+    template.name: template for template in (Alpaca, ChatML, Qwen3, Llama3, JinjaTemplate)
 }
 
 
@@ -42,4 +43,4 @@ def from_settings(values: Any, source: Path | str) -> Template:
         )
     for unknown in values.keys() - {"name", "version"} - kind.kinds.keys():
         raise CheckpointError(f"{source}: {name} has no setting {shown(unknown)}")
-    return kind(**{key: field(values, key, kinds, source) for key, kinds in kind.kinds.items()})
+    return kind.from_values(values, source)
