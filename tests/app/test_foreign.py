@@ -180,6 +180,33 @@ def test_a_template_that_cannot_be_used_is_no_chat(tmp_path: Path) -> None:
         assert live.client.get("/models").json()["models"][0]["template"] is None
 
 
+def test_what_a_template_does_not_render_is_refused_in_its_words(tmp_path: Path) -> None:
+    """And what it cannot be made to render is no harm to the next conversation."""
+    template = CHATML_AND_BOS + (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{% if 'flood' in messages[0].content %}"
+        "{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}{% endif %}"
+    )
+    write_directory("llama-groups", tmp_path / "picky", template)
+    with serve(base=tmp_path / "picky") as live:
+        for messages, problem in (
+            (
+                [{"role": "system", "content": "Be brief."}, *HISTORY],
+                "conversation: no system role",
+            ),
+            ([{"role": "user", "content": "flood"}], "writes more than 4194304 characters"),
+        ):
+            body = {"model": "picky", "messages": messages, "max_tokens": 2}
+            answer = live.client.post("/v1/chat/completions", json=body)
+            assert answer.status_code == 422
+            assert problem in answer.json()["error"]["message"]
+        answer = live.client.post("/instruct", json={"instruction": "flood"})
+        assert answer.status_code == 422
+        assert "the chat template writes more than" in answer.json()["detail"]
+        body = {"model": "picky", "messages": HISTORY, "max_tokens": 2}
+        assert live.client.post("/v1/chat/completions", json=body).status_code == 200
+
+
 def test_the_longest_sequence_can_be_shorter_than_the_context(made: tuple[Path, Any, Any]) -> None:
     with serve(base=made[0], max_context=48) as live:
         assert live.client.get("/models").json()["models"][0]["context_length"] == 48

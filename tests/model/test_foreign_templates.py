@@ -1,5 +1,7 @@
 """Templates that are not built in: whose special tokens are whose, and who says what."""
 
+import copy
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -232,6 +234,29 @@ def test_a_block_without_the_end_of_a_turn_is_followed_by_it() -> None:
     assert parts == TEMPLATES["generation"].render(conversation, answer=False)
 
 
+def test_a_block_that_is_changed_before_it_is_written_does_not_count() -> None:
+    text = (
+        "{% for m in messages %}{{ '<|' ~ m.role ~ '|>' }}"
+        "{% set x %}{% generation %} {{ m.content }} {% endgeneration %}{% endset %}"
+        "{{ x | trim }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    assert said(of(text).render([*ASKED, ANSWER], answer=False)) == "A wren.<|end|>A rook.<|end|>"
+
+
+def test_nobody_begins_to_speak_within_a_special_token() -> None:
+    template = of(
+        "{% for m in messages %}{{ m.content }}<|im_{{ 'start' if m.role == 'user' else 'end' }}|>"
+        "{% endfor %}{% if add_generation_prompt %}{{ '' }}{% endif %}"
+    )
+    turned = of(
+        "{% for m in messages %}{{ '<|im_' if m.role == 'assistant' }}end|>{{ m.content }}"
+        "{% endfor %}{{ '<|im_' if add_generation_prompt }}"
+    )
+    assert said(template.render([*ASKED, ANSWER], answer=False)).endswith("A rook.<|im_end|>")
+    with pytest.raises(UsageError, match="what the assistant says last cannot be told"):
+        turned.render([*ASKED, ANSWER], answer=False)
+
+
 def test_an_answer_that_does_not_follow_its_prompt_cannot_be_learnt() -> None:
     """Its prompt already begins to think."""
     template = of(THOUGHTS.replace("assistant\\n' -}}", "assistant\\n<think>\\n' -}}"))
@@ -318,6 +343,14 @@ def test_settings_give_the_template_back(style: str) -> None:
     template = TEMPLATES[style]
     assert from_settings(template.settings(), "config.json") == template
     assert template.jinja() == STYLES[style]
+
+
+def test_a_copy_is_the_same_template() -> None:
+    template = TEMPLATES["zephyr"]
+    parts = template.render(ASKED)
+    for copied in (copy.deepcopy(template), pickle.loads(pickle.dumps(template))):
+        assert copied == template
+        assert copied.render(ASKED) == parts
 
 
 @pytest.mark.parametrize(

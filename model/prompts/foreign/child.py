@@ -3,19 +3,18 @@
     python -m model.prompts.foreign.child    # as `model.prompts.foreign.process` starts it
 
 It reads frames from its input and answers each with one. The first has the template, its special
-tokens and the limits. A limit that is hit ends the process: of
-CPU time by a signal, of memory with the exit status `MEMORY_EXIT`.
+tokens and the limits. A limit that is hit ends the process: of CPU time by a signal, of memory with
+the exit status `MEMORY_EXIT`.
 """
 
 import codecs
-import contextlib
 import importlib
 import math
 import os
 import re
 import sys
 import time
-from typing import Any
+from typing import Any, BinaryIO
 
 from jinja2 import TemplateSyntaxError, meta
 
@@ -57,7 +56,7 @@ class _Work:
         text, spans = render(messages, answer), []
         if asked["spans"] and self._generation.used:
             eos = self._tokens.get("eos_token", "")
-            spans = said.by_blocks(render, messages, answer, (before, after), eos)
+            spans = said.by_blocks(render, messages, answer, text, (before, after), eos)
         if asked["spans"] and not spans:
             failures = (_Failure,)
             spans = said.by_prompts(render, messages, text, self._special, mark, failures)
@@ -113,19 +112,14 @@ def _handle(work: _Work | None, asked: dict[str, Any]) -> tuple[_Work | None, di
             return work, {"variables": work.variables}
         return work, work.answer(asked)
     except MemoryError:
-        os._exit(MEMORY_EXIT)  # nothing more could be relied on here
+        raise
     except (_Failure, _TooLong) as error:
         return work, {"error": str(error)}
     except Exception as error:  # it does not compile
         return work, {"error": _reason(error)}
 
 
-def main() -> int:
-    for name in _ON_FIRST_USE:
-        importlib.import_module(name)
-    for name in _CODECS:
-        codecs.lookup(name)
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
     work: _Work | None = None
     limits: dict[str, Any] = {}
     while header := requests.read(HEADER_BYTES):
@@ -137,13 +131,21 @@ def main() -> int:
             open_no_more_files()
         limit_cpu(math.ceil(time.process_time()) + limits["cpu"])
         work, answer = _handle(work, asked)
-        try:
-            content = frame(answer)
-        except MemoryError:
-            os._exit(MEMORY_EXIT)
-        with contextlib.suppress(BrokenPipeError):  # whoever asked is gone
-            answers.write(content)
-            answers.flush()
+        answers.write(frame(answer))
+        answers.flush()
+
+
+def main() -> int:
+    for name in _ON_FIRST_USE:
+        importlib.import_module(name)
+    for name in _CODECS:
+        codecs.lookup(name)
+    try:
+        _serve(sys.stdin.buffer, sys.stdout.buffer)
+    except MemoryError:
+        os._exit(MEMORY_EXIT)  # nothing more can be relied on
+    except BrokenPipeError:  # whoever asked is gone
+        os._exit(0)
     return 0
 
 

@@ -5,6 +5,7 @@ A template renders a whole conversation, and says nothing of who says what, unle
 is what the model is to generate: the message, and the special token that ends its turn.
 """
 
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -30,25 +31,30 @@ class Span(NamedTuple):
 
 
 def by_blocks(
-    render: Render, messages: Conversation, answer: bool, marks: tuple[str, str], eos: str
+    render: Render,
+    messages: Conversation,
+    answer: bool,
+    text: str,
+    marks: tuple[str, str],
+    eos: str,
 ) -> list[Span]:
-    """The spans that the template itself marks; none if it is not clear whose they are.
+    """The spans that the template itself marks; none if it is not clear where or whose they are.
 
     Where a block is followed by the end-of-sequence token, that is said, too: without it, a model
     would never learn to stop.
 
     Args:
+        text: what `render` makes of `messages` without marks.
         marks: two characters that are nowhere else.
     """
     authors = _authors(messages)
-    text, places = "", []
-    for piece in re.split("([" + "".join(marks) + "])", render(messages, answer, marks)):
-        if piece in marks and piece:
-            places.append(len(text))
-        else:
-            text += piece
+    pieces = re.split("[" + "".join(marks) + "]", render(messages, answer, marks))
+    places = list(itertools.accumulate(map(len, pieces)))[:-1]
     spans = list(zip(places[::2], places[1::2], strict=False))
-    if not authors or not spans or len(spans) % len(authors) or len(places) % 2:
+    # What is marked may be changed before it is written.
+    if "".join(pieces) != text or len(places) % 2:
+        return []
+    if not authors or not spans or len(spans) % len(authors):
         return []
     found = []
     for number, (start, end) in enumerate(spans):

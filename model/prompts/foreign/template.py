@@ -3,7 +3,7 @@
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -67,9 +67,13 @@ class JinjaTemplate(Template):
     @classmethod
     def from_values(cls, values: Mapping[str, Any], source: str) -> "JinjaTemplate":
         tokens = list_field(values, "special_tokens", str, source)
-        made = super().from_values({**values, "special_tokens": tokens}, source)
+        made = super().from_values(values, source)
         assert isinstance(made, cls)
-        return cls(made.text, tuple(tokens), made.bos_token, made.eos_token)
+        return replace(made, special_tokens=tuple(tokens))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of a copy, which starts a process of its own."""
+        return {name: getattr(self, name) for name in self.kinds}
 
     def settings(self) -> dict[str, Any]:
         return {
@@ -177,7 +181,16 @@ class JinjaTemplate(Template):
                     "a message's text would become a special token, or a part of one, by what the "
                     "chat template writes around it or cuts out of it"
                 )
-        return text, [(start, end, index) for start, end, index in answered["spans"]], filler
+        # Nobody begins or ends to speak within a special token.
+        within = {
+            place
+            for match in self._pattern.finditer(text)
+            for place in range(match.start() + 1, match.end())
+        }
+        spans = [
+            (start, end, i) for start, end, i in answered["spans"] if not {start, end} & within
+        ]
+        return text, spans, filler
 
     def _cut(self, text: str, spans: Sequence[tuple[int, int, bool]], filler: str) -> list[Part]:
         """The text as parts, cut at special tokens and where somebody begins or ends to speak.
@@ -185,7 +198,7 @@ class JinjaTemplate(Template):
         Args:
             spans: start, end, and whether a model learns to say it.
         """
-        tokens = [match.span() for match in self._pattern.finditer(text)]
+        tokens = {match.span() for match in self._pattern.finditer(text)}
         places = {0, len(text), *(place for token in tokens for place in token)}
         borders = sorted(places.union(*(span[:2] for span in spans)))
         parts: list[Part] = []
