@@ -17,6 +17,7 @@ from model.prompts import (
     JinjaTemplate,
     Message,
     Part,
+    Role,
     Special,
     Text,
     encode,
@@ -25,6 +26,7 @@ from model.prompts import (
 )
 from model.tokenizer import GPT2_PATTERN, SpecialTokens, Tokenizer
 from tests.foreign_templates import BOS, EOS, SPECIAL, STYLES, THOUGHTS, TOOLS
+from tests.model import test_templates as built_in
 
 IDS = {text: 300 + index for index, text in enumerate(SPECIAL)}
 TOKENIZER = Tokenizer(
@@ -267,6 +269,31 @@ def test_an_answer_that_does_not_follow_its_prompt_cannot_be_learnt() -> None:
     thinking = replace(ANSWER, text="<think>\nt</think>A rook.")
     parts = template.render([*ASKED, thinking], answer=False)
     assert said(parts) == "t</think>A rook.<|im_end|>"
+
+
+BUILT_IN = [
+    (template, JinjaTemplate.of(template.jinja(), built_in.IDS, None, "<|endoftext|>"))
+    for template in built_in.TEMPLATES
+]
+WORDS = st.lists(st.sampled_from([*" \n<>|[a]é", "<|im_end|>", "<|eot_id|>", "ab", "im_"])).map(
+    "".join
+)
+
+
+@settings(deadline=None)  # the first example starts processes
+@given(st.none() | WORDS, st.lists(WORDS, min_size=1, max_size=4))
+def test_what_is_built_in_has_the_same_tokens_by_its_jinja(
+    system: str | None, texts: list[str]
+) -> None:
+    """And the same of them are said, found out from the texts alone."""
+    tokenizer = built_in.Bytes()
+    roles: list[Role] = ["user", "assistant"] * 2
+    messages = [] if system is None else [Message("system", system)]
+    messages += map(Message, roles, texts)
+    answer = messages[-1].role == "user"
+    for ours, by_jinja in BUILT_IN:
+        expected = encode(ours.render(messages, answer=answer), tokenizer)
+        assert encode(by_jinja.render(messages, answer=answer), tokenizer) == expected
 
 
 # What is refused

@@ -119,10 +119,10 @@ def test_a_process_that_reads_nothing_holds_nobody(children: Children) -> None:
 
 def test_after_a_limit_the_next_conversation_is_rendered() -> None:
     rendering = process(BUSY, cpu=1)
-    for _ in range(2):
-        assert rendering.ask(request())["text"] == "Hi"
-        with pytest.raises(UsageError, match="takes too long"):
-            rendering.ask(request("busy"))
+    assert rendering.ask(request())["text"] == "Hi"
+    with pytest.raises(UsageError, match="takes too long"):
+        rendering.ask(request("busy"))
+    assert rendering.ask(request())["text"] == "Hi"
 
 
 def test_cpu_time_is_counted_for_each_conversation(children: Children) -> None:
