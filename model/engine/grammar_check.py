@@ -54,7 +54,8 @@ def problem_of(grammar: str) -> str | None:
     """
     try:
         done = subprocess.run(
-            [sys.executable, "-m", __name__],
+            # Without -P, a package in the working directory could stand for `model`.
+            [sys.executable, "-P", "-m", __name__],
             input=grammar.encode(),
             capture_output=True,
             timeout=_WALL_SECONDS,

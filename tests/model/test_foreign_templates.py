@@ -346,6 +346,9 @@ def test_a_template_that_cannot_be_used_is_refused_with_the_reason(text: str, pr
 def test_a_special_token_of_one_character_is_refused() -> None:
     found = find_template(TOOLS, ["<|im_start|>", "¦"])
     assert found.problem == "the special token '¦' is too short to be told from a user's text"
+    template = JinjaTemplate.of(TOOLS, ["¦"])
+    with pytest.raises(CheckpointError, match=r"^model: the special token '¦' is too short"):
+        template.check(TOKENIZER, "model")
 
 
 def test_what_a_file_has_for_a_template() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from model.engine.grammar_check import problem_of
 from model.errors import PenwrightError, UsageError
 from model.prompts import JinjaTemplate, Message
 from model.prompts.foreign.process import Limits, RenderProcess
@@ -209,6 +210,17 @@ def test_a_python_that_does_not_start_is_no_fault_of_the_template(
     with pytest.raises(PenwrightError, match="a chat template cannot be rendered: ") as caught:
         process(BUSY).ask(request())
     assert not isinstance(caught.value, UsageError)
+
+
+def test_a_package_in_the_working_directory_is_not_taken_for_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor by the process that checks grammars."""
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "__init__.py").write_text("raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path)
+    assert process(BUSY).ask(request())["text"] == "Hi"
+    assert problem_of('{"grammars": [{"json_schema": {"type": "object"}}]}') is None
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")

@@ -29,33 +29,36 @@ _SCHEMA = frozenset(
 """Words that templates look for in the description of a tool."""
 
 
-def unused_characters(values: Any, count: int) -> list[str]:
-    """Characters for private use that are in none of the texts, nor is what JSON writes for them.
+def written(values: Any) -> str:
+    """All texts in anything that JSON has a form for, as `unused_characters` looks through them."""
+    return json.dumps(values, ensure_ascii=False).lower()
+
+
+def unused_characters(texts: Sequence[str], count: int) -> list[str]:
+    """Characters for private use that nothing has, neither as they are nor as JSON escapes them.
 
     Args:
-        values: anything that JSON has a form for.
+        texts: as of `written`.
 
     Raises:
         UsageError: there are too few; the texts have all the others.
     """
-    written = json.dumps(values, ensure_ascii=False)
     found: list[str] = []
     for code in (code for codes in _PRIVATE_USE for code in codes):
-        if chr(code) not in written and _escape(chr(code)) not in written:
+        if not any(form in text for form in (chr(code), _escape(chr(code))) for text in texts):
             found.append(chr(code))
         if len(found) == count:
             return found
     raise UsageError("the messages hold every character for private use; a template needs a few")
 
 
+def without(text: str, filler: str) -> str:
+    """The text without the filler, as itself or as JSON writes it."""
+    return text.replace(filler, "").replace(_escape(filler), "")
+
+
 def _escape(character: str) -> str:
     return json.dumps(character)[1:-1]
-
-
-def pattern_of(special: Sequence[str]) -> str:
-    """A regular expression for a special token, the longest that there is at a place."""
-    longest_first = sorted(special, key=len, reverse=True)
-    return "|".join(map(re.escape, longest_first)) or "(?!)"
 
 
 def in_texts(values: Any, change: Callable[[str], str]) -> Any:
@@ -69,32 +72,33 @@ def in_texts(values: Any, change: Callable[[str], str]) -> Any:
     return values
 
 
-def broken(text: str, special: re.Pattern[str], filler: str) -> str:
-    """The text with the filler behind the first character of each special token's text."""
-    pieces, end = [], 0
-    while match := special.search(text, end):
-        pieces += [text[end : match.start() + 1], filler]
-        end = match.start() + 1
-    return "".join([*pieces, text[end:]])
+class SpecialTexts:
+    """The texts of special tokens, of two characters at least, and what is done where they are."""
 
+    def __init__(self, special: Sequence[str]) -> None:
+        longest_first = sorted(special, key=len, reverse=True)
+        self.pattern = re.compile("|".join(map(re.escape, longest_first)) or "(?!)")
+        """Matches the longest that there is at a place, as tokenizers do."""
+        borders = sorted({character for token in special for character in (token[0], token[-1])})
+        self._borders = re.compile("|".join(map(re.escape, borders)) or "(?!)")
+        self._special = special
 
-def tainted(text: str, special: Sequence[str], filler: str) -> str:
-    """The text with fillers so that nothing of it can begin or end a special token, turned around
-    or not, nor all of it be the middle of one."""
-    borders = {character for token in special for character in (token[0], token[-1])}
-    whole = "".join(
-        f"{filler}{character}{filler}" if character in borders else character for character in text
-    )
-    core = text.strip()
-    inside = core and any(core in token for token in special)
-    return whole + (filler if inside else "")
+    def broken(self, text: str, filler: str) -> str:
+        """The text with the filler behind the first character of each special token's text."""
+        pieces, end = [], 0
+        while match := self.pattern.search(text, end):
+            pieces += [text[end : match.start() + 1], filler]
+            end = match.start() + 1
+        return "".join([*pieces, text[end:]])
 
+    def tainted(self, text: str, filler: str) -> str:
+        """The text with fillers so that nothing of it can begin or end a special token, turned
+        around or not, nor all of it be the middle of one."""
+        whole = self._borders.sub(lambda match: filler + match[0] + filler, text)
+        core = text.strip()
+        inside = core and any(core in token for token in self._special)
+        return whole + (filler if inside else "")
 
-def tainted_tool(text: str, special: Sequence[str], filler: str) -> str:
-    """`tainted`, for a text in the description of a tool."""
-    return text if text in _SCHEMA else tainted(text, special, filler)
-
-
-def without(text: str, filler: str) -> str:
-    """The text without the filler, as itself or as JSON writes it."""
-    return text.replace(filler, "").replace(_escape(filler), "")
+    def tainted_tool(self, text: str, filler: str) -> str:
+        """`tainted`, for a text in the description of a tool."""
+        return text if text in _SCHEMA else self.tainted(text, filler)

@@ -152,7 +152,8 @@ class _Running:
         kept = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "model.prompts.foreign.child"],
+                # Without -P, a package in the working directory could stand for `model`.
+                [sys.executable, "-P", "-m", "model.prompts.foreign.child"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

@@ -104,17 +104,26 @@ class JinjaTemplate(Template):
     def _check_itself(self) -> None:
         if len(self.text) > MOST_CHARACTERS:
             raise UsageError(f"the chat template has more than {MOST_CHARACTERS} characters")
-        for token in self.special_tokens:
-            if len(token) < 2:
-                raise UsageError(
-                    f"the special token {token!r} is too short to be told from a user's text"
-                )
+        if self._too_short:
+            raise UsageError(self._too_short)
         others = sorted(self._process.variables() & _OTHER_TOKENS)
         if others:
             raise UsageError(f"the chat template reads {others[0]}, which is not given here")
 
+    @property
+    def _too_short(self) -> str:
+        """Which special token could not be broken in a user's text; empty if each can be."""
+        short = [token for token in self.special_tokens if len(token) < 2]
+        return (
+            f"the special token {short[0]!r} is too short to be told from a user's text"
+            if short
+            else ""
+        )
+
     def check(self, tokenizer: ChatTokenizer, source: Path | str) -> None:
         super().check(tokenizer, source)
+        if self._too_short:
+            raise CheckpointError(f"{source}: {self._too_short}")
         for token in (*self.special_tokens, self.bos_token, self.eos_token):
             if token is not None and token not in tokenizer.special.ids:
                 raise CheckpointError(
@@ -155,28 +164,27 @@ class JinjaTemplate(Template):
         Raises:
             UsageError: some message's text makes a special token together with the template's.
         """
-        known = [given, self.text, *self.special_tokens]
-        filler, *marks = markers.unused_characters(known, 4)
+        filler, *marks = markers.unused_characters([markers.written(given), self._written], 4)
         request = {"answer": answer, "spans": True, "marks": marks}
 
         def ask(values: list[Any], **more: Any) -> dict[str, Any]:
             messages, tools = values
             return self._process.ask({**request, "messages": messages, "tools": tools, **more})
 
-        (plain, tools), special = given, self.special_tokens
-        values = _changed(given, lambda text: markers.broken(text, self._pattern, filler))
+        (plain, tools), special = given, self._special
+        values = _changed(given, lambda text: special.broken(text, filler))
         answered = ask(values)
         text = str(answered["text"])
         tainted = [
-            _changed([plain, None], lambda text: markers.tainted(text, special, filler))[0],
-            markers.in_texts(tools, lambda text: markers.tainted_tool(text, special, filler)),
+            _changed([plain, None], lambda text: special.tainted(text, filler))[0],
+            markers.in_texts(tools, lambda text: special.tainted_tool(text, filler)),
         ]
         if tainted != values:
             try:
                 probe = str(ask(tainted, spans=False)["text"])
             except UsageError:
                 probe = ""
-            if self._pattern.findall(text) != self._pattern.findall(probe):
+            if self._special.pattern.findall(text) != self._special.pattern.findall(probe):
                 raise UsageError(
                     "a message's text would become a special token, or a part of one, by what the "
                     "chat template writes around it or cuts out of it"
@@ -184,7 +192,7 @@ class JinjaTemplate(Template):
         # Nobody begins or ends to speak within a special token.
         within = {
             place
-            for match in self._pattern.finditer(text)
+            for match in self._special.pattern.finditer(text)
             for place in range(match.start() + 1, match.end())
         }
         spans = [
@@ -198,7 +206,7 @@ class JinjaTemplate(Template):
         Args:
             spans: start, end, and whether a model learns to say it.
         """
-        tokens = {match.span() for match in self._pattern.finditer(text)}
+        tokens = {match.span() for match in self._special.pattern.finditer(text)}
         places = {0, len(text), *(place for token in tokens for place in token)}
         borders = sorted(places.union(*(span[:2] for span in spans)))
         parts: list[Part] = []
@@ -212,15 +220,19 @@ class JinjaTemplate(Template):
         return parts
 
     @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        return re.compile(markers.pattern_of(self.special_tokens))
+    def _special(self) -> markers.SpecialTexts:
+        return markers.SpecialTexts(self.special_tokens)
+
+    @cached_property
+    def _written(self) -> str:
+        return markers.written([self.text, *self.special_tokens])
 
     @cached_property
     def _process(self) -> RenderProcess:
         return RenderProcess(
             {
                 "text": self.text,
-                "special": markers.pattern_of(self.special_tokens),
+                "special": self._special.pattern.pattern,
                 "bos_token": self.bos_token,
                 "eos_token": self.eos_token,
             }
