@@ -128,8 +128,8 @@ class ModelCard(BaseModel):
         "no card."
     )
     template: str | None = Field(
-        description="How instructions and conversations are written for it; null if it has no "
-        "template that is known here."
+        description="How instructions and conversations are written for it; null if it has none "
+        "that can be used."
     )
     base: str | None = Field(description="Of an adapter: the id of the base that it belongs to.")
     parameters: int = Field(description="Of the whole network, the adapter included.")

@@ -17,7 +17,7 @@ from app.watching.logs import log_texts
 from model import prompts
 from model.engine.request import Event, Finished, Generate, Request, Text, TokenLogprob
 from model.errors import TextError, UsageError
-from model.prompts import Message
+from model.prompts import Message, Template
 
 _LONG_WORK = 20_000
 """Characters from which encoding takes long enough (a few ms) to leave the event loop for it."""
@@ -63,12 +63,15 @@ async def encode_chat(
     texts = [message.content for message in messages]
     log_texts(texts)
     assert model.template is not None, "a model without one answers no instructions"
+
+    def encoded_by(template: Template) -> prompts.Encoded:
+        return prompts.encode(template.render(messages), model.base.tokenizer)
+
     try:
-        parts = model.template.render(messages)
-        if sum(map(len, texts)) > _LONG_WORK:
-            encoded = await asyncio.to_thread(prompts.encode, parts, model.base.tokenizer)
+        if model.template.waits or sum(map(len, texts)) > _LONG_WORK:
+            encoded = await asyncio.to_thread(encoded_by, model.template)
         else:
-            encoded = prompts.encode(parts, model.base.tokenizer)
+            encoded = encoded_by(model.template)
     except (TextError, UsageError) as error:
         raise invalid(field, str(error)) from error
     return [encoded.ids]

@@ -254,8 +254,9 @@ def _take(model: ServedModel) -> ServedModel:
 
 def _why_not(model: ServedModel, task: TaskName) -> str:
     """Why a model does not do a task that its file says it can."""
-    if task == "instruct" and model.template is None and model.base.unknown_template:
-        return f"; the chat template of {model.name} is none of those that are known here"
+    problem = model.base.template_problem
+    if task == "instruct" and model.template is None and problem is not None:
+        return f"; the chat template of {model.name} cannot be used: {problem}"
     return ""
 
 

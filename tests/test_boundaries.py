@@ -48,9 +48,9 @@ def test_packages_stay_apart(package: str) -> None:
 
 
 MODEL = (
-    *("errors", "tasks", "json_files", "rope", "architecture", "projection", "positions"),
-    *("attention", "transformer", "classifier", "lora", "cpu", "frozen", "kv_cache"),
-    "weight_files",
+    *("errors", "tasks", "json_files", "subprocesses", "rope", "architecture"),
+    *("projection", "positions", "attention", "transformer", "classifier", "lora", "cpu"),
+    *("frozen", "kv_cache", "weight_files"),
     *("tokenizer", "prompts", "sampling"),
     # What reads other programs' files, checkpoints, and what writes other programs' files.
     *("convert", "checkpoint", "convert.hf_write", "convert.gguf_write"),

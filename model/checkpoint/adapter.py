@@ -154,6 +154,8 @@ def _read(path: Path, base: Base, card: dict[str, Any]) -> Adapter:
     if settings["template"] is not None:
         template = from_settings(settings["template"], source)
         template.check(base.tokenizer, source)
+        if template == base.template:  # which may have a process that renders by it
+            template = base.template
     weights = {
         _parameter(name, old=old): tensor
         for name, tensor in read_weights(

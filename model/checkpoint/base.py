@@ -64,8 +64,8 @@ class Base:
     card: dict[str, Any]
     template: Template | None = None
     """How it was trained to read conversations, if it was."""
-    unknown_template: bool = False
-    """Whether its file has a chat template that is not known here."""
+    template_problem: str | None = None
+    """Why the chat template in its file cannot be used, if it has one that cannot."""
     weight_hashes: tuple[str, ...] = ()
     """SHA-256 of each of its weight files."""
 
@@ -193,7 +193,7 @@ def _foreign(path: Path, imported: Imported) -> Base:
         head=imported.head,
         card={},
         template=imported.template,
-        unknown_template=imported.unknown_template,
+        template_problem=imported.template_problem,
         weight_hashes=tuple(imported.files[name] for name in imported.weights),
     )
     return replace(base, id=base.weights)

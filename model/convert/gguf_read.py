@@ -11,11 +11,11 @@ from model.convert.families import FAMILIES
 from model.convert.gguf_config import DIVISORS, family_of, read_architecture
 from model.convert.gguf_file import GGUFFile, read_header
 from model.convert.gguf_rows import LLAMA, halves, heads_side_by_side
-from model.convert.gguf_tokenizer import read_tokenizer
+from model.convert.gguf_tokenizer import named_token, read_tokenizer
 from model.convert.tensors import Imported, check_size, fill
 from model.errors import CheckpointError
 from model.frozen import Held
-from model.prompts import recognise
+from model.prompts import find_template
 from model.tasks import TASKS
 from model.transformer import Transformer
 from model.weight_files import sha256
@@ -56,16 +56,20 @@ def read_gguf(
             f"{path}: the tokenizer has {tokenizer.vocab_size} tokens, "
             f"the network only {config.vocab_size}"
         )
-    text = file.fields.get("tokenizer.chat_template")
-    template = recognise(text) if isinstance(text, str) else None
+    found = find_template(
+        file.fields.get("tokenizer.chat_template"),
+        tokenizer.special.ids,
+        named_token(file.fields, "bos"),
+        named_token(file.fields, "eos"),
+    )
     task = file.fields.get("penwright.task")
     return Imported(
         _network(file, config, dtype, device, held),
         tokenizer,
         {path.name: sha256(path)},
         (path.name,),
-        template,
-        text is not None and template is None,
+        found.template,
+        found.problem,
         task=task if task in TASKS else None,
     )
 

@@ -55,11 +55,17 @@ _KINDS = {
 }
 
 
-def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
+def add_tokenizer(
+    writer: Any,
+    tokenizer: Tokenizer,
+    vocab_size: int,
+    named: Mapping[str, str | None] | None = None,
+) -> None:
     """Give a `gguf.GGUFWriter` the tokenizer.
 
     Args:
         vocab_size: of the network; tokens that only fill it up are marked as unused.
+        named: what a chat template calls `bos_token` and `eos_token`, if it needs them.
 
     Raises:
         UsageError: llama.cpp would cut text in other places, or the vocabulary has no form there.
@@ -77,18 +83,24 @@ def add_tokenizer(writer: Any, tokenizer: Tokenizer, vocab_size: int) -> None:
     writer.add_token_list([text for text, _ in in_order])
     writer.add_token_types([type_ for _, type_ in in_order])
     writer.add_token_merges([" ".join(pair) for pair in pairs.merges])
-    _add_roles(writer, tokenizer.special)
+    _add_roles(writer, tokenizer.special, named or {})
     if name == _PRE:
         writer.add_string(_PATTERN_FIELD, tokenizer.pattern)
 
 
-def _add_roles(writer: Any, special: SpecialTokens) -> None:
-    if special.beginning is not None:
-        writer.add_bos_token_id(special.beginning)
-    writer.add_eos_token_id(special.end_of_document)
+def _add_roles(writer: Any, special: SpecialTokens, named: Mapping[str, str | None]) -> None:
+    beginning, end = special.beginning, special.end_of_document
+    if "bos_token" in named:
+        bos = named["bos_token"]
+        beginning = None if bos is None else special.ids[bos]
+    if (eos := named.get("eos_token")) is not None:
+        end = special.ids[eos]
+    if beginning is not None:
+        writer.add_bos_token_id(beginning)
+    writer.add_eos_token_id(end)
     if special.end_of_turn is not None:
         writer.add_eot_token_id(special.end_of_turn)
-    others = set(special.stop) - {special.end_of_document, special.end_of_turn}
+    others = set(special.stop) - {end, special.end_of_turn}
     if len(others) > 1:
         raise UsageError(
             f"--format gguf: {len(special.stop)} tokens end a text, {sorted(special.stop)}; GGUF "
@@ -166,6 +178,13 @@ def read_tokenizer(fields: Mapping[str, Any], source: Path) -> Tokenizer:
     except UsageError as error:
         raise CheckpointError(f"{source}: {_PATTERN_FIELD}: {error}") from error
     return tokenizer
+
+
+def named_token(fields: Mapping[str, Any], name: str) -> str | None:
+    """The text of a file's token of that name, "bos" or "eos"; its tokenizer can be read."""
+    found = fields.get(f"tokenizer.ggml.{name}_token_id")
+    first = found[0] if isinstance(found, list) and found else found
+    return fields["tokenizer.ggml.tokens"][first] if type(first) is int else None
 
 
 def _tokens_by_type(fields: Mapping[str, Any], source: Path) -> dict[int, dict[str, int]]:

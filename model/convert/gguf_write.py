@@ -57,7 +57,8 @@ def write_gguf(path: Path, base: Base, dtype: str, name: str = "penwright") -> N
         writer.add_vocab_size(config.vocab_size)
         writer.add_string("penwright.task", base.task)
         writer.add_string("penwright.checkpoint", base.id)
-        add_tokenizer(writer, base.tokenizer, config.vocab_size)
+        named = None if base.template is None else base.template.named_tokens()
+        add_tokenizer(writer, base.tokenizer, config.vocab_size, named)
         if base.template is not None:
             writer.add_chat_template(base.template.jinja())
         if divisors is not None:

@@ -24,9 +24,9 @@ from model.convert.tensors import Imported, check_size, fill
 from model.errors import CheckpointError
 from model.frozen import Held
 from model.json_files import field, list_field, read_json, shown
-from model.prompts import recognise
+from model.prompts import find_template
 from model.tasks import TASKS
-from model.tokenizer.hugging_face import read_tokenizer, tokenizer_files
+from model.tokenizer.hugging_face import named_tokens, read_tokenizer, tokenizer_files
 from model.weight_files import read_tensor, sha256
 
 CONFIG, MODEL, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -83,15 +83,16 @@ def read_hugging_face(
     own = _own(values, config_path)
     head = None if score is None else read_head(score, values, own, config_path)
     text, template_files = _template(directory)
-    template = recognise(text) if isinstance(text, str) else None
+    names = named_tokens(directory)
+    found = find_template(text, tokenizer.special.ids, names["bos_token"], names["eos_token"])
     read = (config_path, *files, *tokenizer_files(directory), *template_files)
     return Imported(
         network,
         tokenizer,
         {path.name: sha256(path) for path in read},
         tuple(path.name for path in files),
-        template,
-        text is not None and template is None,
+        found.template,
+        found.problem,
         head,
         own["task"] if own.get("task") in TASKS else None,
     )

@@ -53,7 +53,7 @@ def write_hugging_face(directory: Path, base: Base, dtype: torch.dtype) -> None:
     else:
         write_json(directory / "generation_config.json", _token_ids(base))
     if base.template is not None:
-        settings["chat_template"] = base.template.jinja()
+        settings |= {"chat_template": base.template.jinja(), **base.template.named_tokens()}
     write_tokenizer(directory, base.tokenizer, settings)
 
 

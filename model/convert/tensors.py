@@ -58,9 +58,9 @@ class Imported:
     weights: tuple[str, ...]
     """Which of them hold the weights."""
     template: Template | None = None
-    """How its chats are written; None if it has none, or one that is not known."""
-    unknown_template: bool = False
-    """Whether it has one that is not known."""
+    """How its chats are written; None if it has none, or one that cannot be used."""
+    template_problem: str | None = None
+    """Why its chat template cannot be used, if it has one that cannot."""
     head: ClassifierHead | None = None
     """Of a `GPT2ForSequenceClassification`."""
     task: TaskName | None = None

@@ -9,7 +9,6 @@ time, memory and stack, is compiled again where it is used.
 It ends with 0, or with 3 and the reason why the grammar cannot be used. A limit kills it.
 """
 
-import contextlib
 import json
 import logging
 import os
@@ -17,11 +16,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model.engine.json_schema import subschemas
 from model.errors import PenwrightError
+from model.subprocesses import limit_cpu, limit_memory, python_path
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -53,16 +52,15 @@ def problem_of(grammar: str) -> str | None:
     Raises:
         PenwrightError: that process does not run; the grammar may be good.
     """
-    path = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     try:
         done = subprocess.run(
-            [sys.executable, "-m", __name__],
+            # Without -P, a package in the working directory could stand for `model`.
+            [sys.executable, "-P", "-m", __name__],
             input=grammar.encode(),
             capture_output=True,
             timeout=_WALL_SECONDS,
             check=False,
-            # `model` is found wherever the service was started, and the rest where it found it.
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))},
+            env={**os.environ, "PYTHONPATH": python_path()},
         )
     except subprocess.TimeoutExpired:
         return "it takes too long to compile"
@@ -135,22 +133,11 @@ def _nothing_follows(names: list[str], patterns: list[str]) -> bool:
     return matcher.is_error()
 
 
-def limit_this_process() -> None:
-    """Bound its time and memory, as far as the system can."""
-    try:
-        import resource
-    except ImportError:  # Windows; the time on the wall remains
-        return
-    with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
 def main() -> int:
     import llguidance  # noqa: F401  # before the limits: a failure is no fault of the grammar
 
-    limit_this_process()
+    limit_memory(_MEMORY)
+    limit_cpu(_CPU_SECONDS)
     grammar = sys.stdin.buffer.read().decode()
     problems: list[str | None] = []
 

@@ -8,6 +8,7 @@ can write a special token. Which template a model was trained on is in its check
     chatml    SmolLM2, Qwen2, Qwen2.5 and others
     qwen3     ChatML with a block of thoughts before an answer
     llama3    Llama 3 to 3.3
+    jinja     any other, as its file has it: a text in Jinja
 
     template = from_settings(config["template"], path)
     template.check(tokenizer, path)
@@ -24,10 +25,11 @@ from model.prompts.alpaca import (
 )
 from model.prompts.chatml import ChatML
 from model.prompts.encoding import Encoded, encode
+from model.prompts.foreign.template import JinjaTemplate
 from model.prompts.llama3 import Llama3
 from model.prompts.parts import EndOfDocument, Message, Part, Role, Special, Text
 from model.prompts.qwen3 import Qwen3
-from model.prompts.recognition import recognise
+from model.prompts.recognition import find_template, recognise
 from model.prompts.settings import from_settings
 from model.prompts.template import Template
 
@@ -39,6 +41,7 @@ __all__ = [
     "ChatRole",
     "Encoded",
     "EndOfDocument",
+    "JinjaTemplate",
     "Llama3",
     "Message",
     "Part",
@@ -49,6 +52,7 @@ __all__ = [
     "Text",
     "chat_prompt",
     "encode",
+    "find_template",
     "from_settings",
     "instruction_prompt",
     "recognise",

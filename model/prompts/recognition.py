@@ -3,15 +3,18 @@
 Templates that look alike render differently, and nothing complains when a model is given the wrong
 one. So a text is recognised only if it is known whole: as one of those whose SHA-256 is here, as
 plain ChatML on one line, in which the default system message alone may differ, or as what one of
-our templates gives.
+our templates gives. Any other is rendered as it is, by Jinja (`JinjaTemplate`).
 """
 
 import hashlib
 import re
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from model.errors import CheckpointError
 from model.json_files import parse_json
 from model.prompts.chatml import ChatML
+from model.prompts.foreign.template import JinjaTemplate
 from model.prompts.llama3 import DATES, Llama3
 from model.prompts.qwen3 import Qwen3
 from model.prompts.settings import from_settings
@@ -70,6 +73,41 @@ quote, escape or special token, so that it stands for itself."""
 
 _OWN = re.compile(r"\{#- penwright (\{[^#]*\}) -#\}.*", re.DOTALL)
 """How `Template.jinja` begins."""
+
+
+class Found(NamedTuple):
+    """What there is of a chat template in a file."""
+
+    template: Template | None = None
+    problem: str | None = None
+    """Why the one that it has cannot be used."""
+
+
+def find_template(
+    text: object, special: Iterable[str], bos: str | None = None, eos: str | None = None
+) -> Found:
+    """The chat template of a file, built in or rendered as it is.
+
+    Args:
+        text: as the file has it, of whatever type; None if it has none. A list with names is what
+            `transformers` once wrote: its "default" is taken.
+        special: the texts of the tokenizer's special tokens.
+        bos: the token that the file calls so; None for none.
+        eos: likewise.
+    """
+    if isinstance(text, list):
+        named = [one for one in text if isinstance(one, dict) and one.get("name") == "default"]
+        text = named[0].get("template") if named else text
+    if text is None:
+        return Found()
+    if not isinstance(text, str):
+        return Found(problem="it is no text")
+    known = recognise(text)
+    if known is not None:
+        return Found(known)
+    template = JinjaTemplate.of(text, special, bos, eos)
+    problem = template.problem()
+    return Found(template) if problem is None else Found(problem=problem)
 
 
 def recognise(text: str) -> Template | None:

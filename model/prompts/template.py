@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from model.errors import CheckpointError, UsageError
+from model.json_files import field
 from model.prompts.encoding import ChatTokenizer, token_id
 from model.prompts.jinja import ROLE, each, refuse, when
 from model.prompts.parts import ROLES, Message, Part
@@ -36,22 +37,45 @@ class Template(ABC):
     """Tokens that it must have, but which text may encode to as well."""
     kinds: ClassVar[Mapping[str, tuple[type, ...]]] = {}
     """The types of each setting."""
+    waits: ClassVar[bool] = False
+    """Whether to render is to wait for another process."""
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], source: str) -> "Template":
+        """The template with the settings in `values`.
+
+        Args:
+            source: where they come from, for errors.
+
+        Raises:
+            CheckpointError: one is missing or of the wrong type; names `source`.
+        """
+        return cls(**{key: field(values, key, kinds, source) for key, kinds in cls.kinds.items()})
 
     def settings(self) -> dict[str, Any]:
         """Name, version and settings, for `config.json`."""
         return {"name": self.name, "version": self.version, **asdict(self)}
 
-    def render(self, messages: Sequence[Message], *, answer: bool = True) -> list[Part]:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        answer: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> list[Part]:
         """The parts of a conversation.
 
         Args:
             answer: whether the assistant is to answer: the parts then end where its message begins.
+            tools: functions that it may call, each a JSON schema as `transformers` takes them.
 
         Raises:
-            UsageError: there are no messages, or the template has no form for them.
+            UsageError: there are no messages, or the template has no form for them or for tools.
         """
         if not messages:
             raise UsageError("a conversation needs at least one message")
+        if tools:
+            raise UsageError(f"the {self.name} template has no place for tools")
         return self._parts(messages, answer)
 
     def jinja(self) -> str:
@@ -63,6 +87,10 @@ class Template(ABC):
         # No text in the settings can end the comment.
         own = json.dumps(self.settings()).replace("#", "\\u0023")
         return "{#- penwright " + own + " -#}" + _CHECK + self._jinja()
+
+    def named_tokens(self) -> dict[str, str | None]:
+        """The tokens that `jinja` must find under the names `bos_token` and `eos_token`."""
+        return {}
 
     @staticmethod
     def instruction(instruction: str, input: str = "") -> list[Message]:

@@ -23,6 +23,8 @@ _WHOLE, _SETTINGS = "tokenizer.json", "tokenizer_config.json"
 _VOCAB, _MERGES, _ADDED = "vocab.json", "merges.txt", "added_tokens.json"
 _CONFIG, _GENERATION = "config.json", "generation_config.json"
 
+_NAMED = ("bos_token", "eos_token", "pad_token")
+
 _CLASSES: dict[str | None, tuple[str, bool]] = {
     None: (GPT2_PATTERN, False),
     "GPT2Tokenizer": (GPT2_PATTERN, False),
@@ -134,7 +136,7 @@ def _with_roles(
     known = found.every
     ids = {**found.special, **well_known(known)}
     roles: dict[str, int] = {}
-    for role in ("bos_token", "eos_token", "pad_token"):
+    for role in _NAMED:
         text = _text_of(settings, role, directory)
         if text is not None:
             if text not in known:
@@ -164,6 +166,16 @@ def _with_roles(
         ends=ends,
         pad=roles.get("pad_token"),
     )
+
+
+def named_tokens(directory: Path) -> dict[str, str | None]:
+    """The texts that `tokenizer_config.json` gives to the names of tokens; None for none.
+
+    Raises:
+        CheckpointError: one is no text; names the file.
+    """
+    settings = _read(directory / _SETTINGS)
+    return {name: _text_of(settings, name, directory) for name in _NAMED}
 
 
 def _text_of(settings: Mapping[str, Any], role: str, directory: Path) -> str | None:

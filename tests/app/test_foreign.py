@@ -51,7 +51,10 @@ def write_directory(case: str, directory: Path, template: str = CHATML) -> tuple
     )
     bpe.train_from_iterator(["the king said to the queen that they ought to go"] * 9, trainer)
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+        tokenizer_object=bpe,
+        bos_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
     )
     tokenizer.chat_template = template
     peer = families.new_peer(families.CASES[case], eos_token_id=2)
@@ -70,12 +73,21 @@ def greedy(peer: Any, tokens: list[int], count: int) -> list[int]:
     return found
 
 
-@pytest.fixture(scope="module", params=["llama-groups", "qwen3-groups"])
+CHATML_AND_BOS = "{{ bos_token }}" + CHATML.replace("['content']", "['content'] | trim")
+"""Not built in."""
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("llama-groups", CHATML), ("qwen3-groups", CHATML), ("llama-groups", CHATML_AND_BOS)],
+    ids=["llama", "qwen3", "own template"],
+)
 def made(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, Any, Any]:
-    directory = tmp_path_factory.mktemp("made") / request.param
-    return directory, *write_directory(request.param, directory)
+    case, template = request.param
+    directory = tmp_path_factory.mktemp("made") / case
+    return directory, *write_directory(case, directory, template)
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +102,7 @@ def test_it_is_described_as_not_verified(live: Live, made: tuple[Path, Any, Any]
     assert model["name"] == made[0].name
     assert model["tasks"] == ["generate", "instruct"]
     assert model["verified"] is False
-    assert model["template"] == "chatml"
+    assert model["template"] == ("jinja" if "trim" in made[2].chat_template else "chatml")
     assert model["checkpoint"] == load_base(made[0]).weights
     assert model["context_length"] == families.CONTEXT
     assert live.client.get("/readyz").status_code == 200
@@ -105,7 +117,7 @@ def test_its_own_template_is_used_for_chats(live: Live, made: tuple[Path, Any, A
     safe = [{**m, "content": m["content"].replace("<|im_end|>", "\0")} for m in HISTORY]
     text = tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True)
     tokens = []
-    for part in re.split(r"(<\|im_start\|>|<\|im_end\|>)", text):
+    for part in re.split(r"(<\|endoftext\|>|<\|im_start\|>|<\|im_end\|>)", text):
         plain = own.encode(part.replace("\0", "<|im_end|>"))
         tokens += [SPECIAL.index(part)] if part in SPECIAL else plain
     wanted = greedy(peer, tokens, 12)
@@ -152,9 +164,9 @@ def test_it_continues_texts(live: Live, made: tuple[Path, Any, Any]) -> None:
     assert choice["text"] == own.decode(greedy(peer, tokens, 10))
 
 
-def test_an_unknown_template_is_no_chat(tmp_path: Path) -> None:
-    """It is refused by name for chat; texts are continued."""
-    write_directory("llama-groups", tmp_path / "odd", CHATML.replace("message['role']", "'x'"))
+def test_a_template_that_cannot_be_used_is_no_chat(tmp_path: Path) -> None:
+    """It is refused by name for chat, with the reason; texts are continued."""
+    write_directory("llama-groups", tmp_path / "odd", CHATML.replace("{% endfor %}", ""))
     with serve(base=tmp_path / "odd") as live:
         for path, body in (
             ("/instruct", {"instruction": "hi"}),
@@ -162,10 +174,37 @@ def test_an_unknown_template_is_no_chat(tmp_path: Path) -> None:
         ):
             answer = live.client.post(path, json=body)
             assert answer.status_code == 404
-            assert "the chat template of odd is none of those that are known here" in answer.text
+            assert "the chat template of odd cannot be used: it is no valid Jinja: " in answer.text
         answer = live.client.post("/generate", json={"prompt": "a", "max_new_tokens": 2})
         assert answer.status_code == 200
         assert live.client.get("/models").json()["models"][0]["template"] is None
+
+
+def test_what_a_template_does_not_render_is_refused_in_its_words(tmp_path: Path) -> None:
+    """And what it cannot be made to render is no harm to the next conversation."""
+    template = CHATML_AND_BOS + (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "{% if 'flood' in messages[0].content %}"
+        "{% for i in range(99999) %}{{ 'a' * 1000 }}{% endfor %}{% endif %}"
+    )
+    write_directory("llama-groups", tmp_path / "picky", template)
+    with serve(base=tmp_path / "picky") as live:
+        for messages, problem in (
+            (
+                [{"role": "system", "content": "Be brief."}, *HISTORY],
+                "conversation: no system role",
+            ),
+            ([{"role": "user", "content": "flood"}], "writes more than 4194304 characters"),
+        ):
+            body = {"model": "picky", "messages": messages, "max_tokens": 2}
+            answer = live.client.post("/v1/chat/completions", json=body)
+            assert answer.status_code == 422
+            assert problem in answer.json()["error"]["message"]
+        answer = live.client.post("/instruct", json={"instruction": "flood"})
+        assert answer.status_code == 422
+        assert "the chat template writes more than" in answer.json()["detail"]
+        body = {"model": "picky", "messages": HISTORY, "max_tokens": 2}
+        assert live.client.post("/v1/chat/completions", json=body).status_code == 200
 
 
 def test_the_longest_sequence_can_be_shorter_than_the_context(made: tuple[Path, Any, Any]) -> None:

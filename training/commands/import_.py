@@ -117,8 +117,8 @@ def _save(args: argparse.Namespace, imported: Imported, card: dict[str, Any]) ->
     print(f"{args.out}: {base.model.parameter_count():,} parameters, {head} head, {kind}")
     if imported.template is not None:
         print(f"{args.out}: conversations are written in the template {imported.template.name}")
-    elif imported.unknown_template:
-        print(f"{args.out}: its chat template is none of those that are known here; no chat")
+    elif imported.template_problem is not None:
+        print(f"{args.out}: no chat: its template cannot be used: {imported.template_problem}")
 
 
 def _import_adapter(args: argparse.Namespace, path: Path, card: dict[str, Any]) -> None:

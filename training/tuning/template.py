@@ -3,10 +3,10 @@
 from model.checkpoint import Base
 from model.errors import UsageError
 from model.prompts import Alpaca, Template
-from model.prompts.settings import TEMPLATES
+from model.prompts.settings import BUILT_IN
 
 AUTO = "auto"
-CHOICES = (AUTO, *TEMPLATES)
+CHOICES = (AUTO, *BUILT_IN)
 """For `--template`; `auto` is the base's own, or Alpaca's where it has none."""
 
 
@@ -22,11 +22,11 @@ def template_of(base: Base, name: str) -> Template:
     own = base.template
     if own is not None and name in (AUTO, own.name):
         return own
-    if name == AUTO and base.unknown_template:
+    if name == AUTO and base.template_problem:
         raise UsageError(
-            f"{base.path} has a chat template that cannot be used; --template says which to train "
-            f"with: {', '.join(TEMPLATES)}"
+            f"the chat template of {base.path} cannot be used: {base.template_problem}; --template "
+            f"says which one to train with: {', '.join(BUILT_IN)}"
         )
-    template = Alpaca() if name == AUTO else TEMPLATES[name]()
+    template = Alpaca() if name == AUTO else BUILT_IN[name]()
     template.check(base.tokenizer, base.path)
     return template
