@@ -131,7 +131,7 @@ def serve(*, ready: bool = True, **settings: Any) -> Iterator[Live]:
         time.sleep(0.005)
     port = server.servers[0].sockets[0].getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    with httpx.Client(base_url=url, timeout=30) as client:
+    with httpx.Client(base_url=url, timeout=120) as client:  # also on a busy machine
         live = Live(url, service, server, client)
         if ready:
             live.wait(lambda: service.state != "loading")
