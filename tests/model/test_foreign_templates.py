@@ -255,7 +255,7 @@ def test_nobody_begins_to_speak_within_a_special_token() -> None:
         "{% endfor %}{{ '<|im_' if add_generation_prompt }}"
     )
     assert said(template.render([*ASKED, ANSWER], answer=False)).endswith("A rook.<|im_end|>")
-    with pytest.raises(UsageError, match="what the assistant says last cannot be told"):
+    with pytest.raises(UsageError, match="the chat template does not write it as it is"):
         turned.render([*ASKED, ANSWER], answer=False)
 
 
@@ -264,7 +264,8 @@ def test_an_answer_that_does_not_follow_its_prompt_cannot_be_learnt() -> None:
     template = of(THOUGHTS.replace("assistant\\n' -}}", "assistant\\n<think>\\n' -}}"))
     assert written(template.render(ASKED)).endswith("assistant\n<think>\n")
     template.render([*ASKED, ANSWER, ASKED[0]], answer=False)
-    with pytest.raises(UsageError, match="what the assistant says last cannot be told"):
+    reason = r"'<think>\\n', which the conversation does not have there"
+    with pytest.raises(UsageError, match=f"cannot be told from the rest: .* ends with {reason}"):
         template.render([*ASKED, ANSWER], answer=False)
     thinking = replace(ANSWER, text="<think>\nt</think>A rook.")
     parts = template.render([*ASKED, thinking], answer=False)
@@ -294,6 +295,29 @@ def test_what_is_built_in_has_the_same_tokens_by_its_jinja(
     for ours, by_jinja in BUILT_IN:
         expected = encode(ours.render(messages, answer=answer), tokenizer)
         assert encode(by_jinja.render(messages, answer=answer), tokenizer) == expected
+
+
+@pytest.mark.parametrize(
+    ("style", "messages", "reason"),
+    [
+        ("zephyr", [ANSWER], "nothing comes before it"),
+        ("phi3", [ANSWER], "nothing comes before it"),
+        ("llama2", [Message("system", "Be brief."), ANSWER], "the chat template's prompt .* empty"),
+    ],
+)
+def test_an_answer_to_nothing_cannot_be_learnt(
+    style: str, messages: list[Message], reason: str
+) -> None:
+    with pytest.raises(UsageError, match=f"last cannot be told from the rest: {reason}"):
+        TEMPLATES[style].render(messages, answer=False)
+
+
+def test_an_answer_to_what_the_template_refuses_cannot_be_learnt() -> None:
+    refusal = "{% if messages[-1].role == 'assistant' and add_generation_prompt %}"
+    template = of(refusal + "{{ raise_exception('again?') }}{% endif %}" + THOUGHTS)
+    template.render([*ASKED, ANSWER], answer=False)
+    with pytest.raises(UsageError, match=r"without it, the chat template refuses .*: again\?"):
+        template.render([*ASKED, ANSWER, ANSWER], answer=False)
 
 
 # What is refused
