@@ -1,10 +1,14 @@
 """Chat templates as people have them, each in the style of a family, and a tokenizer for them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 import transformers
+
+from model.prompts import EndOfDocument, JinjaTemplate, Message, Part, Special
+from model.tokenizer import GPT2_PATTERN, Tokenizer
 
 SPECIAL = (
     *("<unk>", "<s>", "</s>", "<|endoftext|>", "<|im_start|>", "<|im_end|>", "[INST]", "[/INST]"),
@@ -167,3 +171,32 @@ def new_tokenizer(directory: Path, template: str) -> Any:
     )
     made.save_pretrained(directory)
     return made
+
+
+# Here, without `transformers`
+
+IDS = {text: 300 + index for index, text in enumerate(SPECIAL)}
+TOKENIZER = Tokenizer(
+    {**{bytes([byte]): byte for byte in range(256)}, b"<|": 256, b"|>": 257, b"</": 258},
+    GPT2_PATTERN,
+    IDS,
+)
+TEMPLATES = {style: JinjaTemplate.of(text, SPECIAL, BOS, EOS) for style, text in STYLES.items()}
+ASKED = (Message("user", "Name a bird."), Message("assistant", "A wren."), Message("user", "More"))
+ANSWER = Message("assistant", "A rook.")
+
+
+def of(text: str, special: Sequence[str] = SPECIAL) -> JinjaTemplate:
+    return JinjaTemplate.of(text, special, BOS, EOS)
+
+
+def written(parts: Sequence[Part]) -> str:
+    return "".join("" if isinstance(part, EndOfDocument) else part.text for part in parts)
+
+
+def specials(parts: Sequence[Part]) -> list[str]:
+    return [part.text for part in parts if isinstance(part, Special)]
+
+
+def said(parts: Sequence[Part]) -> str:
+    return written([part for part in parts if part.said and part.learnt])

@@ -98,21 +98,25 @@ def _turn(
 ) -> tuple[int, str] | None:
     """Where the last message begins, and the text up to its end."""
     *before, last = messages
-    prompt, whole = render(before, True), render(messages, False)
-    if not whole.startswith(prompt):
+    prompt = render(before, True) if before else ""
+    whole = render(messages, False)
+    if not prompt or not whole.startswith(prompt):
         return None
-    # The mark stands before what a template may strip: at the end of what it surely writes.
-    core = last["content"].rstrip()
-    marked = core + mark + last["content"][len(core) :]
-    with_mark = render([*before, {**last, "content": marked}], False)
-    content_end = len(prompt)
-    if mark in with_mark and with_mark.replace(mark, "") == whole:
-        content_end = max(content_end, len(with_mark[: with_mark.rindex(mark)].replace(mark, "")))
-    elif core:
-        return None
-    ends = special.search(whole, content_end)
-    # Where no special token ends a turn, whatever else the template writes there does.
-    return len(prompt), whole[: ends.end()] if ends else whole
+    for content in _marked(last["content"], mark):
+        with_mark = render([*before, {**last, "content": content}], False)
+        if mark in with_mark and with_mark.replace(mark, "") == whole:
+            content_end = len(with_mark[: with_mark.rindex(mark)].replace(mark, ""))
+            ends = special.search(whole, max(content_end, len(prompt)))
+            # Where no special token ends a turn, whatever else the template writes there does.
+            return len(prompt), whole[: ends.end()] if ends else whole
+    return None
+
+
+def _marked(content: str, mark: str) -> tuple[str, ...]:
+    """The content with a mark where it ends, however a template strips it of white space."""
+    core = content.rstrip()
+    blank = content[len(core) :]
+    return (core + mark + blank,) if core else (mark + blank, blank + mark, mark)
 
 
 def _authors(messages: Conversation) -> list[int]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from model.errors import CheckpointError, PenwrightError, UsageError
-from model.json_files import list_field
+from model.json_files import list_field, shown
 from model.prompts.encoding import ChatTokenizer
 from model.prompts.foreign import markers
 from model.prompts.foreign.process import RenderProcess
@@ -145,15 +145,35 @@ class JinjaTemplate(Template):
         plain = [{"role": message.role, "content": message.content} for message in messages]
         given = [plain, None if tools is None else list(tools)]
         text, spans, filler = self._rendered(given, answer)
-        last = len(messages) - 1
-        said = {index for _, _, index in spans}
-        if not answer and messages[last].role == "assistant" and last not in said:
-            raise UsageError(
-                "what the assistant says last cannot be told from the rest: the chat template does "
-                "not begin the conversation with the prompt for it"
-            )
         marked = [(start, end, messages[index].learnt) for start, end, index in spans]
-        return self._cut(text, marked, filler)
+        parts = self._cut(text, marked, filler)
+        last = len(messages) - 1
+        to_be_said = messages[last].role == "assistant" and not answer
+        if to_be_said and all(index != last for _, _, index in spans):
+            raise UsageError(
+                "what the assistant says last cannot be told from the rest: "
+                + self._why_not_told(messages, _joined(parts), tools)
+            )
+        return parts
+
+    def _why_not_told(
+        self, messages: Sequence[Message], whole: str, tools: Sequence[Mapping[str, Any]] | None
+    ) -> str:
+        if len(messages) == 1:
+            return "nothing comes before it"
+        try:
+            prompt = _joined(self.render(messages[:-1], tools=tools))
+        except UsageError as error:
+            return f"without it, {error}"
+        if not prompt:
+            return "the chat template's prompt for it is empty"
+        if whole.startswith(prompt):
+            return "the chat template does not write it as it is"
+        begin = next(i for i in range(len(prompt)) if prompt[i] != whole[i : i + 1])
+        return (
+            f"the chat template's prompt for it ends with {shown(prompt[begin:])}, "
+            "which the conversation does not have there"
+        )
 
     def _rendered(
         self, given: list[Any], answer: bool
@@ -247,6 +267,10 @@ class JinjaTemplate(Template):
 
     def _parts(self, messages: Sequence[Message], answer: bool) -> list[Part]:
         return self.render(messages, answer=answer)
+
+
+def _joined(parts: Sequence[Part]) -> str:
+    return "".join(part.text for part in parts if isinstance(part, Text | Special))
 
 
 def _changed(given: list[Any], change: Callable[[str], str]) -> list[Any]:
