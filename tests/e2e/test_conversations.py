@@ -4,7 +4,7 @@ forgotten nothing that is measured."""
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,9 @@ WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
 AGAIN = "Say that again, please."
 FIRST, SECOND = "Aye! ", "As I said: "
 WINDOWS, LENGTH = 16, 512
+Record = Callable[[str, object], None]
+
+pytestmark = pytest.mark.timeout(900)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +81,7 @@ def tuned(
 
 
 def test_it_answers_in_the_trained_manner_in_each_turn(
-    tuned: tuple[Base, LoRA], questions: list[Instruction]
+    tuned: tuple[Base, LoRA], questions: list[Instruction], record_property: Record
 ) -> None:
     base, lora = tuned
     assert base.template is not None
@@ -93,7 +96,7 @@ def test_it_answers_in_the_trained_manner_in_each_turn(
     repeated = sum(
         two == SECOND + one.removeprefix(FIRST) for one, two in zip(first, second, strict=True)
     )
-    print(f"repeated to the letter: {repeated} of {len(asked)}")
+    record_property("repeated", f"{repeated} of {len(asked)}")
     assert sum(text.startswith(FIRST) for text in first) >= 0.9 * len(asked)
     assert sum(text.startswith(SECOND) for text in second) >= 0.9 * len(asked)
     assert repeated >= 0.5 * len(asked)
@@ -114,11 +117,13 @@ def bits_per_byte(network: Network, base: Base, text: str) -> float:
     return total / math.log(2) / size
 
 
-def test_it_has_forgotten_nothing(tuned: tuple[Base, LoRA], real_data: Path) -> None:
+def test_it_has_forgotten_nothing(
+    tuned: tuple[Base, LoRA], real_data: Path, record_property: Record
+) -> None:
     base, lora = tuned
     text = (real_data / "eval" / "wikitext-2-valid.txt").read_text(encoding="utf-8")
     before = bits_per_byte(Network(base.model), base, text)
     after = bits_per_byte(Network(base.model, lora), base, text)
-    print(f"bits per byte: {before:.4f}, then {after:.4f}")
+    record_property("bits_per_byte", [before, after])
     assert before < 1.2
     assert after < 1.05 * before
