@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from model.architecture import Architecture
+from model.fused import RMSNorm
 from model.positions import Angles, rotate
 from model.projection import Adapts, Projection
 
@@ -69,7 +70,7 @@ class Attention(nn.Module):
         return out
 
 
-class HeadNorm(nn.RMSNorm):
+class HeadNorm(RMSNorm):
     """RMS norm of each head, in the precision of its own weights: under autocast queries and keys
     come in another one."""
 

@@ -95,6 +95,8 @@ class FrozenProjection(Projection):
     scale: Tensor | None
 
     def forward(self, x: Tensor, adapters: Adapts | None = None) -> Tensor:
+        if adapters is not None:
+            x = x.to(product_dtype(x))  # once for all products
         y = frozen_linear(x, self.weight, self.scale, self.bias, self.tile)
         return y if adapters is None else adapters.adapt(self.path, x, y)
 

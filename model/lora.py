@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from model.architecture import Architecture
 from model.errors import UsageError
+from model.fused import add_low_rank, by_hand
 from model.projection import linear
 from model.transformer import Transformer
 
@@ -173,7 +174,15 @@ class LoRA(nn.Module):
         return self._of_path.get(layer, ())
 
     def adapt(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
-        """`y` with this adapter added in every row: an adapter by itself adapts a whole batch."""
+        """`y` with this adapter added in every row: an adapter by itself adapts a whole batch.
+
+        In training all sites of the projection are one product, in place; not with dropout, of
+        which each site has its own.
+        """
+        dropout = self.settings.dropout > 0 and self.training
+        if by_hand(*self.a.values()) and self.tile is None and not dropout:
+            change = self.change(layer)
+            return y if change is None else add_low_rank(x, y, *change)
         for site in self.sites_of(layer):
             delta = self.delta(site, x)
             if site.channels == slice(None):

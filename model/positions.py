@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from model.architecture import Architecture
+from model.fused import by_hand, turn
 from model.projection import Embedding
 from model.rope import frequencies
 
@@ -83,6 +84,8 @@ def rotate(x: Tensor, angles: Angles | None) -> Tensor:
     """
     assert angles is not None, "rotary positions have angles"
     cosines, sines = (part.unsqueeze(-2) for part in angles)
+    if by_hand(x):
+        return turn(x, cosines, sines)
     first, second = x.chunk(2, dim=-1)
     turned = (first * cosines - second * sines, second * cosines + first * sines)
     return torch.cat(turned, dim=-1).to(x.dtype)

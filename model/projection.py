@@ -70,6 +70,8 @@ class Projection(nn.Linear):
         self.tile: int | None = None
 
     def forward(self, x: Tensor, adapters: Adapts | None = None) -> Tensor:
+        if adapters is not None:
+            x = x.to(product_dtype(x))  # once for all products
         y = linear(x, self.weight, self.bias, self.tile)
         return y if adapters is None else adapters.adapt(self.path, x, y)
 

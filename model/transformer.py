@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from model.architecture import Architecture
 from model.attention import Attends, Attention
 from model.errors import ContextLengthError
+from model.fused import RMSNorm, by_hand, swiglu
 from model.positions import Angles, LearnedPositions, make_positions
 from model.projection import Adapts, OutputHead, Projection, TokenEmbedding, by_row
 
@@ -64,12 +65,17 @@ class SwiGLUMLP(nn.Module):
         self.down = Projection(f"{path}.down", width, {"down": config.n_embd}, bias=bias)
 
     def forward(self, x: Tensor, adapters: Adapts | None) -> Tensor:
-        gate, up = self.gate_up(x, adapters).chunk(2, dim=-1)
-        out: Tensor = self.down(by_row(F.silu, gate, self.gate_up.tile) * up, adapters)
+        both = self.gate_up(x, adapters)
+        if by_hand(both) and self.gate_up.tile is None:
+            hidden = swiglu(both)
+        else:
+            gate, up = both.chunk(2, dim=-1)
+            hidden = by_row(F.silu, gate, self.gate_up.tile) * up
+        out: Tensor = self.down(hidden, adapters)
         return out
 
 
-_NORMS = {"layer": nn.LayerNorm, "rms": nn.RMSNorm}
+_NORMS = {"layer": nn.LayerNorm, "rms": RMSNorm}
 _MLPS = {"gelu": GELUMLP, "swiglu": SwiGLUMLP}
 
 

@@ -48,7 +48,7 @@ def test_packages_stay_apart(package: str) -> None:
 
 
 MODEL = (
-    *("errors", "tasks", "json_files", "subprocesses", "rope", "architecture"),
+    *("errors", "tasks", "json_files", "subprocesses", "rope", "architecture", "fused"),
     *("projection", "positions", "attention", "transformer", "classifier", "lora", "cpu"),
     *("frozen", "kv_cache", "weight_files"),
     *("tokenizer", "prompts", "sampling"),

@@ -26,6 +26,10 @@ from training.loop.task import IGNORE
 
 _ROWS, _LOGITS = 1024, 1024 * 8192
 """The most rows and logits of a chunk, which at 8,192 tokens is 34 MB."""
+_BYTES = 2**26
+"""Of a chunk's logits where the output layer is frozen, which have no fp32 copy beside them."""
+_CACHED = 2**18
+"""Logits that are turned into a gradient at once: in fp32 they stay in a core's own cache."""
 _LEAST = 32
 """The fewest rows: below, the product with the output layer is slow."""
 
@@ -82,17 +86,14 @@ class _FrozenLosses(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, matrix: Tensor, targets: Tensor) -> Tensor:
         gradient = torch.empty_like(hidden)
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        rows = chunk_rows(len(matrix))
+        rows = min(_ROWS, max(_LEAST, _BYTES // (len(matrix) * matrix.element_size())))
         parts = (torch.split(each, rows) for each in (hidden, targets, gradient, losses))
         for part, goal, into, loss in zip(*parts, strict=True):
             logits = F.linear(part.to(matrix.dtype), matrix)
-            log_probs = torch.log_softmax(logits.float(), dim=-1)
-            at = goal[:, None]
-            loss.copy_(log_probs.gather(1, at)[:, 0].neg_())
-            # Of the logits: the probabilities, less one at the target.
-            slope = log_probs.exp_()
-            slope.scatter_add_(1, at, slope.new_full(at.shape, -1.0))
-            into.copy_(slope.to(matrix.dtype) @ matrix)
+            few = max(1, _CACHED // len(matrix))
+            for each in zip(*(torch.split(x, few) for x in (logits, goal, loss)), strict=True):
+                _to_gradient(*each)
+            into.copy_(logits @ matrix)
         ctx.save_for_backward(gradient)
         return losses
 
@@ -106,6 +107,17 @@ class _FrozenLosses(torch.autograd.Function):
 def chunk_rows(vocab_size: int) -> int:
     """Rows of a chunk: the larger the vocabulary, the fewer."""
     return min(_ROWS, max(_LEAST, _LOGITS // vocab_size))
+
+
+def _to_gradient(logits: Tensor, goal: Tensor, loss: Tensor) -> None:
+    """Fill in the losses of a few rows, and turn their logits into the gradient of these: the
+    probabilities, less one at the target."""
+    log_probs = torch.log_softmax(logits.float(), dim=-1)
+    at = goal[:, None]
+    loss.copy_(log_probs.gather(1, at)[:, 0].neg_())
+    slope = log_probs.exp_()
+    slope.scatter_add_(1, at, slope.new_full(at.shape, -1.0))
+    logits.copy_(slope)
 
 
 def _in_chunks(
