@@ -4,17 +4,14 @@ Some vocabularies lack bytes: SmolLM2's has no token for 21 of the 256. A row wi
 needs one cannot be learnt as it stands; it is left out, and said to be, never changed in silence.
 """
 
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from model.errors import DataError, TextError
 from model.tokenizer import Tokenizer
+from training.data.naming import SHOWN, first, name_rows
 
 Row = TypeVar("Row")
-
-_NAMED = 5
-_SHOWN = 60
 
 
 def encodable(
@@ -31,11 +28,9 @@ def encodable(
     """
     kept, refused = _sorted_out(rows, texts, tokenizer)
     if refused:
-        print(
-            f"{len(refused)} of {len(rows)} {noun} are left out, as they cannot be tokenized:",
-            *_named(refused),
-            sep="\n  ",
-            file=sys.stderr,
+        name_rows(
+            f"{len(refused)} of {len(rows)} {noun} are left out, as they cannot be tokenized",
+            refused,
         )
     return kept
 
@@ -50,7 +45,7 @@ def check_encodable(texts: Sequence[str], tokenizer: Tokenizer) -> None:
     if refused:
         raise DataError(
             f"{len(refused)} of {len(texts)} texts cannot be tokenized; take them out of the data: "
-            + "; ".join(_named(refused))
+            + "; ".join(first(refused))
         )
 
 
@@ -68,9 +63,5 @@ def _sorted_out(
                 tokenizer.encode(text)
             kept.append(row)
         except TextError as error:
-            refused.append(f"{next(iter(texts(row)), '')[:_SHOWN]!r}: {error}")
+            refused.append(f"{next(iter(texts(row)), '')[:SHOWN]!r}: {error}")
     return kept, refused
-
-
-def _named(refused: Sequence[str]) -> list[str]:
-    return [*refused[:_NAMED], *(["…"] if len(refused) > _NAMED else [])]

@@ -4,17 +4,14 @@ A base whose context is 8,192 or 131,072 tokens would else let one long row deci
 step takes.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from model.errors import UsageError
+from training.data.naming import SHOWN, name_rows
 
 MOST = 1024
 """Tokens of a row unless something else is asked for."""
-
-_NAMED = 5
-_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -54,22 +51,12 @@ class TooLong:
     tokens: int
 
 
-def report_too_long(
-    rows: Sequence[TooLong], limit: int, noun: str, *, cut: bool, others: str = ""
-) -> None:
-    """Name rows (or what `noun` calls them) that are longer than `limit`, on stderr.
-
-    Args:
-        others: what else is said of those that are left out.
-    """
+def report_too_long(rows: Sequence[TooLong], limit: int, noun: str, *, cut: bool) -> None:
+    """Name rows (or what `noun` calls them) that are longer than `limit`, on stderr."""
     if not rows:
         return
-    what = "cut at their end" if cut else f"left out{others} (--cut would cut them)"
-    shown = [f"{row.text[:_SHOWN]!r}: {row.tokens:,} tokens" for row in rows[:_NAMED]]
-    print(
-        f"{len(rows)} {noun} are longer than {limit:,} tokens (--max-length), and {what}:",
-        *shown,
-        *(["…"] if len(rows) > _NAMED else []),
-        sep="\n  ",
-        file=sys.stderr,
+    what = "cut at their end" if cut else "left out (--cut would cut them)"
+    name_rows(
+        f"{len(rows)} {noun} are longer than {limit:,} tokens (--max-length), and {what}",
+        [f"{row.text[:SHOWN]!r}: {row.tokens:,} tokens" for row in rows],
     )

@@ -14,7 +14,6 @@ malformed is refused, with its line.
 """
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,13 +21,12 @@ from typing import Any, TypeVar
 
 from model.errors import DataError
 from training.data.files import BINARY, File, Source, read_file
+from training.data.naming import name_rows
 from training.data.separated import read_separated
 from training.data.sheets import read_binary
 from training.data.tables import Columns
 
 Row = TypeVar("Row")
-
-_NAMED = 5  # of the records that are left out
 
 
 class LeftOut(Exception):
@@ -152,9 +150,7 @@ def usable(
             whole += found == before
     if left:
         path = records.records[0].path
-        lines = [*left[:_NAMED], *(["…"] if len(left) > _NAMED else [])]
-        said = _said(whole, len(left) - whole, len(records.records))
-        print(f"{path}: {said}:", *lines, sep="\n  ", file=sys.stderr)
+        name_rows(f"{path}: {_said(whole, len(left) - whole, len(records.records))}", left)
         if not found:
             raise DataError(f"{path}: has no rows that can be used")
 

@@ -197,6 +197,12 @@ def evaluate_classifier(
     print(part)
     tokenizer, context = loaded.base.tokenizer, loaded.base.config.context_length
     rows = encode_texts(test, labels.names, tokenizer, context)
+    if rows.truncated:
+        print(
+            f"{rows.truncated} texts are longer than the context of {context} tokens, and cut at "
+            "their end",
+            file=sys.stderr,
+        )
     truth = np.array(rows.targets)
     probabilities = classifiers.all_probabilities(loaded.network, rows, tokenizer.end_token)
     decided = [labels.decide(list(row)) for row in probabilities]

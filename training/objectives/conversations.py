@@ -5,9 +5,9 @@ The mask comes from the template (`model.prompts`), never from comparing tokens:
 the very token that ends a turn.
 """
 
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 
@@ -18,10 +18,11 @@ from model.tokenizer import Tokenizer
 from training.data.conversations import Instruction
 from training.data.encodable import encodable
 from training.data.lengths import TooLong
+from training.data.naming import SHOWN, name_rows
 from training.loop.task import IGNORE, Batch, pad_rows
 
-_NAMED = 5
-_SHOWN = 60
+Row = TypeVar("Row")
+Form = TypeVar("Form")
 
 
 @dataclass(frozen=True)
@@ -86,8 +87,13 @@ def encode(
             end.
         cut: cut longer ones nevertheless, but for those of which nothing would be learnt.
     """
+
+    def form(row: Instruction) -> Conversation:
+        return tokens_of([*row.messages, Message("assistant", row.output)], tokenizer, template)
+
     found, kept, long = [], [], []
-    for row, conversation in _rendered(rows, tokenizer, template):
+    rows = encodable(rows, lambda row: row.texts, tokenizer)
+    for row, conversation in formed(rows, form, lambda row: row.instruction, template):
         size = len(conversation.tokens)
         if size > limit:
             long.append(TooLong(row.instruction, size))
@@ -99,25 +105,27 @@ def encode(
     return Conversations(tuple(found), tuple(kept), tuple(long))
 
 
-def _rendered(
-    rows: Sequence[Instruction], tokenizer: Tokenizer, template: Template
-) -> Iterator[tuple[Instruction, Conversation]]:
-    """Each row with its tokens; those that the template has no form for are named on stderr."""
+def formed(
+    rows: Sequence[Row], form: Callable[[Row], Form], text: Callable[[Row], str], template: Template
+) -> Iterator[tuple[Row, Form]]:
+    """Each row with what `form` makes of it; those that the template has no form for are named on
+    stderr, once all are done.
+
+    Args:
+        form: raises `UsageError` for one of these.
+        text: of a row, to name it by.
+    """
     refused: list[str] = []
-    for row in encodable(rows, lambda row: row.texts, tokenizer):
-        messages = [*row.messages, Message("assistant", row.output)]
+    for row in rows:
         try:
-            yield row, tokens_of(messages, tokenizer, template)
+            yield row, form(row)
         except UsageError as error:
-            refused.append(f"{row.instruction[:_SHOWN]!r}: {error}")
+            refused.append(f"{text(row)[:SHOWN]!r}: {error}")
     if refused:
-        print(
+        name_rows(
             f"{len(refused)} of {len(rows)} rows are left out, as the {template.name} template has "
-            "no form for them:",
-            *refused[:_NAMED],
-            *(["…"] if len(refused) > _NAMED else []),
-            sep="\n  ",
-            file=sys.stderr,
+            "no form for them",
+            refused,
         )
 
 

@@ -27,7 +27,7 @@ from training.data.preferences import Preference, PreferenceData
 from training.loop.settings import LoopSettings
 from training.loop.task import Batch, padded_length
 from training.measure.answers import respond
-from training.objectives.conversations import Conversation, pad, tokens_of
+from training.objectives.conversations import Conversation, formed, pad, tokens_of
 from training.objectives.cross_entropy import row_log_probs
 from training.tuning.methods import Tuning, report_parts
 from training.tuning.network import Network
@@ -97,15 +97,19 @@ def encode(
             be compared without its end.
         cut: cut longer ones nevertheless, but for those of which nothing would be compared.
     """
-    rows = encodable(rows, lambda row: [*row.question.texts, row.rejected], tokenizer)
-    kept: list[tuple[Conversation, Conversation, Preference]] = []
-    long = []
-    for row in rows:
+
+    def form(row: Preference) -> tuple[Conversation, Conversation]:
         before = [replace(message, learnt=False) for message in row.question.messages]
         chosen, rejected = (
             tokens_of([*before, Message("assistant", answer)], tokenizer, template)
             for answer in (row.chosen, row.rejected)
         )
+        return chosen, rejected
+
+    rows = encodable(rows, lambda row: [*row.question.texts, row.rejected], tokenizer)
+    kept: list[tuple[Conversation, Conversation, Preference]] = []
+    long = []
+    for row, (chosen, rejected) in formed(rows, form, lambda row: row.instruction, template):
         size = max(len(chosen.tokens), len(rejected.tokens))
         if size > limit:
             long.append(TooLong(row.instruction, size))

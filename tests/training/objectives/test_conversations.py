@@ -1,6 +1,6 @@
 """Conversations as tokens: what is learnt of them, cut, joined and packed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,11 +13,12 @@ from model.architecture import Architecture
 from model.checkpoint import Base, load_base
 from model.errors import UsageError
 from model.lora import LoRASettings
-from model.prompts import Alpaca, ChatML, Message, Qwen3, Template
+from model.prompts import Alpaca, ChatML, Message, Part, Qwen3, Template
 from model.tokenizer import GPT2_PATTERN, Tokenizer
 from model.transformer import Transformer
 from training.data.conversations import Instruction
 from training.data.lengths import Lengths
+from training.data.preferences import Preference
 from training.loop.settings import LoopSettings
 from training.loop.task import IGNORE
 from training.objectives.conversations import (
@@ -28,6 +29,7 @@ from training.objectives.conversations import (
     pad,
 )
 from training.objectives.packing import PackedAttention, pack, packs
+from training.objectives.preferences import encode as encode_preferences
 from training.objectives.responses import InstructionTuning
 from training.tuning.methods import start_tuning
 
@@ -190,3 +192,22 @@ def test_targets_of_a_pack_stay_within_their_conversations() -> None:
     for one, conversation in zip(targets, found, strict=True):
         learnt = [target for target in one.tolist() if target != IGNORE]
         assert text(learnt) == said(conversation)
+
+
+def test_what_a_template_has_no_form_for_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    good = Instruction("a?", "", "A")
+
+    class Picky(ChatML):
+        def _parts(self, messages: Sequence[Message], answer: bool) -> list[Part]:
+            if any(message.role == "system" for message in messages):
+                raise UsageError("system messages are not supported")
+            return super()._parts(messages, answer)
+
+    found = encode([CHAT[0], good], TOKENIZER, 512, Picky())
+    assert found.rows == (good,)
+    said = capsys.readouterr().err
+    assert "1 of 2 rows are left out, as the chatml template has no form for them" in said
+    assert "'a?': system messages are not supported" in said
+    pairs = [Preference("a?", "", "A", "B", FIRST[:-1]), Preference("a?", "", "A", "B")]
+    assert encode_preferences(pairs, TOKENIZER, 512, Picky()).rows == (pairs[1],)
+    assert "system messages are not supported" in capsys.readouterr().err
