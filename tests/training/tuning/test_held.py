@@ -97,6 +97,26 @@ def test_products_are_those_with_the_widened_matrix(
         assert (a - b).norm() <= bound * b.norm()
 
 
+@pytest.mark.parametrize("held", ["bf16", "int8"])
+def test_blocks_of_a_large_matrix_add_up(
+    held: Held, untied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = results(tuned(load_base(untied), held), autocast=False)
+    monkeypatch.setattr(frozen, "_MOST", 40 * 7)
+    low = tuned(load_base(untied), held)
+    sizes: list[int] = []
+
+    def watched(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+        sizes.append(weight.numel())
+        return widened(weight, scale, dtype)
+
+    monkeypatch.setattr(frozen, "widened", watched)
+    blocks = results(low, autocast=False)
+    assert max(sizes[1:]) <= 40 * 7
+    for a, b in zip(blocks, whole, strict=True):
+        assert (a - b).norm() <= 1e-5 * b.norm()
+
+
 def test_8_bits_are_near_and_kept_as_such(untied: Path) -> None:
     exact = results(tuned(load_base(untied), "fp32"), autocast=False)
     low = tuned(load_base(untied, held="int8"), "int8")
