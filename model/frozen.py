@@ -16,7 +16,8 @@ wider copies. A frozen matrix has no gradient.
 
 A token is looked up in the same matrix, and what is found is widened to fp32, in which the
 residual stream stays: an fp32 copy for the lookup would be the largest tensor of a small network.
-Files of these families hold bf16, whose numbers it finds as they are.
+Files of these families hold bf16, whose numbers it finds as they are; of SmolLM2-135M's Q4_1 file,
+which has finer ones, the loss of 2,040 tokens goes from 4.1949 to 4.1951 by it.
 """
 
 from collections.abc import Callable, Iterator
