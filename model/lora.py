@@ -25,6 +25,7 @@ from model.transformer import Transformer
 TARGETS = ("qkv", "q", "k", "v", "out", "gate", "up", "down")
 """What the projections of a block are called. `qkv` is the three together, which share one A."""
 _DEFAULT = ("qkv", "out", "gate", "up", "down")
+SCALINGS = ("rank", "sqrt-rank")
 _OLD_TARGETS = {
     "attn.c_attn": "qkv",
     "attn.c_proj": "out",
@@ -41,17 +42,24 @@ class LoRASettings:
     rank: int = 16
     """Rank of each change; 0 is an adapter that changes nothing (a head alone)."""
     alpha: float = 32.0
-    """The change is scaled by alpha / rank."""
+    """The change is scaled by alpha / rank, or what `scaling` says."""
     targets: tuple[str, ...] = ()
     """Which projections of every block are changed; none is all that the network has."""
     dropout: float = 0.0
     """Of the adapter's input, in training mode only."""
+    scaling: str = "rank"
+    """By what alpha is divided: the rank, or `sqrt-rank`, its root, with which adapters of high
+    rank learn as fast as others (Kalajdzievski, "rsLoRA", 2023)."""
 
     def __post_init__(self) -> None:
         if self.rank < 0:
             raise UsageError(f"--lora-rank is {self.rank}; it must be at least 0")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"--lora-dropout is {self.dropout}; it must be in [0, 1)")
+        if self.scaling not in SCALINGS:
+            raise UsageError(
+                f"--lora-scaling is {self.scaling!r}; it must be one of {', '.join(SCALINGS)}"
+            )
         targets = tuple(dict.fromkeys(_OLD_TARGETS.get(t, t) for t in self.targets))
         for target in targets:
             if target not in TARGETS:
@@ -61,6 +69,16 @@ class LoRASettings:
         if "qkv" in targets and {"q", "k", "v"} & set(targets):
             raise UsageError("--lora-targets has qkv and a part of it; give one or the other")
         object.__setattr__(self, "targets", targets)
+
+    @property
+    def scale(self) -> float:
+        """By which the change is multiplied; 0 where there is none."""
+        return self.alpha / scaled_by(self.rank, self.scaling) if self.rank else 0.0
+
+
+def scaled_by(rank: int, scaling: str) -> float:
+    """What alpha is divided by."""
+    return math.sqrt(rank) if scaling == "sqrt-rank" else rank
 
 
 @dataclass(frozen=True)
@@ -140,7 +158,7 @@ class LoRA(nn.Module):
         targets = tuple(dict.fromkeys(site.name.rpartition(".")[2] for site in found))
         self.settings = replace(settings, targets=targets)
         self.tile: int | None = None  # rows of every product, as in `model.projection.linear`
-        self.scale = settings.alpha / settings.rank if settings.rank else 0.0
+        self.scale = settings.scale
         self.sites = found if settings.rank else []
         self._of_path: dict[str, list[Site]] = {}
         for site in self.sites:

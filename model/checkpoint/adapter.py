@@ -98,6 +98,8 @@ def save_adapter(
         "threshold": labels.threshold if labels else None,
         "temperature": labels.temperature if labels else None,
     }
+    if lora.settings.scaling != "rank":  # else as before there was a choice
+        settings["scaling"] = lora.settings.scaling
     with new_checkpoint(out) as directory:
         write_json(directory / _SETTINGS, settings)
         write_weights(directory / _WEIGHTS, weights, dtype)
@@ -139,7 +141,12 @@ def _read(path: Path, base: Base, card: dict[str, Any]) -> Adapter:
             f"but {base.path} is {known[:12]}…"
         )
     try:
-        shape = LoRASettings(settings["rank"], settings["alpha"], tuple(settings["targets"]))
+        shape = LoRASettings(
+            settings["rank"],
+            settings["alpha"],
+            tuple(settings["targets"]),
+            scaling=settings["scaling"],
+        )
         with torch.device("meta"):
             lora = LoRA(base.config, shape)
     except (UsageError, TypeError) as error:

@@ -157,12 +157,15 @@ def read_card(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
 
 
 def read_versioned(
-    path: Path, versions: Mapping[int, Mapping[str, tuple[type, ...]]]
+    path: Path,
+    versions: Mapping[int, Mapping[str, tuple[type, ...]]],
+    absent: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The values of a settings file, `format_version` among them.
 
     Args:
         versions: the fields of each version that is read, with their types.
+        absent: what fields are that may be missing.
 
     Raises:
         CheckpointError: it is of another version, or a field is missing, unknown or of another
@@ -176,6 +179,7 @@ def read_versioned(
             f"this Penwright reads version {' and '.join(map(str, versions))}"
         )
     fields = versions[version]
+    values = {**{k: v for k, v in (absent or {}).items() if k in fields}, **values}
     if values.keys() != fields.keys():
         raise CheckpointError(
             f"{path}: unknown fields {shown(sorted(values.keys() - fields.keys()))}, "

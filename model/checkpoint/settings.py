@@ -44,8 +44,12 @@ _ADAPTER = {
     "positive": (str, _NULL),
     "threshold": (int, float, _NULL),
     "temperature": (int, float, _NULL),
+    "scaling": (str,),
 }
-_ADAPTER_1 = {**_ADAPTER, "template": (dict,)}
+_ADAPTER_1 = {
+    **{name: kinds for name, kinds in _ADAPTER.items() if name != "scaling"},
+    "template": (dict,),
+}
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -74,7 +78,8 @@ def read_adapter_settings(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: a field is missing, unknown or of another type; names it.
     """
-    values = read_versioned(path, {1: _ADAPTER_1, 2: _ADAPTER})
+    values = read_versioned(path, {1: _ADAPTER_1, 2: _ADAPTER}, {"scaling": "rank"})
+    values.setdefault("scaling", "rank")
     _check_task(values, path)
     if values["format_version"] == 1:
         _check_old_template(values, path)

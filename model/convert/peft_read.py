@@ -31,7 +31,7 @@ from model.convert.peft_modules import (
 )
 from model.errors import CheckpointError
 from model.json_files import field, read_json, shown
-from model.lora import TARGETS, LoRA, LoRASettings, Site
+from model.lora import TARGETS, LoRA, LoRASettings, Site, scaled_by
 from model.prompts import Template, from_settings
 from model.tasks import TASKS, TaskName
 from model.weight_files import assign, read_weights
@@ -42,7 +42,7 @@ _ARITHMETIC: dict[str, tuple[Any, ...]] = {
     "bias": (None, "none"),
     "init_lora_weights": (None, True, False, "gaussian"),  # others change the base as well
     "use_dora": (None, False),
-    "use_rslora": (None, False),
+    "use_rslora": (None, False, True),
     "lora_bias": (None, False),
     "alora_invocation_tokens": (None,),
 }
@@ -72,7 +72,7 @@ class _Pair:
     b: Tensor
     """(out, rank)"""
     scale: float
-    """alpha / rank."""
+    """alpha / rank, or its root."""
 
 
 def is_peft(path: Path) -> bool:
@@ -142,11 +142,13 @@ def _lora(
     assert isinstance(alpha, int | float)
     pairs = _pairs(values, weights, modules, rank, alpha, directory)
     largest = max(len(pair.a) for pair in pairs.values())
-    scale = alpha / rank or 1.0  # by 0 nothing could be divided
+    scaling = _scaling(values)
+    scale = alpha / scaled_by(rank, scaling) or 1.0  # by 0 nothing could be divided
     settings = LoRASettings(
         largest,
-        float(alpha) if alpha and largest == rank else scale * largest,
+        float(alpha) if alpha and largest == rank else scale * scaled_by(largest, scaling),
         _targets(modules, pairs),
+        scaling=scaling,
     )
     with torch.device("meta"):
         lora = LoRA(base.config, settings)
@@ -156,6 +158,10 @@ def _lora(
         matrices[f"a.{site.key}"], matrices[f"b.{site.key}"] = a, b
     assign([lora], matrices, directory / WEIGHTS)
     return lora
+
+
+def _scaling(values: dict[str, Any]) -> str:
+    return "sqrt-rank" if values.get("use_rslora") else "rank"
 
 
 def _pairs(
@@ -183,7 +189,7 @@ def _pairs(
             width = module.stop - module.start
             a = _checked(a, f"{PREFIX}{module.name}{A}", (r, module.in_features), directory)
             b = _checked(b, f"{PREFIX}{module.name}{B}", (width, r), directory)
-            pairs[module.name] = _Pair(a, b, of / r)
+            pairs[module.name] = _Pair(a, b, of / scaled_by(r, _scaling(values)))
     if weights or not pairs:
         said = (
             f"unknown tensors: {', '.join(sorted(weights)[:5])}" if weights else "no LoRA tensors"

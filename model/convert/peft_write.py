@@ -2,7 +2,7 @@
 
 One of our sites can be several of their layers, which then share its A (`qkv` where a family has
 three projections). One of their layers can have several of our sites, whose pairs become one of a
-larger rank, block by block; patterns of rank and alpha keep alpha / rank as it was. A classifier's
+larger rank, block by block; patterns of rank and alpha keep the scale as it was. A classifier's
 head, and the layer norm that takes its bias (`model.convert.hf_head`), are stored in full, as
 `modules_to_save`.
 """
@@ -29,7 +29,7 @@ from model.convert.peft_modules import (
     modules_of,
 )
 from model.json_files import write_json
-from model.lora import LoRA, Site
+from model.lora import LoRA, Site, scaled_by
 from model.weight_files import write_weights
 
 
@@ -78,7 +78,11 @@ def _config(
         "r": settings.rank,
         "lora_alpha": settings.alpha,
         "rank_pattern": {short: count * settings.rank for short, count in several.items()},
-        "alpha_pattern": {short: count * settings.alpha for short, count in several.items()},
+        "alpha_pattern": {
+            short: scaled_by(count, settings.scaling) * settings.alpha
+            for short, count in several.items()
+        },
+        "use_rslora": settings.scaling == "sqrt-rank",
         "lora_dropout": 0.0,
         "target_modules": [short for short, count in counts.items() if count],
         "fan_in_fan_out": family == "gpt2",  # Conv1D

@@ -108,6 +108,29 @@ class TestOut:
         for key, matrix in lora.state_dict().items():
             assert torch.equal(matrices[key], matrix), key
 
+    @pytest.mark.parametrize("targets", [(), ("q", "v", "out")], ids=str)
+    def test_the_root_of_the_rank(
+        self, peft: Any, base: Base, hugging_face: Path, targets: tuple[str, ...], tmp_path: Path
+    ) -> None:
+        settings = LoRASettings(rank=3, alpha=5.0, targets=targets, scaling="sqrt-rank")
+        assert settings.scale == pytest.approx(5 / 3**0.5)
+        lora = LoRA(base.config, settings).eval()
+        randomise(lora.parameters())
+        save_adapter(
+            tmp_path / "lora", base, task="instruct", lora=lora, head=None, card={},
+            dtype=torch.float32, template=base.template,
+        )  # fmt: skip
+        assert load_adapter(tmp_path / "lora", base).lora.settings.scaling == "sqrt-rank"
+        out = export(tmp_path / "lora", tmp_path / "peft", "peft", "--base-name", str(hugging_face))
+        assert json.loads((out / "adapter_config.json").read_text())["use_rslora"] is True
+        whole = peft.AutoPeftModelForCausalLM.from_pretrained(out).eval()
+        assert_same(base, lora, peer_logits(whole, TOKENS))
+        words = ("--base", str(base.path), "--out", str(tmp_path / "back"), "--dtype", "fp32")
+        assert main(["import", str(out), *words]) == 0
+        back = load_adapter(tmp_path / "back", base).lora
+        assert back.settings.scaling == "sqrt-rank"
+        assert_same(base, back, our_logits(base, lora))
+
     def test_the_names(self, base: Base, tmp_path: Path) -> None:
         """Are those by which users of each family write their own settings."""
         lora = LoRA(base.config, LoRASettings(rank=2))
@@ -161,6 +184,12 @@ THEIRS: dict[str, Callable[[bool], Settings]] = {
         else r".*(0.self_attn.q_proj|1.self_attn.k_proj|2.mlp.up_proj)",
         "rank_pattern": {"0.attn.c_attn": 2} if gpt2 else {r"self_attn\.q_proj": 2},
     },
+    "root of the rank": lambda gpt2: {
+        "target_modules": list(GPT2 if gpt2 else LLAMA),
+        "use_rslora": True,
+        "rank_pattern": {"c_attn": 6} if gpt2 else {"v_proj": 6},
+        "alpha_pattern": {"c_fc": 1} if gpt2 else {"up_proj": 1},
+    },
     "no scale": lambda gpt2: {
         "target_modules": list(GPT2 if gpt2 else LLAMA),
         "lora_alpha": 0,
@@ -202,7 +231,8 @@ class TestRefusals:
         ("change", "said"),
         [
             ({"task_type": "SEQ_CLS"}, "task_type is 'SEQ_CLS'; on qwen3 only 'CAUSAL_LM'"),
-            ({"use_rslora": True}, "use_rslora is True"),
+            ({"use_rslora": "yes"}, "use_rslora is 'yes'"),
+            ({"use_dora": True}, "use_dora is True"),
             ({"r": 3}, "q_proj.lora_A.weight has the shape (2, 64) in place of (3, 64)"),
             ({"r": True}, "r is True"),
             ({"lora_alpha": "8"}, "lora_alpha '8'"),

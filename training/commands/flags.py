@@ -65,6 +65,11 @@ def add_tuning(parser: argparse.ArgumentParser, methods: Sequence[str]) -> None:
     parser.add_argument("--lora-rank", type=int, help="rank of the adapters (16)")
     parser.add_argument("--lora-alpha", type=float, help="their scale times rank (2 × rank)")
     parser.add_argument(
+        "--lora-scaling",
+        help="what alpha is divided by: rank, or sqrt-rank, with an alpha of 8 if none is given "
+        "(rank)",
+    )
+    parser.add_argument(
         "--lora-targets",
         nargs="+",
         metavar="LAYER",
@@ -80,7 +85,9 @@ def add_tuning(parser: argparse.ArgumentParser, methods: Sequence[str]) -> None:
 
 def method(args: argparse.Namespace) -> Method:
     targets = tuple(args.lora_targets or ())
-    return Method(args.method, args.lora_rank, args.lora_alpha, targets, args.frozen)
+    return Method(
+        args.method, args.lora_rank, args.lora_alpha, targets, args.frozen, args.lora_scaling
+    )
 
 
 def add_given(parser: argparse.ArgumentParser) -> None:

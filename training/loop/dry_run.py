@@ -1,20 +1,22 @@
 """`--dry-run`: what a training would take, from a few of its real steps; nothing is left behind."""
 
+import math
 import statistics
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from model.transformer import Transformer
-from training.loop.compute import Compute, count
+from training.loop.compute import Compute, count, counted_flops
 from training.loop.memory import peak, reset_peak
 from training.loop.run import Run
 from training.loop.task import IGNORE, Batch, Task
 
-_WARMUP, _STEPS = 1, 3  # steps that are taken; the first ones are not timed
+_WARMUP, _STEPS = 1, 3  # steps that are taken; the first one is counted and not timed
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Timing:
     """Padding included: the mean of an epoch, in batches as they come."""
     evaluation: float
     """Seconds of one evaluation."""
+    counted: float
+    """Floating-point operations a token of the first step, as they were done."""
 
 
 def dry_run(run: Run, model: Transformer) -> None:
@@ -129,8 +133,11 @@ def _activations(run: Run, batch: Batch, modules: Sequence[nn.Module]) -> int:
 
 def _time(run: Run, tokens_per_example: float) -> Timing:
     """Take a few steps and one evaluation."""
-    records, seconds = [], []
-    for _ in range(_WARMUP + _STEPS):
+    records: list[dict[str, Any]] = []
+    seconds: list[float] = []
+    done = counted_flops(lambda: records.append(run.step()))
+    seconds.append(math.inf)  # counting takes time
+    for _ in range(_STEPS):
         started = time.perf_counter()
         records.append(run.step())
         seconds.append(time.perf_counter() - started)
@@ -144,6 +151,7 @@ def _time(run: Run, tokens_per_example: float) -> Timing:
         tokens_per_second=statistics.median(r["tokens_per_second"] for r in records[_WARMUP:]),
         tokens_per_example=tokens_per_example,
         evaluation=time.perf_counter() - started,
+        counted=done / records[0]["batch_tokens"],
     )
 
 
@@ -173,6 +181,7 @@ def _work_lines(run: Run, timing: Timing, compute: Compute, length: float) -> li
         f"+ {compute.learns / 1e6:,.2f} learning)",
         f"             + {compute.attention / 1e6:,.2f} for attention at "
         f"{length:,.0f} tokens (PaLM, appendix B: 6 N + 12 L d T)",
+        f"             counted in a step: {timing.counted / 1e6:,.1f} million a token",
         f"data         {task.examples:,} examples of about {each:,.0f} tokens: "
         f"{task.examples * each:,.0f} tokens an epoch",
         f"length       {run.steps:,} steps of {settings.batch_size} × {settings.accumulate} "

@@ -80,7 +80,8 @@ def load(directory: Path) -> dict[str, Any]:
     # There was no other template once.
     state["identity"] = {"template": Alpaca().settings(), **state["identity"]}
     if "format" in state:
-        return state
+        identity = current_identity(state["identity"], f"--resume: {path}")
+        return {**state, "identity": identity}
     if "shards" in state:
         raise UsageError(
             f"--resume: {path} was saved in shards by an earlier version, which called the "
@@ -105,7 +106,8 @@ def current_identity(saved: Mapping[str, Any], source: str) -> dict[str, Any]:
         identity["architecture"] = architecture.to_dict()
     if isinstance(identity.get("lora"), dict):
         targets = map(current_name, identity["lora"]["targets"])
-        identity["lora"] = {**identity["lora"], "targets": sorted(targets)}
+        # Before there was a choice, alpha was divided by the rank.
+        identity["lora"] = {"scaling": "rank", **identity["lora"], "targets": sorted(targets)}
     return identity
 
 

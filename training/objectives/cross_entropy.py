@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from model.frozen import output_matrix
+from model.frozen import output_matrix, times, times_back
 from model.projection import product_dtype
 from model.transformer import Transformer
 from training.loop.task import IGNORE
@@ -67,9 +67,9 @@ def token_losses(model: Transformer, hidden: Tensor, targets: Tensor) -> Tensor:
         (n,) fp32
     """
     if _only_hidden_learns(model, hidden):
-        matrix = output_matrix(model, product_dtype(hidden))
-        out: Tensor = _FrozenLosses.apply(hidden, matrix, targets)  # type: ignore[no-untyped-call]
-        return out
+        return _FrozenLosses.apply(  # type: ignore[no-any-return, no-untyped-call]
+            hidden, *output_matrix(model), targets, product_dtype(hidden)
+        )
     return torch.cat(list(_in_chunks(_each, model, hidden, targets)))
 
 
@@ -83,25 +83,32 @@ class _FrozenLosses(torch.autograd.Function):
     """The losses of `token_losses`, with the gradient of each row computed at once."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, matrix: Tensor, targets: Tensor) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        scale: Tensor | None,
+        targets: Tensor,
+        dtype: torch.dtype,
+    ) -> Tensor:
         gradient = torch.empty_like(hidden)
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        rows = min(_ROWS, max(_LEAST, _BYTES // (len(matrix) * matrix.element_size())))
+        rows = min(_ROWS, max(_LEAST, _BYTES // (len(weight) * dtype.itemsize)))
         parts = (torch.split(each, rows) for each in (hidden, targets, gradient, losses))
         for part, goal, into, loss in zip(*parts, strict=True):
-            logits = F.linear(part.to(matrix.dtype), matrix)
-            few = max(1, _CACHED // len(matrix))
+            logits = times(part.to(dtype), weight, scale)
+            few = max(1, _CACHED // len(weight))
             for each in zip(*(torch.split(x, few) for x in (logits, goal, loss)), strict=True):
                 _to_gradient(*each)
-            into.copy_(logits @ matrix)
+            into.copy_(times_back(logits, weight, scale))
         ctx.save_for_backward(gradient)
         return losses
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * grad[:, None].to(gradient.dtype), None, None
+        return gradient * grad[:, None].to(gradient.dtype), None, None, None, None
 
 
 def chunk_rows(vocab_size: int) -> int:

@@ -240,7 +240,8 @@ def _check_adapter(adapter: Path, method: Method) -> None:
     Raises:
         UsageError: it is none, or its shape is asked for.
     """
-    for name, value in (("rank", method.rank), ("alpha", method.alpha)):
+    for name in ("rank", "alpha", "scaling"):
+        value = getattr(method, name)
         if value is not None:
             raise UsageError(_OWN_SHAPE.format(name))
     if method.targets:

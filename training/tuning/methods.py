@@ -38,13 +38,16 @@ class Method:
     rank: int | None = None
     """`--lora-rank`: of the adapters; 16 if nothing is said."""
     alpha: float | None = None
-    """`--lora-alpha`: their scale times rank; by default 2 × rank."""
+    """`--lora-alpha`: their scale times what `scaling` divides it by; by default such that the
+    scale is 2 at rank 16: twice the rank, and with the root of the rank 8."""
     targets: tuple[str, ...] = ()
     """`--lora-targets`: layers that have one; by default all that the network has."""
     frozen: str = "auto"
     """`--frozen`: how a base that stays as it is is held while something on it learns: fp32, bf16
     or int8 (see `model.frozen`); auto: bf16 where the run computes under bf16 autocast, which
     rounds to it anyway, else fp32."""
+    scaling: str | None = None
+    """`--lora-scaling`: what alpha is divided by: rank, if nothing is said, or sqrt-rank."""
 
     def check(self, allowed: Sequence[str], settings: LoopSettings) -> None:
         """
@@ -86,8 +89,11 @@ class Method:
     def adapters(self, settings: LoopSettings) -> LoRASettings:
         """The shape of the adapters."""
         rank = 16 if self.rank is None else self.rank
-        alpha = 2.0 * rank if self.alpha is None else self.alpha
-        return LoRASettings(rank, alpha, self.targets, settings.dropout)
+        scaling = self.scaling or "rank"
+        alpha = 8.0 if scaling == "sqrt-rank" else 2.0 * rank
+        if self.alpha is not None:
+            alpha = self.alpha
+        return LoRASettings(rank, alpha, self.targets, settings.dropout, scaling)
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,41 @@ def test_the_backward_pass_of_the_last_block_ends_there(base: Base, rows: Rows) 
 
 
 @families
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("method", ["full", "lora", "last-block", "head"])
+def test_what_is_frozen_takes_no_memory_but_its_own(
+    method: str, precision: str, base: Base, rows: Rows, tmp_path: Path
+) -> None:
+    """No gradient, no state of the optimizer, and below the first layer that learns nothing that a
+    forward pass keeps."""
+    task = classification(base, method, rows, precision=precision)
+    model, kept = task.network.model, dict.fromkeys(("block 0", "block 1", "rest"), 0)
+    within = ["rest"]
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[within[-1]] += tensor.nbytes
+        return tensor
+
+    for index, block in enumerate(model.blocks):
+        block.register_forward_pre_hook(
+            lambda m, args, index=index: within.append(f"block {index}")
+        )
+        block.register_forward_hook(lambda m, args, out: within.remove(within[-1]))
+    run = Run(task, task.settings, tmp_path)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run.step()
+    learns = {id(p): p for p in task.trained.parameters() if p.requires_grad}
+    states = [state for each in run.optimizer.optimizers for state in each.state.items()]
+    assert {id(parameter) for parameter, _ in states} == set(learns)
+    held = sum(v.nbytes for _, state in states for v in state.values() if v.ndim)
+    assert held == sum(2 * p.nbytes for p in learns.values())
+    assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
+    assert kept["rest"] > 0
+    assert (kept["block 0"] > 0) == (method in ("full", "lora"))
+    assert (kept["block 1"] > 0) == (method != "head")
+
+
+@families
 @pytest.mark.parametrize("in_memory", [True, False])
 @pytest.mark.parametrize(
     ("method", "dropout"), [("head", 0.0), ("last-block", 0.0), ("last-block", 0.2)]

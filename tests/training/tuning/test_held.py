@@ -97,6 +97,26 @@ def test_products_are_those_with_the_widened_matrix(
         assert (a - b).norm() <= bound * b.norm()
 
 
+@pytest.mark.parametrize("held", ["bf16", "int8"])
+def test_blocks_of_a_large_matrix_add_up(
+    held: Held, untied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = results(tuned(load_base(untied), held), autocast=False)
+    monkeypatch.setattr(frozen, "_MOST", 40 * 7)
+    low = tuned(load_base(untied), held)
+    sizes: list[int] = []
+
+    def watched(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+        sizes.append(weight.numel())
+        return widened(weight, scale, dtype)
+
+    monkeypatch.setattr(frozen, "widened", watched)
+    blocks = results(low, autocast=False)
+    assert max(sizes[1:]) <= 40 * 7
+    for a, b in zip(blocks, whole, strict=True):
+        assert (a - b).norm() <= 1e-5 * b.norm()
+
+
 def test_8_bits_are_near_and_kept_as_such(untied: Path) -> None:
     exact = results(tuned(load_base(untied), "fp32"), autocast=False)
     low = tuned(load_base(untied, held="int8"), "int8")
@@ -251,6 +271,37 @@ def test_auto_is_what_the_products_are_in() -> None:
         assert Method().held(settings) == Method("head").held(settings) == held
         assert Method("full").held(settings) == "fp32"
         assert Method(frozen="int8").held(settings) == "int8"
+
+
+def test_adapters_of_a_root_of_the_rank(
+    base_path: Path, instruction_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    settings = LoopSettings(steps=1)
+    shape = Method(rank=4, scaling="sqrt-rank").adapters(settings)
+    assert (shape.alpha, shape.scale) == (8.0, 4.0)
+    assert Method(rank=4).adapters(settings).scale == 2.0
+    with pytest.raises(UsageError, match="--lora-scaling is 'none'; it must be one of rank, sqrt"):
+        Method(scaling="none").check(("lora",), settings)
+    words = ("instruct", "--base", base_path, "--data", instruction_file, *SHORT)
+    words = (*words, "--out", tmp_path / "out")
+    assert cli(*words, "--lora-scaling", "sqrt-rank")[0] == 0
+    base = load_base(base_path)
+    adapter = load_adapter(tmp_path / "out", base)
+    assert adapter.lora.scale == pytest.approx(8 / 2**0.5)
+    assert adapter.card["lora"]["scaling"] == "sqrt-rank"
+    code, said = cli(*words, "--resume")
+    assert code == 2
+    assert "--lora is" in said
+    written = json.loads((tmp_path / "out" / "adapter.json").read_text())
+    assert written["scaling"] == "sqrt-rank"
+    assert cli(*words)[0] == 0
+    assert "scaling" not in json.loads((tmp_path / "out" / "adapter.json").read_text())
+    run = tmp_path / "out.run"
+    state = saved_state.load(run)
+    del state["identity"]["lora"]["scaling"]  # as before there was a choice
+    saved_state.save(state, saved_state.last_state(run))
+    code, said = cli(*words, "--resume")
+    assert code == 0, said
 
 
 def test_a_run_goes_on_as_it_began(
