@@ -16,7 +16,7 @@ from benchmarks.gpt2 import default_work
 
 RESULTS = Path(__file__).resolve().parent / "results"
 _PACKAGES = (
-    *("torch", "transformers", "accelerate", "ctranslate2", "llama-cpp-python", "numpy"),
+    *("torch", "transformers", "accelerate", "peft", "ctranslate2", "llama-cpp-python", "numpy"),
     *("uvicorn", "llms-from-scratch"),
 )
 

@@ -25,7 +25,7 @@ from benchmarks.systems import OURS, SMOLLM2
 README = Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of the results -->"
 ENGINE = ("decode", "smollm2", "classify", "mixed", "serve", "startup")
-TRAINING = ("train", "finetune", "muon")
+TRAINING = ("train", "lora", "finetune", "muon")
 """These want a peer's clone or a text to be named, or hours: only those that --only names run."""
 NAMES = (*ENGINE, *TRAINING)
 _COMMANDS = {
@@ -153,6 +153,7 @@ SECTIONS: dict[str, Callable[[Run], str]] = {
     "serve": _serve,
     "startup": _startup,
     "train": report_training.steps,
+    "lora": report_training.adapters,
     "finetune": report_training.methods,
     "muon": report_training.optimizers,
 }

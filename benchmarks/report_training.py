@@ -30,6 +30,30 @@ def steps(run: Run) -> str:
     return "\n".join(lines)
 
 
+def adapters(run: Run) -> str:
+    """`lora`: a line for each peer, as it comes and tuned, and one for our own default."""
+    lines = [
+        f"| step of LoRA | {OURS}, tokens/s | other, tokens/s | {OURS} is faster by "
+        "| options of the other |",
+        "|---|---|---|---|---|",
+    ]
+    for work in run["works"]:
+        where, _, beside = work["work"].partition(", beside ")
+        systems = work["systems"]
+        best = run["about"]["tuned"].get(beside, {}).get("best", {})
+        for other in dict.fromkeys([*systems, *work["failed"]]):
+            if other == OURS:
+                continue
+            rate = work["failed"].get(other) or number(systems[other]["median"])
+            ours = number(systems[OURS]["median"]) if OURS in systems else "not run"
+            chosen = best if other.endswith(" tuned") else {}
+            options = ", ".join(f"{name} {value}" for name, value in chosen.items())
+            lines.append(
+                f"| {where} | {ours} | {other} {rate} | {ratio(work, other, 0.0)} | {options} |"
+            )
+    return "\n".join(lines)
+
+
 def methods(run: Run) -> str:
     """`finetune`."""
     lines = [

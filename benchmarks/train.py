@@ -19,12 +19,12 @@ import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from benchmarks import record
 from benchmarks.rounds import Outcome, Work, Workers, compare, say, table
 from benchmarks.systems import OURS
-from benchmarks.systems.training.base import Shape
+from benchmarks.systems.training.base import Shape, Tuned
 from benchmarks.training_setup import (
     PEERS,
     SHAPES,
@@ -44,7 +44,7 @@ from training.loop.settings import LoopSettings
 class Bench:
     """One size on one device."""
 
-    shape: Shape
+    shape: Shape | Tuned
     work: Path
     threads: int
     device: str
@@ -54,23 +54,42 @@ class Bench:
     steps: int
     """Of a turn."""
 
+    kind: ClassVar[str] = "training"
+    """What the names of the systems begin with."""
+    peers: ClassVar[Mapping[str, str]] = PEERS
+
+    def candidates(self, system: str) -> list[Options]:
+        """What a tuned peer may choose from."""
+        bf16 = LoopSettings(steps=1, device=self.device).autocast
+        return candidates(system, self.device, bf16)
+
+    def as_it_comes(self, peer: str) -> Options:
+        return as_it_comes(peer, self.device)
+
+    @property
+    def kept(self) -> Path:
+        """Where the peers' options are kept, once they are chosen."""
+        return self.work / f"tuned-{self.device}-{self.threads}-threads.json"
+
+    def of_ours(self) -> dict[str, Options]:
+        """Our own forms that take part, by their names in the table; the first is compared."""
+        return {OURS: self.ours}
+
+    def differs(self, name: str, ours: Mapping[str, float], proof: Mapping[str, float]) -> str:
+        """Why `name`, with this proof, is not compared with ours; "" if it is."""
+        return differs(ours, proof)
+
     def options(self, system: str, chosen: Options) -> Options:
         source = {"source": self.sources[system]} if self.sources.get(system) else {}
         return {"shape": vars(self.shape), "device": self.device, **source, **chosen}
 
     def tune(self, system: str) -> dict[str, Any]:
         """Steps per second with each of the candidates, and which is the best."""
-        bf16 = LoopSettings(steps=1, device=self.device).autocast
         tried: list[dict[str, Any]] = []
-        for option in candidates(system, self.device, bf16):
+        for option in self.candidates(system):
             say(f"trying {system} with {option}")
             try:
-                with Worker(
-                    f"training-{system}",
-                    self.work,
-                    self.threads,
-                    **self.options(system, option),
-                ) as worker:
+                with self._worker(system, option) as worker:
                     worker.call("steps", count=1)
                     seconds = [worker.call("steps", count=self.steps).seconds for _ in range(2)]
                 tried.append({"options": option, "rate": self._rate(min(seconds))})
@@ -81,7 +100,9 @@ class Bench:
         return {"best": best["options"], "tried": tried}
 
     def _worker(self, system: str, option: Options) -> Worker:
-        return Worker(f"training-{system}", self.work, self.threads, **self.options(system, option))
+        return Worker(
+            f"{self.kind}-{system}", self.work, self.threads, **self.options(system, option)
+        )
 
     def _rate(self, seconds: float) -> float:
         return round(self.shape.tokens * self.steps / seconds, 1)
@@ -89,7 +110,7 @@ class Bench:
     def beside(
         self, peer: str, tuned: Options | None, rounds: int, row: str
     ) -> tuple[Outcome, dict[str, Any]]:
-        """Ours and one peer, as it comes and tuned: three processes, so that memory suffices.
+        """Ours and one peer, as it comes and tuned: few processes, so that memory suffices.
 
         Args:
             tuned: the options of its tuned form, which has no part in it if this is None.
@@ -97,13 +118,14 @@ class Bench:
         Raises:
             SystemExit: ours does not run.
         """
-        forms = {OURS: (OURS, self.ours), peer: (PEERS[peer], as_it_comes(peer, self.device))}
+        forms = {name: (OURS, options) for name, options in self.of_ours().items()}
+        forms[peer] = (self.peers[peer], self.as_it_comes(peer))
         if tuned is not None:
-            forms[f"{peer} tuned"] = (PEERS[peer], tuned)
+            forms[f"{peer} tuned"] = (self.peers[peer], tuned)
         with Workers((), self.work, self.threads) as workers:
             for name, (system, chosen) in forms.items():
                 options = self.options(system, chosen)
-                workers.start(name, f"training-{system}", self.work, self.threads, **options)
+                workers.start(name, f"{self.kind}-{system}", self.work, self.threads, **options)
             if OURS not in workers.running:
                 raise SystemExit(f"{OURS}: {workers.missing[OURS]}")
             proofs = self._check(workers)
@@ -114,7 +136,7 @@ class Bench:
     def _check(self, workers: Workers) -> dict[str, Any]:
         proofs = {name: worker.call("check").value for name, worker in workers.running.items()}
         for name, proof in proofs.items():
-            if reason := differs(proofs[OURS], proof):
+            if reason := self.differs(name, proofs[OURS], proof):
                 workers.drop(name, reason)
         return proofs
 
@@ -127,11 +149,11 @@ class Bench:
 
 def chosen_options(bench: Bench, peers: Sequence[str], again: bool) -> dict[str, Any]:
     """The tuned options of each peer, found now or kept from an earlier run."""
-    file = bench.work / f"tuned-{bench.device}-{bench.threads}-threads.json"
+    file = bench.kept
     kept: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
     for peer in peers:
         if again or peer not in kept:
-            found = bench.tune(PEERS[peer])
+            found = bench.tune(bench.peers[peer])
             if any("rate" in tried for tried in found["tried"]):
                 kept[peer] = found
                 file.write_text(json.dumps(kept, indent=1))

@@ -92,11 +92,15 @@ def prepare(work: Path, shape: Shape) -> Path:
     return gpt2.made(work / f"train-{shape.name}", write)
 
 
-def differs(ours: Mapping[str, float], other: Mapping[str, float]) -> str:
+def differs(
+    ours: Mapping[str, float],
+    other: Mapping[str, float],
+    gradient_within: float = GRADIENT_WITHIN,
+) -> str:
     """Why another network is not the same as ours; "" if it is."""
     if ours["parameters"] != other["parameters"]:
         return f"it has {other['parameters']:,} parameters, ours {ours['parameters']:,}"
-    for name, within in (("loss", LOSS_WITHIN), ("gradient_norm", GRADIENT_WITHIN)):
+    for name, within in (("loss", LOSS_WITHIN), ("gradient_norm", gradient_within)):
         if not abs(other[name] / ours[name] - 1) <= within:
             return f"not the same network: {name} {other[name]:.4f}, ours {ours[name]:.4f}"
     return ""

@@ -31,6 +31,9 @@ TRAINERS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "training-nanogpt": ("training.nanogpt.NanoGPT", {}),
     "training-trainer": ("training.hugging_face.HuggingFace", {}),
     "training-book": ("training.book.Book", {}),
+    "lora-penwright": ("lora.penwright.Penwright", {}),
+    "lora-peft": ("lora.peft_peer.Peft", {}),
+    "lora-litgpt": ("lora.litgpt_peer.LitGPT", {}),
 }
 """The training loops, of another interface: `training.base.TrainingSystem`."""
 

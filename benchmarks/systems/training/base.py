@@ -68,13 +68,31 @@ class Shape:
         return 6 * multiplied + 12 * self.n_layer * self.n_embd * self.context
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """An adapter on a base that stays, and the batch that it is trained with."""
+
+    name: str
+    context: int
+    """Tokens of a sequence."""
+    batch: int
+    """Sequences of a step."""
+    rank: int = 16
+    alpha: float = 32.0
+
+    @property
+    def tokens(self) -> int:
+        """Of a step."""
+        return self.batch * self.context
+
+
 class TrainingSystem:
     """One training loop with its network, in a process of its own.
 
     Args:
         work: the directory of the files.
         threads: to compute with.
-        shape: the fields of `Shape`.
+        shape: the fields of `Shape`, or of `Tuned`.
         device: cpu or cuda.
         options: of this system, from `benchmarks.systems.TRAINERS`.
 
@@ -84,7 +102,7 @@ class TrainingSystem:
     settings: dict[str, Any]
     loop: Loop
     proof: dict[str, float]
-    shape: Shape
+    shape: Shape | Tuned
     device: torch.device
 
     def __init__(
@@ -94,7 +112,8 @@ class TrainingSystem:
 
     def check(self) -> dict[str, float]:
         """What the network made of the first windows of the text at the shared weights, in the
-        precision it trains in: `parameters`, `loss` (mean over tokens) and `gradient_norm`."""
+        precision it trains in: `parameters` (those that learn), `loss` (mean over tokens) and
+        `gradient_norm`."""
         return self.proof
 
     def steps(self, count: int) -> None:
@@ -134,7 +153,7 @@ def prove(
     network: nn.Module,
     logits: Callable[[Tensor], Tensor],
     work: Path,
-    shape: Shape,
+    shape: Shape | Tuned,
     device: torch.device,
     precision: str,
 ) -> dict[str, float]:
@@ -148,7 +167,7 @@ def prove(
 def proof_of(network: nn.Module, loss: Tensor) -> dict[str, float]:
     """Take the gradients of `loss`, measure and drop them."""
     loss.backward()  # type: ignore[no-untyped-call]
-    parameters = list(network.parameters())
+    parameters = [p for p in network.parameters() if p.requires_grad]
     squares = sum(float(p.grad.float().square().sum()) for p in parameters if p.grad is not None)
     network.zero_grad(set_to_none=True)
     return {
@@ -158,7 +177,7 @@ def proof_of(network: nn.Module, loss: Tensor) -> dict[str, float]:
     }
 
 
-def first_windows(work: Path, shape: Shape, device: torch.device) -> tuple[Tensor, Tensor]:
+def first_windows(work: Path, shape: Shape | Tuned, device: torch.device) -> tuple[Tensor, Tensor]:
     """Inputs and targets, (batch, context)"""
     tokens = torch.from_numpy(tokens_of(work)[: shape.tokens + 1].astype(np.int64)).to(device)
     return tokens[:-1].view(shape.batch, -1), tokens[1:].view(shape.batch, -1)

@@ -42,8 +42,14 @@ class HuggingFace(base.TrainingSystem):
         if keep_memory:
             keep_freed_memory()
         transformers.logging.set_verbosity_error()
-        self.shape, self.device = base.Shape(**shape), torch.device(device)
-        model = _network(self.shape, base.weights_of(work)).to(self.device).train()
+        shaped = base.Shape(**shape)
+        self.shape, self.device = shaped, torch.device(device)
+        model = _network(shaped, base.weights_of(work)).to(self.device).train()
+        self.start(model, work, threads, precision, compile)
+        self.settings["keep_memory"] = keep_memory
+
+    def start(self, model: Any, work: Path, threads: int, precision: str, compile: bool) -> None:
+        """Prove the network, and run the trainer's loop up to the first step."""
         self.proof = base.prove(
             model,
             lambda tokens: model(tokens, use_cache=False).logits,
@@ -79,7 +85,6 @@ class HuggingFace(base.TrainingSystem):
             "attention": model.config._attn_implementation,
             "autocast": arguments.bf16,
             "compile": compile,
-            "keep_memory": keep_memory,
             "transformers": transformers.__version__,
             "accelerate": importlib.import_module("accelerate").__version__,
             "torch": torch.__version__,

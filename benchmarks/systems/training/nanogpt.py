@@ -57,6 +57,8 @@ class NanoGPT(base.TrainingSystem):
         compile: its own flag.
     """
 
+    shape: base.Shape
+
     def __init__(
         self,
         work: Path,

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from model.architecture import Architecture
 from model.tokenizer import END_OF_TEXT, GPT2_PATTERN, Tokenizer
 from model.transformer import Transformer
 from training.data.tokens import TokenFiles
-from training.loop.run import Batch, Run
+from training.loop.run import Batch, Run, Task
 from training.loop.settings import LoopSettings
 from training.objectives.next_tokens import Pretraining
 
@@ -29,15 +29,15 @@ class Penwright(base.TrainingSystem):
         self, work: Path, threads: int, *, shape: dict[str, Any], device: str, **options: Any
     ) -> None:
         torch.set_num_threads(threads)
-        self.shape = base.Shape(**shape)
-        settings = _settings(self.shape, device, threads, options)
+        self.shape = shaped = base.Shape(**shape)
+        settings = settings_of(shaped, device, threads, options)
         self.device = settings.torch_device
         config = Architecture(
-            self.shape.vocab_size,
-            self.shape.context,
-            n_layer=self.shape.n_layer,
-            n_head=self.shape.n_head,
-            n_embd=self.shape.n_embd,
+            shaped.vocab_size,
+            shaped.context,
+            n_layer=shaped.n_layer,
+            n_head=shaped.n_head,
+            n_embd=shaped.n_embd,
         )
         model = Transformer(config)
         model.load_state_dict(base.weights_of(work))
@@ -45,12 +45,16 @@ class Penwright(base.TrainingSystem):
         files = TokenFiles(
             base.tokens_of(work), np.memmap(work / "val.bin", np.uint16, mode="r"), sources=()
         )
-        context = self.shape.context
+        context = shaped.context
         task = _Gated(model, _tokenizer(), files, settings, context, context)
+        self.start(task, settings, work, threads)
+
+    def start(self, task: "Waits", settings: LoopSettings, work: Path, threads: int) -> None:
+        """Prove the network of the task, and run its loop up to the first step."""
         batch = task.batch(range(self.shape.batch))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=settings.autocast):
             loss = task.loss(batch) / batch.count
-        self.proof = base.proof_of(model, loss)
+        self.proof = base.proof_of(task.trained, loss)
         self.run_directory = base.scratch(work)
         run = Run(task, settings, self.run_directory)
         task.loop = self.loop = Loop(lambda loop: _train(run), threads)
@@ -62,9 +66,13 @@ class Penwright(base.TrainingSystem):
         }
 
 
-class _Gated(Pretraining):
-    """Waits before the batch of a step: what came before it is then done and logged."""
+class Waits(Task, Protocol):
+    """A task whose batches come when the step is wanted: what came before is then logged."""
 
+    loop: Loop | None
+
+
+class _Gated(Pretraining):
     loop: Loop | None = None
 
     def batch(self, examples: Sequence[int]) -> Batch:
@@ -77,8 +85,8 @@ def _train(run: Run) -> None:
     run.train()
 
 
-def _settings(
-    shape: base.Shape, device: str, threads: int, options: dict[str, Any]
+def settings_of(
+    shape: base.Shape | base.Tuned, device: str, threads: int, options: dict[str, Any]
 ) -> LoopSettings:
     values: dict[str, Any] = {
         "steps": base.STEPS,
