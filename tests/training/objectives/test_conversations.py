@@ -14,6 +14,8 @@ from model.checkpoint import Base, load_base
 from model.errors import UsageError
 from model.lora import LoRASettings
 from model.prompts import Alpaca, ChatML, Message, Part, Qwen3, Template
+from model.prompts import encode as encode_parts
+from model.prompts.foreign.template import JinjaTemplate
 from model.tokenizer import GPT2_PATTERN, Tokenizer
 from model.transformer import Transformer
 from training.data.conversations import Instruction
@@ -211,3 +213,25 @@ def test_what_a_template_has_no_form_for_is_named(capsys: pytest.CaptureFixture[
     pairs = [Preference("a?", "", "A", "B", FIRST[:-1]), Preference("a?", "", "A", "B")]
     assert encode_preferences(pairs, TOKENIZER, 512, Picky()).rows == (pairs[1],)
     assert "system messages are not supported" in capsys.readouterr().err
+
+
+def test_a_model_s_own_template_is_learnt_like_those_that_are_built_in() -> None:
+    """Its turns are ended by a token of its own, and all answers of a chat are one row."""
+    own = JinjaTemplate.of(
+        "{% for m in messages %}<|im_start|>{{ m.role }}:{{ m.content }}<think>{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant:{% endif %}",
+        SPECIAL,
+    )
+    found = encode(CHAT, TOKENIZER, 512, own)
+    assert [said(each) for each in found.found] == ["A<think>", "A<think>B<think>"]
+    [whole] = joined(found).found
+    served = encode_parts(own.render(list(SECOND)), TOKENIZER).ids
+    assert whole.tokens[: len(served)] == tuple(served)
+    assert text(whole.tokens[len(served) :]) == "B<think>"
+    refusing = JinjaTemplate.of(
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system') }}"
+        "{% endif %}<|im_start|>{{ m.content }}<think>{% endfor %}",
+        SPECIAL,
+    )
+    good = Instruction("a?", "", "A")
+    assert encode([*CHAT, good], TOKENIZER, 512, refusing).rows == (good,)
