@@ -59,11 +59,12 @@ def ours(work: Path, base: Base, **fields: Any) -> Penwright:
 
 
 def assert_compared(bench: lora.LoRABench, peer: str) -> None:
-    outcome, about = bench.beside(peer, None, rounds=1, row="row")
+    outcome, about = bench.beside(peer, {"keep_memory": True}, rounds=1, row="row")
     assert not outcome.failed
-    assert set(outcome.rates) == {OURS, lora.SHARED, peer}
+    tuned = f"{peer} tuned"
+    assert set(outcome.rates) == {OURS, lora.SHARED, tuned}
     learn = {name: proof["parameters"] for name, proof in about["proofs"].items()}
-    assert learn[OURS] == learn[peer] > learn[lora.SHARED] > 0
+    assert learn[OURS] == learn[tuned] > learn[lora.SHARED] > 0
 
 
 def test_ours_and_peft_run_from_end_to_end(work: Path, base: Base) -> None:
