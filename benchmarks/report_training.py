@@ -31,7 +31,7 @@ def steps(run: Run) -> str:
 
 
 def adapters(run: Run) -> str:
-    """`lora`: a line for each peer, as it comes and tuned, and one for our own default."""
+    """`lora`: a line for each form of a peer, and one for our own default."""
     lines = [
         f"| step of LoRA | {OURS}, tokens/s | other, tokens/s | {OURS} is faster by "
         "| options of the other |",

@@ -57,6 +57,8 @@ class Bench:
     kind: ClassVar[str] = "training"
     """What the names of the systems begin with."""
     peers: ClassVar[Mapping[str, str]] = PEERS
+    both: ClassVar[bool] = True
+    """Whether a peer takes part as it comes even where it does so tuned."""
 
     def candidates(self, system: str) -> list[Options]:
         """What a tuned peer may choose from."""
@@ -119,7 +121,8 @@ class Bench:
             SystemExit: ours does not run.
         """
         forms = {name: (OURS, options) for name, options in self.of_ours().items()}
-        forms[peer] = (self.peers[peer], self.as_it_comes(peer))
+        if tuned is None or self.both:
+            forms[peer] = (self.peers[peer], self.as_it_comes(peer))
         if tuned is not None:
             forms[f"{peer} tuned"] = (self.peers[peer], tuned)
         with Workers((), self.work, self.threads) as workers:

@@ -20,6 +20,7 @@ from benchmarks.systems.lora.penwright import Penwright
 from benchmarks.systems.training import base as training
 from benchmarks.systems.training.base import Tuned
 from benchmarks.training_setup import LOSS_WITHIN
+from benchmarks.worker import Worker
 from model.checkpoint import Base
 from tests.parity.exported import new_base
 
@@ -57,24 +58,67 @@ def ours(work: Path, base: Base, **fields: Any) -> Penwright:
     )
 
 
-def assert_compared(bench: lora.LoRABench, peer: str, tuned: dict[str, Any]) -> None:
-    outcome, about = bench.beside(peer, tuned, rounds=1, row="row")
+def assert_compared(bench: lora.LoRABench, peer: str) -> None:
+    outcome, about = bench.beside(peer, {"keep_memory": True}, rounds=1, row="row")
     assert not outcome.failed
-    assert set(outcome.rates) == {OURS, lora.SHARED, peer, f"{peer} tuned"}
+    tuned = f"{peer} tuned"
+    assert set(outcome.rates) == {OURS, lora.SHARED, tuned}
     learn = {name: proof["parameters"] for name, proof in about["proofs"].items()}
-    assert learn[OURS] == learn[peer] == learn[f"{peer} tuned"] > learn[lora.SHARED] > 0
+    assert learn[OURS] == learn[tuned] > learn[lora.SHARED] > 0
 
 
 def test_ours_and_peft_run_from_end_to_end(work: Path, base: Base) -> None:
     pytest.importorskip("peft", reason="peft is not installed")
-    tuned = {"weights": "bf16", "adapters": "bf16", "attention": "eager", "keep_memory": True}
-    assert_compared(new_bench(work, base), "peft", tuned)
+    assert_compared(new_bench(work, base), "peft")
+
+
+# peft still calls transformers by a name that transformers 5 warns about.
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing.*:FutureWarning")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"weights": "bf16"},
+        {"weights": "bf16", "adapters": "bf16", "attention": "eager"},
+        {"weights": "bf16", "precision": "bf16"},
+    ],
+    ids=str,
+)
+def test_peft_is_held_as_its_options_say(work: Path, base: Base, options: dict[str, str]) -> None:
+    pytest.importorskip("peft", reason="peft is not installed")
+    from benchmarks.systems.lora.peft_peer import Peft
+
+    peer = Peft(work, 1, shape=vars(TINY), device="cpu", **options)
+    bench = new_bench(work, base)
+    assert bench.differs("peft", ours(work, base).check(), peer.check()) == ""
+    peer.steps(1)
+    network = peer.network
+    learn = {p.dtype for p in network.parameters() if p.requires_grad}
+    stay = {p.dtype for p in network.parameters() if not p.requires_grad}
+    in_bf16 = options.get("adapters") == "bf16"
+    assert learn == {torch.bfloat16 if in_bf16 else torch.float32}
+    assert stay == {torch.bfloat16}
+    assert peer.settings["attention"] == options.get("attention", "sdpa")
+    assert peer.settings["autocast"] == (options.get("precision") == "bf16")
 
 
 def test_ours_and_litgpt_run_from_end_to_end(work: Path, base: Base) -> None:
+    _needs_litgpt()
+    assert_compared(new_bench(work, base), "litgpt")
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_litgpt_has_the_same_network_in_bf16(work: Path, base: Base, precision: str) -> None:
+    _needs_litgpt()
+    options = {"shape": vars(TINY), "device": "cpu", "precision": precision, "fused": True}
+    with Worker("lora-litgpt", work, 1, **options) as peer:
+        proof = peer.call("check").value
+        peer.call("steps", count=1)
+    assert new_bench(work, base).differs("litgpt", ours(work, base).check(), proof) == ""
+
+
+def _needs_litgpt() -> None:
     if importlib.util.find_spec("litgpt") is None:
         pytest.skip("litgpt is not installed: it asks for an older huggingface-hub")
-    assert_compared(new_bench(work, base), "litgpt", {"precision": "bf16-mixed", "fused": True})
 
 
 def test_litgpt_that_is_not_there_says_what_to_name(

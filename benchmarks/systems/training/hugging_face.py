@@ -50,6 +50,7 @@ class HuggingFace(base.TrainingSystem):
 
     def start(self, model: Any, work: Path, threads: int, precision: str, compile: bool) -> None:
         """Prove the network, and run the trainer's loop up to the first step."""
+        self.network = model
         self.proof = base.prove(
             model,
             lambda tokens: model(tokens, use_cache=False).logits,
