@@ -115,6 +115,7 @@ def load_instructions(
             raise DataError(
                 f"{', '.join(str(file.path) for file in files)}: of {len(distinct.rows)} distinct "
                 f"rows none falls into the {SAID[name]} part{_learnt(learnt)}; give more rows"
+                f"{_or_own(name)}"
             )
     return InstructionData(
         train=tuple(parts["train"]),
@@ -146,6 +147,11 @@ def _read(files: Sequence[File], encoding: str | None) -> _Distinct:
         distinct.without_passage += len(found) - len(usable)
         distinct.sources.append({**content.source, "rows": len(found), **file.source()})
     return distinct
+
+
+def _or_own(part: str) -> str:
+    """What else helps where there are too few rows."""
+    return f", or a file of your own with --{part}" * (part != "train")
 
 
 def _learnt(count: int) -> str:

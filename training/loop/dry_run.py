@@ -73,7 +73,7 @@ def dry_run(run: Run, model: Transformer) -> None:
         largest=(batch.inputs.shape[0], batch.inputs.shape[1]),
         peak=peak(device),
     )
-    length = timing.tokens_per_example * run.settings.batch_size / len(batch.inputs)
+    length = timing.tokens_per_example * run.settings.batch_size / len(batch.lengths)
     compute = count(model, task.trained, length, _share_of_outputs(batch))
     print(f"parameters   {_numel(parameters):,}, of which {_numel(learning):,} learn")
     for line in (*_memory_lines(memory, device), *_work_lines(run, timing, compute, length)):
