@@ -36,7 +36,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--stride", type=int, help="tokens between windows (default: context)")
     parser.add_argument("--tokenizer", help="a tokenizer file, or gpt2 (default)")
-    parser.add_argument("--val-fraction", type=float, default=0.1, help="validation part (0.1)")
+    parser.add_argument("--val-fraction", type=float, help="validation part (0.1)")
+    parser.add_argument(
+        "--val",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="text files that validate, in place of a part of --data",
+    )
     parser.add_argument(
         "--token-cache",
         type=Path,
@@ -60,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
             args.val_fraction,
             args.encoding,
             args.token_cache,
+            tuple(args.val),
         ),
         flags.job(args),
         base=args.base,

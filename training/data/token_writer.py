@@ -113,31 +113,39 @@ def write_tokens(
     val_fraction: float,
     encoding: str | None,
     *,
+    apart: Sequence[TextFile] = (),
     cut: bool = False,
 ) -> dict[str, Any]:
     """Write both parts and return what `meta.json` holds. With `cut`, each document gives its end
     to the validation part.
+
+    Args:
+        apart: files that validate; all others train then, but for documents that these have.
 
     Raises:
         DataError: a file cannot be used, or the text is too short to be split.
         PenwrightError: the tokens cannot be written; names the file.
     """
     seen: set[str] = set()
-    sources = []
+    sources: list[dict[str, object]] = []
+    val_sources: list[dict[str, object]] = []
     paths = [directory / f"{part}.bin" for part in PARTS]
     with Part(paths[0], tokenizer) as train, Part(paths[1], tokenizer) as val:
         parts = dict(zip(PARTS, (train, val), strict=True))
-        for file in files:
+        for number, file in enumerate([*apart, *files]):
+            share = val_fraction
+            if apart:
+                share = 1.0 if number < len(apart) else 0.0
             before, before_tokens = len(seen), train.tokens
             for document in stream_documents(file.path, encoding, given=file.given):
                 identity = text_hash(document)
                 if identity not in seen:
                     seen.add(identity)
-                    for part, text in _split(document, identity, val_fraction, cut):
+                    for part, text in _split(document, identity, share, cut):
                         parts[part].add(text)
             train.flush()
             val.flush()
-            sources.append(
+            (val_sources if number < len(apart) else sources).append(
                 {
                     "file": file.given.name,
                     "sha256": file.sha256,
@@ -148,7 +156,14 @@ def write_tokens(
     if train.tokens and val.tokens:
         written = {name: part.content for name, part in parts.items()}
         dtype = dtype_of(tokenizer).name
-        return {"dtype": dtype, "sources": sources, "files": written, "cut": cut}
+        meta = {"dtype": dtype, "sources": sources, "files": written, "cut": cut}
+        return {**meta, "val_sources": val_sources} if apart else meta
+    if apart:
+        raise DataError(
+            f"{', '.join(str(file.given) for file in files)}: all documents are in --val, too"
+            if not train.tokens
+            else f"--val {', '.join(str(file.given) for file in apart)}: there is no text"
+        )
     if not cut:
         return write_tokens(files, tokenizer, directory, val_fraction, encoding, cut=True)
     raise DataError(

@@ -51,6 +51,8 @@ class TokenFiles:
     """Name, SHA-256 and number of documents of each file, and tokens of its training part."""
     cut: bool = False
     """Whether each document gave its beginning to training and its end to validation."""
+    val_sources: tuple[dict[str, object], ...] = ()
+    """The same of files that validate alone."""
 
     @property
     def bounds(self) -> list[int]:
@@ -65,6 +67,7 @@ def tokenize_files(
     val_fraction: float,
     encoding: str | None = None,
     *,
+    val: Sequence[Path] = (),
     expected: Sequence[str] | None = None,
     cache: Path | None = None,
 ) -> TokenFiles:
@@ -77,7 +80,8 @@ def tokenize_files(
     Args:
         paths: files; what can be read but once, such as a pipe, is copied to `directory` meanwhile.
         encoding: of the files, if they are not in UTF-8.
-        expected: the SHA-256 of each file in a run that is resumed.
+        val: files that validate as a whole; `paths` then train as a whole.
+        expected: the SHA-256 of each file in a run that is resumed, those of `val` first.
         cache: a directory that runs share, in place of `directory`: the tokens of the same files
             by the same tokenizer are there once. Several processes may use it at a time.
 
@@ -86,17 +90,20 @@ def tokenize_files(
         UsageError: the files are not as `expected`.
         PenwrightError: the tokens cannot be written; names the file.
     """
-    with text_files(paths, directory) as files:
+    with text_files([*val, *paths], directory) as files:
         digests = [file.sha256 for file in files]
         if expected is not None and list(expected) != digests:
             raise UsageError("--resume: --data is not what the saved run was trained on")
         given = [_VERSION, digests, tokenizer.sha256, val_fraction]
-        content = json.dumps([*given, encoding] if encoding else given)
+        given += [encoding] if encoding else []
+        content = json.dumps([*given, {"val": len(val)}] if val else given)
         key = hashlib.sha256(content.encode()).hexdigest()
         place = directory if cache is None else cache / key[:32]
         meta = _kept(place, key)
         if meta is None:
-            make = partial(_make, files, tokenizer, val_fraction, encoding, key)
+            make = partial(
+                _make, files[len(val) :], tokenizer, val_fraction, encoding, key, files[: len(val)]
+            )
             if cache is None:
                 meta = make(place)
             else:
@@ -108,6 +115,7 @@ def tokenize_files(
         val=np.memmap(place / "val.bin", dtype, mode="r"),
         sources=tuple(meta["sources"]),
         cut=meta["cut"],
+        val_sources=tuple(meta.get("val_sources", ())),
     )
 
 
@@ -117,13 +125,15 @@ def _make(
     val_fraction: float,
     encoding: str | None,
     key: str,
+    val: Sequence[TextFile],
     directory: Path,
 ) -> dict[str, Any]:
     """Write the tokens, and then what is said of them, which is returned."""
     with writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
         (directory / _META).unlink(missing_ok=True)
-    meta = {"key": key, **write_tokens(files, tokenizer, directory, val_fraction, encoding)}
+    written = write_tokens(files, tokenizer, directory, val_fraction, encoding, apart=val)
+    meta = {"key": key, **written}
     write_file(directory / _META, json.dumps({**meta, "sha256": _sha256(meta)}).encode())
     return meta
 

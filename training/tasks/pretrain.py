@@ -40,15 +40,23 @@ class Corpus:
     """Tokens of a window; by default what the network can hold."""
     stride: int | None = None
     """Tokens between windows; by default the context."""
-    val_fraction: float = 0.1
+    val_fraction: float | None = None
+    """Of the documents, by default a tenth."""
     encoding: str | None = None
     """Of the files, if they are not in UTF-8."""
     token_cache: Path | None = None
     """A directory of tokens that runs share; by default they are kept in the run."""
+    val: tuple[Path, ...] = ()
+    """Files that validate, in place of a fraction of the documents."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.val_fraction < 1:
+        if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise UsageError(f"--val-fraction is {self.val_fraction}; it must be between 0 and 1")
+        if self.val_fraction is not None and self.val:
+            raise UsageError(
+                f"--val-fraction {self.val_fraction} and --val {self.val[0]}: each says what "
+                "validates; give one of them"
+            )
         if self.weights and len(self.weights) != len(self.data):
             raise UsageError(
                 f"--weights has {len(self.weights)} numbers; --data has {len(self.data)} files: "
@@ -58,6 +66,11 @@ class Corpus:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"--{name} is {value}; it must be at least 1")
+
+    @property
+    def held_out(self) -> float:
+        """The share of the documents of `data` that validate."""
+        return 0.0 if self.val else 0.1 if self.val_fraction is None else self.val_fraction
 
 
 def pretrain(
@@ -108,17 +121,18 @@ def pretrain(
             "architecture": config.to_dict(),
             "stride": corpus.stride or length,
             "tokenizer": words.sha256,
-            "val_fraction": corpus.val_fraction,
+            "val_fraction": corpus.held_out,
             "weights": list(corpus.weights) or None,
             "base": start.id if start else None,
             "encoding": corpus.encoding,
         }
         # Before other tokens take the place of those in the directory of the run.
         expected = _saved_data(directory, identity) if job.resume else None
-        for path in corpus.data:
+        for path in (*corpus.val, *corpus.data):
             if distributed.size() > 1 and path.exists() and not path.is_file():
+                flag = "--data" if path in corpus.data else "--val"
                 raise UsageError(
-                    f"--data {path} is no regular file, and one process alone could read it; "
+                    f"{flag} {path} is no regular file, and one process alone could read it; "
                     "write it to a file first"
                 )
         with first_goes_first():
@@ -126,8 +140,9 @@ def pretrain(
                 corpus.data,
                 words,
                 directory / "data",
-                corpus.val_fraction,
+                corpus.held_out,
                 corpus.encoding,
+                val=corpus.val,
                 expected=expected,
                 cache=None if job.dry_run else corpus.token_cache,
             )
@@ -139,6 +154,7 @@ def pretrain(
             model, words, files, settings, length, corpus.stride or length, corpus.weights or None
         )
         identity["data"] = list(files.sources)
+        identity["val"] = list(files.val_sources)
         return train(TextTraining(task, corpus, start, extra, identity), settings, job, directory)
 
 
@@ -174,8 +190,9 @@ class TextTraining(Training):
                 "weights": list(self.corpus.weights) or None,
                 "split": {
                     "rule": SPLIT_RULE,
-                    "val_fraction": self.corpus.val_fraction,
+                    "val_fraction": self.corpus.held_out,
                     "cut": files.cut,
+                    "files": list(files.val_sources),
                 },
                 "train_tokens": len(files.train),
                 "val_tokens": len(files.val),
@@ -225,9 +242,15 @@ def _check_held_out(base: Base | None, corpus: Corpus, files: TokenFiles) -> Non
     """
     hashes = {source["sha256"] for source in files.sources}
     for split in text_splits(base.card) if base else []:
-        if hashes & set(split["files"]) and corpus.val_fraction > split["val_fraction"]:
+        for source in files.val_sources:
+            if source["sha256"] in split["files"]:
+                raise UsageError(
+                    f"--val {source['file']}: --base was trained on it; name text that it has not "
+                    "learnt"
+                )
+        if hashes & set(split["files"]) and corpus.held_out > split["val_fraction"]:
             raise UsageError(
-                f"--val-fraction is {corpus.val_fraction}; --base was trained on some of --data "
+                f"--val-fraction is {corpus.held_out}; --base was trained on some of --data "
                 f"and left out {split['val_fraction']} of it: give at most that, or documents that "
                 "it has learnt would be validated on"
             )
@@ -237,4 +260,5 @@ def _saved_data(directory: Path, identity: dict[str, Any]) -> list[str]:
     """The SHA-256 of each file of the run that is resumed, which has the same settings."""
     state = saved_state.load(directory)
     saved_state.check_same(state, identity)
-    return [source["sha256"] for source in state["identity"]["data"]]
+    both = [*state["identity"].get("val", []), *state["identity"]["data"]]
+    return [source["sha256"] for source in both]

@@ -1,17 +1,20 @@
 """Files that are set apart to validate and to test, for every kind of rows."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from model.errors import DataError, UsageError
+from model.tokenizer import Tokenizer
 from training.data.given import Given
 from training.data.instructions import load_instructions
 from training.data.labelled import Reading
 from training.data.labelled_parts import LabelledData, load_labelled, split_rule
 from training.data.preferences import load_preferences
+from training.data.tokens import tokenize_files
 
 NAMES = ("train", "val", "test")
 
@@ -128,3 +131,45 @@ def test_a_chat_that_begins_as_a_tested_one_is_not_learnt(tmp_path: Path) -> Non
     assert [row.output for row in found.unused] == ["nothing"]
     learnt = {row.output for name in ("train", "val") for row in getattr(found, name)}
     assert learnt == {"x"}
+
+
+def test_text_that_is_set_apart_validates_and_is_not_learnt(
+    tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    data, val = tmp_path / "data.txt", tmp_path / "val.txt"
+    documents = [f"the {word} is home" for word in WORDS]
+    data.write_text("\n<|endoftext|>\n".join(documents))
+    val.write_text("\n<|endoftext|>\n".join([*documents[:2], "dinner is later"]))
+    files = tokenize_files([data], tokenizer, tmp_path / "run", 0.0, val=[val])
+
+    end = tokenizer.end_token
+    counts = [int((part == end).sum()) for part in (files.train, files.val)]
+    assert counts == [len(WORDS) - 2, 3]
+    assert tokenizer.decode(files.val.tolist()[: list(files.val).index(end)]) == documents[0]
+    assert [source["documents"] for source in files.sources] == [len(WORDS) - 2]
+    assert [source["documents"] for source in files.val_sources] == [3]
+    again = tokenize_files([data], tokenizer, tmp_path / "run", 0.0, val=[val])
+    assert (again.train == files.train).all()
+    with pytest.raises(DataError, match="all documents are in --val, too"):
+        tokenize_files([val], tokenizer, tmp_path / "none", 0.0, val=[val])
+
+
+def test_a_base_is_validated_on_text_of_its_own(
+    text_file: Path, tmp_path: Path, tokenizer_file: Path, cli: Callable[..., tuple[int, str]]
+) -> None:
+    val = tmp_path / "val.txt"
+    val.write_text("mother is home and dinner is later\n" * 40)
+    command = ("pretrain", "--data", text_file, "--tokenizer", tokenizer_file, "--preset", "tiny")
+    short = ("--steps", 2, "--batch-size", 2, "--context", 16)
+    code, err = cli(*command, "--val", val, "--out", tmp_path / "out", *short)
+    assert code == 0, err
+    card = json.loads((tmp_path / "out" / "card.json").read_text())
+    assert card["data"]["split"]["files"][0]["file"] == "val.txt"
+    assert card["data"]["split"]["val_fraction"] == 0
+    code, err = cli(*command, "--out", tmp_path / "out", *short, "--resume")
+    assert (code, "--resume: --" in err) == (2, True)
+    code, err = cli(*command, "--val", val, "--val-fraction", 0.1, "--out", tmp_path / "o", *short)
+    assert (code, "each says what validates; give one of them" in err) == (2, True)
+    more = ("--base", tmp_path / "out", "--val", text_file, "--data", val)
+    code, err = cli("pretrain", *more, "--out", tmp_path / "more", *short)
+    assert (code, "--base was trained on it" in err) == (2, True)
