@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from model.architecture import Architecture
 from model.errors import UsageError
 
+BIAS = "score.bias"
+"""The tensor that a file of a head without a bias lacks."""
 UNSURE = "unsure"
 """What a text is called whose probability is within the band that a user chose."""
 
@@ -63,17 +66,35 @@ class Labels:
         return band[0] <= deciding < band[1]
 
 
-class ClassifierHead(nn.Module):
-    """A linear layer on the pooled hidden state, trained in full beside whatever else is."""
+def has_bias(config: Architecture) -> bool:
+    """Whether a new head on such a network has a bias.
 
-    def __init__(self, n_embd: int, labels: Labels) -> None:
+    The classifiers of `transformers` have none, so on export a head's moves into the last norm's
+    own. RMS norm has none; a bias on it could not be exported.
+    """
+    return config.norm != "rms"
+
+
+class ClassifierHead(nn.Module):
+    """A linear layer on the pooled hidden state, trained in full beside whatever else is.
+
+    Args:
+        bias: whether each label has a number that is added to its logit; see `has_bias`.
+    """
+
+    def __init__(self, n_embd: int, labels: Labels, *, bias: bool = True) -> None:
         super().__init__()
         self.labels = labels
-        self.score = nn.Linear(n_embd, len(labels.names))
+        self.score = nn.Linear(n_embd, len(labels.names), bias=bias)
+
+    @property
+    def biased(self) -> bool:
+        return self.score.bias is not None
 
     def init_weights(self, generator: torch.Generator) -> None:
         nn.init.normal_(self.score.weight, 0.0, 0.02, generator=generator)
-        nn.init.zeros_(self.score.bias)
+        if self.biased:
+            nn.init.zeros_(self.score.bias)
 
     def forward(self, pooled: Tensor) -> Tensor:
         """(rows, n_embd) -> (rows, labels), logits before calibration"""

@@ -21,7 +21,7 @@ from model.checkpoint.files import (
 )
 from model.checkpoint.names import current_name
 from model.checkpoint.settings import read_adapter_settings
-from model.classifier import ClassifierHead
+from model.classifier import BIAS, ClassifierHead
 from model.errors import CheckpointError, UsageError
 from model.json_files import read_json, write_json
 from model.lora import LoRA, LoRASettings
@@ -151,12 +151,10 @@ def _read(path: Path, base: Base, card: dict[str, Any]) -> Adapter:
             lora = LoRA(base.config, shape)
     except (UsageError, TypeError) as error:
         raise CheckpointError(f"{source}: {error}") from error
-    head = None
+    labels, head = None, None
     if settings["labels"] is not None:
         fields = {k: settings[k] for k in ("positive", "threshold", "temperature")}
         labels = labels_from({"names": settings["labels"], **fields}, source)
-        with torch.device("meta"):
-            head = ClassifierHead(base.config.n_embd, labels)
     template = None
     if settings["template"] is not None:
         template = from_settings(settings["template"], source)
@@ -169,6 +167,9 @@ def _read(path: Path, base: Base, card: dict[str, Any]) -> Adapter:
             path / _WEIGHTS, base.model.dtype, base.model.device
         ).items()
     }
+    if labels is not None:
+        with torch.device("meta"):
+            head = ClassifierHead(base.config.n_embd, labels, bias=BIAS in weights)
     modules: list[nn.Module] = [lora] if head is None else [lora, head]
     assign(modules, weights, path / _WEIGHTS)
     return Adapter(

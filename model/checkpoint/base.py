@@ -22,7 +22,7 @@ from model.checkpoint.files import (
 )
 from model.checkpoint.names import current_name
 from model.checkpoint.settings import GGUF, SAFETENSORS, read_config
-from model.classifier import ClassifierHead, Labels
+from model.classifier import BIAS, ClassifierHead, Labels
 from model.convert.gguf_read import is_gguf, read_gguf, read_gguf_network
 from model.convert.hf_read import read_hugging_face
 from model.convert.tensors import Imported, check_size
@@ -226,12 +226,11 @@ def _read(
     if config["template"] is not None:
         template = from_settings(config["template"], source)
         template.check(tokenizer, source)
-    head = None
+    labels, head = None, None
     if config["classifier"] is not None:
-        with torch.device("meta"):
-            head = ClassifierHead(architecture.n_embd, labels_from(config["classifier"], source))
+        labels = labels_from(config["classifier"], source)
     if weights.name == GGUF:
-        if head is not None:
+        if labels is not None:
             raise CheckpointError(f"{source}: a GGUF file has no classification head")
         model = read_gguf_network(weights, architecture, dtype=dtype, device=device, held=held)
     else:
@@ -239,6 +238,8 @@ def _read(
         check_size(architecture, len(shapes), weights.stat().st_size, source)
         with torch.device("meta"):
             model = Transformer(architecture)
+            if labels is not None:
+                head = ClassifierHead(architecture.n_embd, labels, bias=BIAS in shapes)
         modules: list[nn.Module] = [model] if head is None else [model, head]
         old = config["format_version"] == 1
         names = {current_name(name) if old else name: name for name in shapes}

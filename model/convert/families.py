@@ -75,6 +75,8 @@ class Family:
     gguf: Table
     model_class: str
     """Of `transformers`, for language models."""
+    classifier_class: str
+    """Of `transformers`, for texts that get one label of several."""
     choices: Mapping[str, Any]
     """Fields of an `Architecture` that are the same in all networks of the family."""
     rotary: bool = True
@@ -100,10 +102,19 @@ _GPT2 = {"norm": "layer", "mlp": "gelu", "bias": "all", "qk_norm": False}
 _LLAMA = {"norm": "rms", "mlp": "swiglu", "bias": "none", "qk_norm": False}
 
 FAMILIES = {
-    "gpt2": Family(HF_GPT2, GGUF_GPT2, "GPT2LMHeadModel", _GPT2, rotary=False),
-    "llama": Family(HF_LLAMA, GGUF, "LlamaForCausalLM", _LLAMA),
-    "qwen2": Family(HF_LLAMA, GGUF, "Qwen2ForCausalLM", {**_LLAMA, "bias": "qkv"}),
-    "qwen3": Family(HF_LLAMA, GGUF, "Qwen3ForCausalLM", {**_LLAMA, "qk_norm": True}),
+    "gpt2": Family(
+        *(HF_GPT2, GGUF_GPT2, "GPT2LMHeadModel", "GPT2ForSequenceClassification", _GPT2),
+        rotary=False,
+    ),
+    "llama": Family(HF_LLAMA, GGUF, "LlamaForCausalLM", "LlamaForSequenceClassification", _LLAMA),
+    "qwen2": Family(
+        *(HF_LLAMA, GGUF, "Qwen2ForCausalLM", "Qwen2ForSequenceClassification"),
+        {**_LLAMA, "bias": "qkv"},
+    ),
+    "qwen3": Family(
+        *(HF_LLAMA, GGUF, "Qwen3ForCausalLM", "Qwen3ForSequenceClassification"),
+        {**_LLAMA, "qk_norm": True},
+    ),
 }
 """By `model_type`, which is also `general.architecture`."""
 

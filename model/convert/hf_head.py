@@ -1,9 +1,10 @@
-"""Our classification head in the form of `GPT2ForSequenceClassification`.
+"""Our classification head in the form of `…ForSequenceClassification`.
 
-Ours is softmax((W h + b) / T) on the output h of the last layer norm. Theirs is softmax(W′ h′),
-without a bias. The temperature divides W and b. The bias moves into the layer norm before: its own
-bias grows by a δ with W δ = b + c, for any number c that is the same for all labels, since softmax
-does not see it. Probabilities are then the same but for rounding.
+Ours is softmax((W h + b) / T) on the output h of the last norm. Theirs is softmax(W′ h′), without a
+bias. The temperature divides W and b. On a base with RMS norm a head has no bias, and that is all.
+GPT-2's moves into the layer norm before: the norm's own bias grows by a δ with W δ = b + c, for any
+number c that is the same for all labels, since softmax does not see it. Probabilities are then the
+same but for rounding.
 """
 
 from collections.abc import Mapping
@@ -13,11 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.classifier import ClassifierHead, Labels
+from model.architecture import Architecture
+from model.classifier import BIAS, ClassifierHead, Labels, has_bias
+from model.convert.families import FAMILIES
 from model.errors import CheckpointError, UsageError
+from model.weight_files import assign
 
 _LARGEST_REST = 1e-4
 """Of a logit, that the shifted layer norm may leave unexplained."""
+
+
+def calibrated_weight(head: ClassifierHead) -> Tensor:
+    """Of a head without a bias, the weight with the temperature in it: (labels, n_embd) fp32"""
+    return (head.score.weight.detach().double() / head.labels.temperature).float()
 
 
 def fold(head: ClassifierHead, norm_bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,19 +52,20 @@ def fold(head: ClassifierHead, norm_bias: Tensor) -> tuple[Tensor, Tensor]:
             f"norm (a logit would be off by {rest:.3g}), and GPT2ForSequenceClassification has "
             "none: its weights do not tell the labels apart"
         )
-    return (weight / head.labels.temperature).float(), (norm_bias.double() + shift).float()
+    return calibrated_weight(head), (norm_bias.double() + shift).float()
 
 
-def check_family(family: str, what: str) -> None:
-    """Refuse classifiers of other families.
+def check_head(head: ClassifierHead, family: str, what: str) -> None:
+    """Refuse heads with a bias, as all had once, where nothing can take it.
 
     Raises:
-        UsageError: says which it is, and why.
+        UsageError: says which family it is, and why.
     """
-    if family != "gpt2":
+    if head.biased and family != "gpt2":
         raise UsageError(
-            f"{what}: classifiers can be exported with GPT-2's choices alone; the network is "
-            f"{family}, whose last norm has no bias that could take that of the head"
+            f"{what}: the classification head has a bias, and {FAMILIES[family].classifier_class} "
+            f"none; the network is {family}, whose last norm has no bias that could take that of "
+            "the head (one that is trained now has none)"
         )
 
 
@@ -81,19 +91,24 @@ def labels_of(named: Mapping[str, Any], own: Mapping[str, Any], source: Path) ->
 
 
 def read_head(
-    score: Tensor, values: Mapping[str, Any], own: Mapping[str, Any], source: Path
+    score: Tensor,
+    config: Architecture,
+    values: Mapping[str, Any],
+    own: Mapping[str, Any],
+    source: Path,
 ) -> ClassifierHead:
     """A head with the weights of theirs, which has neither bias nor temperature.
 
     Args:
         score: (labels, n_embd)
+        config: of the network.
         values: the content of `source`, their config.json.
         own: what our export added.
 
     Raises:
         CheckpointError: weights, labels and configuration do not fit.
     """
-    kind, width = values.get("problem_type"), values["n_embd"]
+    kind, width = values.get("problem_type"), config.n_embd
     if kind not in (None, "single_label_classification"):
         raise CheckpointError(
             f"{source}: problem_type is {kind!r}; only 'single_label_classification' is supported"
@@ -108,6 +123,21 @@ def read_head(
         raise CheckpointError(
             f"{source}: id2label names {len(named)} labels, but score.weight has {len(score)} rows"
         )
-    head = ClassifierHead(width, labels_of(named, own, source))
-    head.load_state_dict({"score.weight": score, "score.bias": torch.zeros(len(score))})
+    return new_head(labels_of(named, own, source), config, score, torch.zeros(len(score)), source)
+
+
+def new_head(
+    labels: Labels, config: Architecture, score: Tensor, bias: Tensor, source: Path
+) -> ClassifierHead:
+    """A head on a network, of the kind that training would make there.
+
+    Args:
+        score: (labels, n_embd)
+        bias: (labels,), for a network on which heads have one.
+        source: of the weights, for errors.
+    """
+    biased = has_bias(config)
+    with torch.device("meta"):
+        head = ClassifierHead(config.n_embd, labels, bias=biased)
+    assign([head], {"score.weight": score, **({BIAS: bias} if biased else {})}, source)
     return head.eval()

@@ -32,12 +32,20 @@ from model.weight_files import read_tensor, sha256
 CONFIG, MODEL, _INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 OWN = "penwright"
 """The field of `config.json` where our own export keeps what theirs has not."""
-CLASSIFIER = "GPT2ForSequenceClassification"
 
 _BUFFER = re.compile(r"h\.\d+\.attn\.(bias|masked_bias)|.*\.rotary_emb\.inv_freq")
 """Stored with the weights, and none: GPT-2's masks, and frequencies of older Llamas."""
 CONV1D = re.compile(r"h\.\d+\.(attn\.c_attn|attn\.c_proj|mlp\.c_fc|mlp\.c_proj)\.weight")
 """GPT-2's projections' weights, which are stored turned."""
+
+
+@dataclass(frozen=True)
+class _Classifier:
+    """The class of a family's classifiers."""
+
+    name: str
+    named: bool
+    """Whether the configuration names it."""
 
 
 def read_hugging_face(
@@ -47,7 +55,7 @@ def read_hugging_face(
     device: torch.device | str = "cpu",
     held: Held | None = None,
 ) -> Imported:
-    """Read a language model, or a GPT-2 classifier, and its tokenizer.
+    """Read a language model or a classifier, and its tokenizer.
 
     Args:
         dtype: in which the weights are held; None is as they are stored.
@@ -62,7 +70,7 @@ def read_hugging_face(
         raise CheckpointError(f"{config_path}: is missing; not a Hugging Face model directory")
     values = read_json(config_path)
     config = read_architecture(values, config_path)
-    classifies = _classifies(values, config_path)
+    classifier = _classifier(values, config_path)
     tokenizer = read_tokenizer(directory)
     if tokenizer.vocab_size > config.vocab_size:  # embeddings padded to a round number are usual
         raise CheckpointError(
@@ -73,7 +81,7 @@ def read_hugging_face(
     with contextlib.ExitStack() as stack:
         stored = _open(files, values["model_type"], stack)
         check_size(config, len(stored), sum(path.stat().st_size for path in files), config_path)
-        score = _score(stored, classifies, files[0])
+        score = _score(stored, classifier, files[0])
         tied = score is not None or _is_tied(stored, says_tied(values, config_path), files[0])
         table = FAMILIES[values["model_type"]].hugging_face
         if tied:
@@ -81,7 +89,7 @@ def read_hugging_face(
         config = replace(config, tied=tied)
         network = fill(config, table, stored, files[0], dtype=dtype, device=device, held=held)
     own = _own(values, config_path)
-    head = None if score is None else read_head(score, values, own, config_path)
+    head = None if score is None else read_head(score, config, values, own, config_path)
     text, template_files = _template(directory)
     names = named_tokens(directory)
     found = find_template(text, tokenizer.special.ids, names["bos_token"], names["eos_token"])
@@ -108,20 +116,19 @@ def _own(values: Mapping[str, Any], source: Path) -> dict[str, Any]:
     return own
 
 
-def _classifies(values: Mapping[str, Any], source: Path) -> bool:
-    """Whether it is a classifier; what is neither that nor a language model is refused."""
+def _classifier(values: Mapping[str, Any], source: Path) -> _Classifier:
+    """The family's class of classifiers, and whether it is one; what is neither that nor a language
+    model is refused."""
+    classifier = FAMILIES[values["model_type"]].classifier_class
     names = list_field(values, "architectures", str, source, None) or []
-    unknown = [n for n in names if n != CLASSIFIER and not n.endswith(("ForCausalLM", "HeadModel"))]
+    unknown = [n for n in names if n != classifier and not n.endswith(("ForCausalLM", "HeadModel"))]
     if unknown:
         raise CheckpointError(
             f"{source}: architectures has {shown(unknown[0])}; it must be a language model "
-            f"(…ForCausalLM, GPT2LMHeadModel) or {CLASSIFIER}"
+            f"(…ForCausalLM, GPT2LMHeadModel) or, as model_type is {values['model_type']!r}, "
+            f"{classifier}"
         )
-    if CLASSIFIER in names and values["model_type"] != "gpt2":
-        raise CheckpointError(
-            f"{source}: architectures has {CLASSIFIER}, but model_type is {values['model_type']!r}"
-        )
-    return CLASSIFIER in names
+    return _Classifier(classifier, classifier in names)
 
 
 def _weight_files(directory: Path) -> tuple[Path, ...]:
@@ -190,15 +197,15 @@ def _open(files: tuple[Path, ...], family: str, stack: contextlib.ExitStack) -> 
     return stored
 
 
-def _score(stored: dict[str, _Stored], classifies: bool, source: Path) -> Tensor | None:
+def _score(stored: dict[str, _Stored], classifier: _Classifier, source: Path) -> Tensor | None:
     """The classification head of a classifier, taken out of `stored`: (labels, n_embd) fp32."""
     entry = stored.pop("score.weight", None)
-    if classifies and entry is None:
+    if classifier.named and entry is None:
         raise CheckpointError(f"{source}: has no tensor score.weight")
-    if entry is not None and not classifies:
+    if entry is not None and not classifier.named:
         raise CheckpointError(
             f"{entry.source}: score.weight is a classification head, but {CONFIG} does not name "
-            f"{CLASSIFIER} among its architectures"
+            f"{classifier.name} among its architectures"
         )
     return None if entry is None else entry.read(torch.float32)
 

@@ -1,9 +1,8 @@
 """A Hugging Face directory, for `transformers` and all that reads its files.
 
-A language model becomes its family's `…ForCausalLM` or `GPT2LMHeadModel`; a classifier of GPT-2's
-choices becomes `GPT2ForSequenceClassification`. The decision threshold of a classifier has no place
-there: `argmax` decides at 0.5. It is kept in `config.json` under "penwright", where our own import
-finds it.
+A language model becomes its family's `…ForCausalLM` or `GPT2LMHeadModel`, a classifier its
+`…ForSequenceClassification`. The decision threshold of a classifier has no place there: `argmax`
+decides at 0.5. It is kept in `config.json` under "penwright", where our own import finds it.
 
 The token that ends a document is the tokenizer's `eos_token`; all that end a text are in
 `config.json` and `generation_config.json`, a list where there are several.
@@ -20,8 +19,8 @@ from model.checkpoint import Base
 from model.convert.bpe_files import write_tokenizer
 from model.convert.families import FAMILIES, HF_PREFIX, family_of
 from model.convert.hf_config import config_values
-from model.convert.hf_head import check_family, fold
-from model.convert.hf_read import CLASSIFIER, CONFIG, CONV1D, MODEL, OWN
+from model.convert.hf_head import calibrated_weight, check_head, fold
+from model.convert.hf_read import CONFIG, CONV1D, MODEL, OWN
 from model.convert.tensors import taken_apart, widths_of
 from model.json_files import write_json
 from model.weight_files import write_weights
@@ -39,12 +38,15 @@ def write_hugging_face(directory: Path, base: Base, dtype: torch.dtype) -> None:
     """
     family = family_of(base.config, "--format hf")
     if base.head is not None:
-        check_family(family, "--format hf")
+        check_head(base.head, family, "--format hf")
     weights = hugging_face_weights(base.model.state_dict(), family, widths_of(base.model))
     if base.head is not None:
         weights.pop("lm_head.weight", None)
-        norm = f"{HF_PREFIX}ln_f.bias"
-        weights["score.weight"], weights[norm] = fold(base.head, weights[norm])
+        if base.head.biased:
+            norm = f"{HF_PREFIX}ln_f.bias"
+            weights["score.weight"], weights[norm] = fold(base.head, weights[norm])
+        else:
+            weights["score.weight"] = calibrated_weight(base.head)
     write_weights(directory / MODEL, weights, dtype, {"format": "pt"})
     write_json(directory / CONFIG, _config(base, family, dtype))
     settings: dict[str, Any] = {"model_max_length": base.config.context_length}
@@ -86,7 +88,7 @@ def _config(base: Base, family: str, dtype: torch.dtype) -> dict[str, Any]:
     labels = head.labels
     own |= {"positive": labels.positive, "threshold": labels.threshold}
     return {
-        **config_values(base.config, CLASSIFIER, tokens, dtype),
+        **config_values(base.config, FAMILIES[family].classifier_class, tokens, dtype),
         "tie_word_embeddings": True,  # without an output layer there is nothing to untie
         "id2label": {str(index): name for index, name in enumerate(labels.names)},
         "label2id": {name: index for index, name in enumerate(labels.names)},

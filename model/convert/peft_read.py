@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Base
-from model.classifier import ClassifierHead
+from model.classifier import ClassifierHead, has_bias
 from model.convert.families import family_of
-from model.convert.hf_head import labels_of, unfold
+from model.convert.hf_head import labels_of, new_head, unfold
 from model.convert.hf_read import OWN
 from model.convert.peft_modules import (
     CONFIG,
@@ -103,10 +103,6 @@ def read_peft(directory: Path, base: Base) -> PeftAdapter:
     own = read_json(notes) if notes.is_file() else {}
     head = None
     if values["task_type"] == "SEQ_CLS":
-        if family != "gpt2":
-            raise CheckpointError(
-                f"{source}: task_type is 'SEQ_CLS'; on {family} only 'CAUSAL_LM' is supported"
-            )
         head = _head(weights, own, base, path)
     lora = _lora(values, weights, base, modules_of(base.model, family), directory)
     task = own["task"] if own.get("task") in TASKS else None
@@ -275,19 +271,21 @@ def _of_site(
 def _head(
     weights: dict[str, Tensor], own: dict[str, Any], base: Base, source: Path
 ) -> ClassifierHead:
-    """The head, with the change of the last layer norm as its bias; takes both from `weights`."""
-    norm = base.model.norm
+    """The head, with the change of a last layer norm as its bias; takes both from `weights`."""
     score = weights.pop(SCORE, None)
     if score is None or score.ndim != 2 or score.shape[1] != base.config.n_embd:
         raise CheckpointError(f"{source}: has no tensor {SCORE} of (labels, {base.config.n_embd})")
-    scale = weights.pop(f"{NORM}weight", norm.weight)
-    shift = weights.pop(f"{NORM}bias", norm.bias)
-    if scale.shape != norm.weight.shape or not torch.equal(scale, norm.weight):
-        raise CheckpointError(f"{source}: {NORM}weight is not the base's; a head cannot express it")
+    bias = torch.zeros(len(score))
+    if has_bias(base.config):
+        norm = base.model.norm
+        scale = weights.pop(f"{NORM}weight", norm.weight)
+        shift = weights.pop(f"{NORM}bias", norm.bias)
+        if scale.shape != norm.weight.shape or not torch.equal(scale, norm.weight):
+            raise CheckpointError(
+                f"{source}: {NORM}weight is not the base's; a head cannot express it"
+            )
+        bias = unfold(score, shift, norm.bias)
     names = own.get("labels") or [f"LABEL_{i}" for i in range(len(score))]
     named = {str(i): name for i, name in enumerate(names)}
     labels = labels_of(named, own, source.with_name(f"{OWN}.json"))
-    head = ClassifierHead(base.config.n_embd, labels)
-    bias = unfold(score, shift, norm.bias)
-    assign([head], {"score.weight": score, "score.bias": bias}, source)
-    return head.eval()
+    return new_head(labels, base.config, score, bias, source)

@@ -3,8 +3,8 @@
 One of our sites can be several of their layers, which then share its A (`qkv` where a family has
 three projections). One of their layers can have several of our sites, whose pairs become one of a
 larger rank, block by block; patterns of rank and alpha keep the scale as it was. A classifier's
-head, and the layer norm that takes its bias (`model.convert.hf_head`), are stored in full, as
-`modules_to_save`.
+head, and with GPT-2's choices the layer norm that takes its bias (`model.convert.hf_head`), are
+stored in full, as `modules_to_save`.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from model.checkpoint import Adapter, Base
 from model.convert.families import family_of
-from model.convert.hf_head import check_family, fold
+from model.convert.hf_head import calibrated_weight, check_head, fold
 from model.convert.hf_read import OWN
 from model.convert.peft_modules import (
     CONFIG,
@@ -48,14 +48,17 @@ def write_peft(
     family = family_of(base.config, "--format peft")
     head = adapter.head
     if head is not None:
-        check_family(family, "--format peft")
+        check_head(head, family, "--format peft")
     modules = modules_of(base.model, family)
     weights = _peft_weights(adapter.lora, modules)
     own: dict[str, Any] = {"task": adapter.task, "checkpoint": adapter.id}
     own["template"] = None if adapter.template is None else adapter.template.settings()
     if head is not None:
-        weights[SCORE], weights[f"{NORM}bias"] = fold(head, base.model.norm.bias)
-        weights[f"{NORM}weight"] = base.model.norm.weight
+        if head.biased:
+            weights[SCORE], weights[f"{NORM}bias"] = fold(head, base.model.norm.bias)
+            weights[f"{NORM}weight"] = base.model.norm.weight
+        else:
+            weights[SCORE] = calibrated_weight(head)
         own["labels"] = list(head.labels.names)
         own |= {"positive": head.labels.positive, "threshold": head.labels.threshold}
     config = _config(adapter, family, modules, base_name)
@@ -71,6 +74,7 @@ def _config(
     settings, head = adapter.lora.settings, adapter.head
     counts = {module.short: len(_sites(adapter.lora, module)) for module in modules}
     several = {short: count for short, count in counts.items() if count > 1}
+    saved = None if head is None else ["score", "ln_f"] if head.biased else ["score"]
     return {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM" if head is None else "SEQ_CLS",
@@ -87,7 +91,7 @@ def _config(
         "target_modules": [short for short, count in counts.items() if count],
         "fan_in_fan_out": family == "gpt2",  # Conv1D
         "bias": "none",
-        "modules_to_save": None if head is None else ["score", "ln_f"],
+        "modules_to_save": saved,
         "inference_mode": True,
     }
 

@@ -62,7 +62,7 @@ class Imported:
     template_problem: str | None = None
     """Why its chat template cannot be used, if it has one that cannot."""
     head: ClassifierHead | None = None
-    """Of a `GPT2ForSequenceClassification`."""
+    """Of a classifier."""
     task: TaskName | None = None
     """Which it was exported for, where our own export wrote it."""
 

@@ -230,7 +230,10 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("change", "said"),
         [
-            ({"task_type": "SEQ_CLS"}, "task_type is 'SEQ_CLS'; on qwen3 only 'CAUSAL_LM'"),
+            (
+                {"task_type": "SEQ_CLS"},
+                "has no tensor base_model.model.score.weight of (labels, 64)",
+            ),
             ({"use_rslora": "yes"}, "use_rslora is 'yes'"),
             ({"use_dora": True}, "use_dora is True"),
             ({"r": 3}, "q_proj.lora_A.weight has the shape (2, 64) in place of (3, 64)"),

@@ -70,7 +70,8 @@ OTHER_NETWORKS = [
     ("gpt2", "reorder_and_upcast_attn", True),
     ("gpt2", "add_cross_attention", True),
     ("llama", "quantization_config", {"quant_method": "gptq", "bits": 4}),
-    ("llama", "architectures", ["LlamaForSequenceClassification"]),
+    ("llama", "architectures", ["LlamaForTokenClassification"]),
+    ("llama", "architectures", ["Qwen2ForSequenceClassification"]),
     ("llama", "architectures", ["GPT2ForSequenceClassification"]),
     ("llama", "architectures", ["LlamaModel"]),
     *(

@@ -7,11 +7,11 @@
     penwright-train export models/smollm2 --format hf --dtype bf16 --out smollm2-hf
 
 hf    a directory for transformers, as a language model of the family whose choices the network has:
-      GPT2LMHeadModel, LlamaForCausalLM, Qwen2ForCausalLM or Qwen3ForCausalLM; a classifier with
-      GPT-2's choices as GPT2ForSequenceClassification, with the temperature and the bias of the
-      head folded in; an adapter is merged
-peft  an adapter's matrices for the package peft, to be loaded on the exported base, in the family's
-      names; with GPT-2's choices also its head
+      GPT2LMHeadModel, LlamaForCausalLM, Qwen2ForCausalLM or Qwen3ForCausalLM; a classifier as the
+      family's …ForSequenceClassification, with the temperature of the head folded in, and the bias
+      that it has with GPT-2's choices; an adapter is merged
+peft  an adapter's matrices for the package peft, and a classifier's head, to be loaded on the
+      exported base, in the family's names
 gguf  one file for llama.cpp, of the architecture gpt2, llama, qwen2 or qwen3; an adapter is merged;
       language models only
 
@@ -47,7 +47,7 @@ from model.convert import Imported, read_hugging_face
 from model.convert.families import family_of
 from model.convert.gguf_read import read_gguf
 from model.convert.gguf_write import write_gguf
-from model.convert.hf_head import check_family
+from model.convert.hf_head import check_head
 from model.convert.hf_write import write_hugging_face
 from model.convert.peft_read import read_peft
 from model.convert.peft_write import write_peft
@@ -180,14 +180,14 @@ def _check_format(args: argparse.Namespace, base: Base, adapter: Adapter | None)
     """
     family = family_of(base.config, f"--format {args.format}")
     head = base.head if adapter is None else adapter.head
-    if head is not None:
-        check_family(family, f"--format {args.format}")
     if args.format == "gguf" and head is not None:
         possible = "hf" if adapter is None else "hf and peft"
         raise UsageError(
             f"--format gguf: {args.checkpoint} is a classifier, and GGUF has no classification "
             f"head here; possible: {possible}"
         )
+    if head is not None:
+        check_head(head, family, f"--format {args.format}")
     if args.format != "peft":
         return
     others = "hf" if head is not None else "hf and gguf"

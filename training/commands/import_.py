@@ -6,8 +6,8 @@
     penwright-train import ./my-lora --base models/mine --out models/mine-lora    a PEFT adapter
 
 A Hugging Face directory holds config.json, model.safetensors (or its shards) and the tokenizer; it
-is a language model of the family of GPT-2, Llama, Qwen2 or Qwen3, or a
-GPT2ForSequenceClassification. A GGUF file, of the same families, is kept as it is. A directory that
+is a language model of the family of GPT-2, Llama, Qwen2 or Qwen3, or a classifier of one
+(…ForSequenceClassification). A GGUF file, of the same families, is kept as it is. A directory that
 is called like one of OpenAI's models is named with a slash: `./gpt2`. What `penwright-train export`
 wrote is read back as the task that it was; for other files, `--task instruct` names a model that
 follows the instruction template. A PEFT adapter is LoRA for a base of any of these families; it

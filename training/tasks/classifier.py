@@ -42,6 +42,8 @@ class Recipe:
     lengths: Lengths
     held: Held = "fp32"
     """How a base that stays frozen is held."""
+    head_bias: bool = True
+    """Whether the head has a bias."""
 
     @property
     def limit(self) -> int:
@@ -67,7 +69,8 @@ class ClassifierTraining(Training):
         self.recipe, self.data, self.directory = recipe, data, directory
         adapters = recipe.method.adapters(settings)
         self.tuning: Tuning = start_tuning(
-            base, recipe.method.name, adapters, recipe.labels, settings, recipe.held
+            *(base, recipe.method.name, adapters, recipe.labels, settings, recipe.held),
+            biased=recipe.head_bias,
         )
         self.extra = recipe.extra.beside(data)
         limit = recipe.limit
@@ -104,6 +107,7 @@ class ClassifierTraining(Training):
             **recipe.given.identity(),
             "max_length": limit,
             "cut": recipe.lengths.cut,
+            "head_bias": recipe.head_bias,
         }
 
     @property

@@ -22,7 +22,7 @@ from training.objectives.labels import Options
 from training.tasks.classifier import Recipe
 from training.tasks.cross_validation import cross_validate
 from training.tasks.training import Job, train
-from training.tuning.methods import Method, load_tunable
+from training.tuning.methods import Method, head_has_bias, load_tunable
 from training.tuning.publishing import keep_apart
 
 METHODS = ("lora", "full", "last-block", "head")
@@ -106,6 +106,7 @@ def classify(
         recipe = Recipe(
             *(loaded, known, method, settings, options, reading, labels, further, given, lengths),
             held=held,
+            head_bias=head_has_bias(loaded, directory if job.resume else None),
         )
         training = recipe.prepare(parts, directory)
         training.report()

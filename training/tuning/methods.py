@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from model.checkpoint import Base, is_adapter, load_base
-from model.classifier import ClassifierHead, Labels
+from model.classifier import ClassifierHead, Labels, has_bias
 from model.errors import CheckpointError, DataError, UsageError
 from model.frozen import Held, exchange, hold
 from model.lora import LoRA, LoRASettings
@@ -80,7 +80,7 @@ class Method:
             resumed: directory of the run that goes on. One of before there was a choice goes on as
                 it began, in fp32.
         """
-        if self.frozen == "auto" and resumed is not None and _had_no_choice(resumed):
+        if self.frozen == "auto" and resumed is not None and _saved_without(resumed, "frozen"):
             return "fp32"
         if self.frozen == "auto":
             return "bf16" if settings.autocast and self.name in _ON_A_FROZEN_BASE else "fp32"
@@ -144,12 +144,23 @@ class Tuning:
         return list({id(model): model for model in both}.values())
 
 
-def _had_no_choice(run: Path) -> bool:
-    """Whether the run in this directory, or one of its folds, was saved before bases were held in
-    anything but fp32."""
+def head_has_bias(base: Base, resumed: Path | None = None) -> bool:
+    """Whether the head to be trained on a base has a bias.
+
+    Args:
+        resumed: directory of the run that goes on. One of before there was a choice goes on as it
+            began, with a bias.
+    """
+    before = resumed is not None and _saved_without(resumed, "head_bias")
+    return before or has_bias(base.config)
+
+
+def _saved_without(run: Path, choice: str) -> bool:
+    """Whether the run in this directory, or one of its folds, was saved before there was this
+    choice in a run's identity."""
     for directory in (run, *sorted(run.glob("fold-*"))):
         if saved_state.last_state(directory).exists():
-            return "frozen" not in saved_state.load(directory)["identity"]
+            return choice not in saved_state.load(directory)["identity"]
     return False
 
 
@@ -160,6 +171,8 @@ def start_tuning(
     labels: Labels | None,
     settings: LoopSettings,
     held: Held = "fp32",
+    *,
+    biased: bool | None = None,
 ) -> Tuning:
     """Freeze what the method leaves alone, and make the rest, drawn from the seed on the CPU.
 
@@ -168,6 +181,7 @@ def start_tuning(
 
     Args:
         held: how a frozen base is held; it is turned into that in place.
+        biased: whether the head has a bias; by default as new heads on such a base.
 
     Raises:
         UsageError: the adapters' rank is above the network's width.
@@ -181,7 +195,8 @@ def start_tuning(
     device = settings.torch_device
     head = None
     if labels is not None:
-        head = ClassifierHead(base.config.n_embd, labels)
+        bias = has_bias(base.config) if biased is None else biased
+        head = ClassifierHead(base.config.n_embd, labels, bias=bias)
         head.init_weights(generator)
         head.to(device)
     trained: dict[str, nn.Module] = {} if head is None else {"head": head}

@@ -183,3 +183,36 @@ def test_a_state_in_shards_is_refused_with_the_reason(tmp_path: Path) -> None:
     torch.save({**state, "shards": "shards-4"}, path)
     with pytest.raises(UsageError, match=r"--resume: .*last\.pt was saved in shards by an earlier"):
         Run(Tokens(), settings(), tmp_path).train(resume=True)
+
+
+@pytest.mark.parametrize("base_path", ["modern"], indirect=True)
+@pytest.mark.parametrize("name", ["classify by the head", "classify in folds"])
+def test_a_head_goes_on_with_its_bias(
+    name: str,
+    base_path: Path,
+    spam_file: Path,
+    tmp_path: Path,
+    cli: Cli,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On RMS norm, too, heads had one once; a new one has none."""
+    data = ("--base", base_path, "--data", spam_file)
+    words = ("classify", *data, *SHORT, *COMMANDS[name])
+    with monkeypatch.context() as patch:
+        patch.setattr("training.tuning.methods.has_bias", lambda config: True)
+        assert cli(*words, "--out", tmp_path / "whole")[0] == 0
+        stop_at(patch, STOPS_AT.get(name, 4))
+        assert cli(*words, "--out", tmp_path / "parts")[0] == 1
+    for path in (tmp_path / "parts.run").rglob("last.pt"):
+        state = torch.load(path)
+        del state["identity"]["head_bias"]
+        torch.save(state, path)
+    code, err = cli(*words, "--out", tmp_path / "parts", "--resume")
+    assert code == 0, err
+    assert cli(*words, "--out", tmp_path / "new")[0] == 0
+    whole, parts, new = (
+        load_file(tmp_path / which / "adapter.safetensors") for which in ("whole", "parts", "new")
+    )
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    assert whole.keys() == parts.keys()
+    assert whole.keys() - new.keys() == {"score.bias"}
