@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Base
-from model.lora import LoRA, LoRASettings
+from model.lora import LoRASettings
 from model.prompts import Message
 from tests.parity.exported import new_base
 from training.loop.run import Run
@@ -65,23 +65,22 @@ def conversations(base: Base) -> tuple[Conversation, ...]:
 
 def our_losses(
     base: Base, rows: tuple[Conversation, ...], shape: LoRASettings, directory: Path
-) -> tuple[LoRA, list[dict[str, Any]]]:
-    """Each step's record, and the adapter as it was at first."""
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """Each step's record, and by the names of its sites what the adapter was at first."""
     tuning = start_tuning(base, "lora", shape, None, SETTINGS)
-    first = tuning.network.lora
-    assert first is not None
+    lora = tuning.network.lora
+    assert lora is not None
     assert base.template is not None
-    kept = LoRA(base.config, shape)
-    kept.load_state_dict(first.state_dict())
+    first = {name: tensor.clone() for name, tensor in lora.state_dict().items()}
     both = Conversations(rows, ())
     task = InstructionTuning(tuning, both, both, SETTINGS, base.template)
     run = Run(task, SETTINGS, directory)
     task.trained.train()
-    return kept, [run.step() for _ in range(STEPS)]
+    return first, [run.step() for _ in range(STEPS)]
 
 
 def their_losses(
-    peft: Any, peer: Any, rows: tuple[Conversation, ...], first: LoRA, **settings: Any
+    peft: Any, peer: Any, rows: tuple[Conversation, ...], first: dict[str, Tensor], **settings: Any
 ) -> list[float]:
     """A plain loop: `model(**batch).loss`, the mean over the learnt tokens."""
     config = peft.LoraConfig(
@@ -111,14 +110,18 @@ def their_losses(
 
 
 @torch.no_grad()
-def copy_first(model: Any, first: LoRA) -> None:
-    """Give peft's layers our pairs."""
+def copy_first(model: Any, first: dict[str, Tensor]) -> None:
+    """Give peft's layers our pairs; what the magnitudes are both say alike."""
     parameters = dict(model.named_parameters())
-    for site in first.sites:
-        _, block, part = site.name.split(".", 2)
-        layer = f"base_model.model.model.layers.{block}.{LAYERS[part]}"
-        for ours, theirs in ((first.a, "lora_A"), (first.b, "lora_B")):
-            parameters[f"{layer}.{theirs}.default.weight"].copy_(ours[site.key])
+    theirs = {"a": "lora_A", "b": "lora_B", "magnitude": "lora_magnitude_vector"}
+    for name, ours in first.items():
+        kind, site = name.split(".")
+        _, block, part = site.split("/", 2)
+        layer = f"base_model.model.model.layers.{block}.{LAYERS[part.replace('/', '.')]}"
+        parameter = parameters[f"{layer}.{theirs[kind]}.default.weight"]
+        if kind == "magnitude":
+            assert torch.allclose(parameter, ours, rtol=1e-5)
+        parameter.copy_(ours)
 
 
 def padded(rows: tuple[Conversation, ...]) -> dict[str, Tensor]:
@@ -134,17 +137,23 @@ def padded(rows: tuple[Conversation, ...]) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-@pytest.mark.parametrize("scaling", ["rank", "sqrt-rank"])
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({}, {}),
+        ({"scaling": "sqrt-rank"}, {"use_rslora": True}),
+        ({"dora": True}, {"use_dora": True}),
+    ],
+    ids=str,
+)
 def test_each_step_has_the_loss_of_peft(
-    pair: tuple[Any, Base], scaling: str, tmp_path: Path
+    pair: tuple[Any, Base], ours: dict[str, Any], theirs: dict[str, Any], tmp_path: Path
 ) -> None:
     peft = pytest.importorskip("peft", reason="peft is not installed")
     peer, base = pair
     rows = conversations(base)
-    shape = LoRASettings(**SHAPE, scaling=scaling)
-    first, records = our_losses(base, rows, shape, tmp_path)
+    first, records = our_losses(base, rows, LoRASettings(**SHAPE, **ours), tmp_path)
     assert all(record["grad_norm"] > CLIP for record in records), "it must be clipped"
-    ours = [record["loss"] for record in records]
-    theirs = their_losses(peft, peer, rows, first, use_rslora=scaling == "sqrt-rank")
-    assert ours == pytest.approx(theirs, abs=1e-4)
-    assert ours[0] - ours[-1] > 0.05, "something must be learnt"
+    losses = [record["loss"] for record in records]
+    assert losses == pytest.approx(their_losses(peft, peer, rows, first, **theirs), abs=1e-4)
+    assert losses[0] - losses[-1] > 0.05, "something must be learnt"
