@@ -141,7 +141,10 @@ class FrozenProjection(Projection):
         if adapters is not None:
             x = x.to(product_dtype(x))  # once for all products
         y = frozen_linear(x, self.weight, self.scale, self.bias, self.tile)
-        return y if adapters is None else adapters.adapt(self.path, x, y)
+        return y if adapters is None else adapters.adapt(self, x, y)
+
+    def wide_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        return _wide_blocks(self.weight, self.scale, torch.float32)
 
 
 class FrozenEmbedding(TokenEmbedding):

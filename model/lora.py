@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model.architecture import Architecture
+from model.dora import Layer, channel_norms, scaled
 from model.errors import UsageError
 from model.fused import add_low_rank, by_hand
-from model.projection import linear
+from model.projection import Projection, linear
 from model.transformer import Transformer
 
 TARGETS = ("qkv", "q", "k", "v", "out", "gate", "up", "down")
@@ -50,6 +51,8 @@ class LoRASettings:
     scaling: str = "rank"
     """By what alpha is divided: the rank, or `sqrt-rank`, its root, with which adapters of high
     rank learn as fast as others (Kalajdzievski, "rsLoRA", 2023)."""
+    dora: bool = False
+    """Whether the length of each changed output channel is learnt by itself (see `model.dora`)."""
 
     def __post_init__(self) -> None:
         if self.rank < 0:
@@ -150,7 +153,11 @@ def _place(site: Site) -> tuple[str, int]:
 
 
 class LoRA(nn.Module):
-    """One adapter: for each site a pair A (rank, in) and B (out, rank)."""
+    """One adapter: for each site a pair A (rank, in) and B (out, rank).
+
+    With `settings.dora` each site has a gain (out,), or while it learns, a magnitude (out,) in its
+    place: see `model.dora`, and `learn` and `settle`.
+    """
 
     def __init__(self, model_config: Architecture, settings: LoRASettings) -> None:
         super().__init__()
@@ -165,13 +172,16 @@ class LoRA(nn.Module):
             self._of_path.setdefault(site.path, []).append(site)
         # In pairs, for a dictionary would be sorted by its keys. Seeds and the saved states of
         # optimizers depend on this order.
-        ordered = sorted(self.sites, key=_place)
+        self._ordered = sorted(self.sites, key=_place)
         self.a = nn.ParameterDict(
-            [(s.key, torch.zeros(settings.rank, s.in_features)) for s in ordered]
+            [(s.key, torch.zeros(settings.rank, s.in_features)) for s in self._ordered]
         )
         self.b = nn.ParameterDict(
-            [(s.key, torch.zeros(s.out_features, settings.rank)) for s in ordered]
+            [(s.key, torch.zeros(s.out_features, settings.rank)) for s in self._ordered]
         )
+        scaled = self._ordered if settings.dora else []
+        self.gain = nn.ParameterDict([(s.key, torch.zeros(s.out_features)) for s in scaled])
+        self.magnitude = nn.ParameterDict()
 
     def init_weights(self, generator: torch.Generator) -> None:
         """A as PEFT draws it (Kaiming-uniform with a = sqrt(5)), B zero: at first no change."""
@@ -180,6 +190,32 @@ class LoRA(nn.Module):
             nn.init.uniform_(a, -bound, bound, generator=generator)
         for b in self.b.values():
             nn.init.zeros_(b)
+
+    def learn(self, model: Transformer) -> None:
+        """Let magnitudes learn in place of gains, each as `model` and the gain have it."""
+        if self.gain:
+            self.magnitude, self.gain = self._exchanged(model, self.gain), nn.ParameterDict()
+
+    def settle(self, model: Transformer) -> None:
+        """Have gains in place of magnitudes, as they are with the matrices of `model`."""
+        if self.magnitude:
+            self.gain, self.magnitude = self._exchanged(model, self.magnitude), nn.ParameterDict()
+
+    @torch.no_grad()
+    def _exchanged(self, model: Transformer, had: nn.ParameterDict) -> nn.ParameterDict:
+        made = {}
+        for path, found in self._of_path.items():
+            norms = self.norms(_layer(model, path))
+            for site in found:
+                own, norm = had[site.key], norms[site.channels]
+                made[site.key] = (1 + own) * norm if had is self.gain else own / norm - 1
+        return nn.ParameterDict([(site.key, made[site.key]) for site in self._ordered])
+
+    def norms(self, layer: Layer) -> Tensor:
+        """‖W + B A‖ of the output channels of `layer`, which has a site: (out,) fp32"""
+        change = self.change(layer.path)
+        assert change is not None
+        return channel_norms(layer, *change)
 
     def delta(self, site: Site, x: Tensor) -> Tensor:
         """What the adapter adds to the channels of `site` for `x`, the projection's input."""
@@ -191,12 +227,14 @@ class LoRA(nn.Module):
         """The sites within the projection at the path `layer`."""
         return self._of_path.get(layer, ())
 
-    def adapt(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
-        """`y` with this adapter added in every row: an adapter by itself adapts a whole batch.
+    def adapt(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
+        """`y` with this adapter added in every row: an adapter by itself adapts a whole batch."""
+        y, gain = self._added(layer.path, x, y), self.gain_of(layer)
+        return y if gain is None else scaled(y, gain, layer.bias)
 
-        In training all sites of the projection are one product, in place; not with dropout, of
-        which each site has its own.
-        """
+    def _added(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
+        """In training all sites of the projection are one product, in place; not with dropout, of
+        which each site has its own."""
         dropout = self.settings.dropout > 0 and self.training
         if by_hand(*self.a.values()) and self.tile is None and not dropout:
             change = self.change(layer)
@@ -228,14 +266,38 @@ class LoRA(nn.Module):
             b[site.channels, own] = self.b[site.key] * self.scale
         return a, b
 
+    def gain_of(self, layer: Layer) -> Tensor | None:
+        """The gain of each output channel of `layer`, (out,) fp32, by which what the pairs make of
+        it is scaled; None where that is nothing."""
+        found = self.sites_of(layer.path)
+        if not (found and self.settings.dora):
+            return None
+        norms = self.norms(layer) if self.magnitude else None
+        gain = torch.zeros(found[0].width, device=self.a[found[0].key].device)
+        for site in found:
+            if norms is None:
+                gain[site.channels] = self.gain[site.key].float()
+            else:
+                gain[site.channels] = self.magnitude[site.key] / norms[site.channels] - 1
+        return gain
+
     @torch.no_grad()
     def merge_into(self, model: Transformer) -> None:
         """Add the change to the weights of `model`, which then needs no adapter."""
-        for site in self.sites:
-            weight = model.get_submodule(site.path).weight
-            assert isinstance(weight, Tensor)
-            delta = self.b[site.key].float() @ self.a[site.key].float() * self.scale
-            weight[site.channels] += delta.to(weight.dtype)
+        for path, found in self._of_path.items():
+            layer = _layer(model, path)
+            gain, weight = self.gain_of(layer), layer.weight
+            for site in found:
+                delta = self.b[site.key].float() @ self.a[site.key].float() * self.scale
+                weight[site.channels] += delta.to(weight.dtype)
+            if gain is not None:
+                weight *= (1 + gain)[:, None]
+
+
+def _layer(model: Transformer, path: str) -> Projection:
+    layer = model.get_submodule(path)
+    assert isinstance(layer, Projection)
+    return layer
 
 
 class AdapterRows:
@@ -249,8 +311,11 @@ class AdapterRows:
     def __init__(self, groups: Sequence[tuple[LoRA, slice]]) -> None:
         self.groups = tuple(groups)
 
-    def adapt(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
+    def adapt(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
         for lora, rows in self.groups:
-            for site in lora.sites_of(layer):
+            for site in lora.sites_of(layer.path):
                 y[rows, site.channels] += lora.delta(site, x[rows])
+            gain = lora.gain_of(layer)
+            if gain is not None:
+                y[rows] = scaled(y[rows], gain, layer.bias)
         return y

@@ -1,17 +1,19 @@
 """The linear layers of the network, which adapters name, and the token embedding."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model.dora import Layer
+
 
 class Adapts(Protocol):
     """Adapters of the rows of a batch; see `model.lora`."""
 
-    def adapt(self, layer: str, x: Tensor, y: Tensor) -> Tensor:
+    def adapt(self, layer: Layer, x: Tensor, y: Tensor) -> Tensor:
         """`y`, the output of `layer` for `x`, with each row's adapter added."""
 
 
@@ -73,7 +75,10 @@ class Projection(nn.Linear):
         if adapters is not None:
             x = x.to(product_dtype(x))  # once for all products
         y = linear(x, self.weight, self.bias, self.tile)
-        return y if adapters is None else adapters.adapt(self.path, x, y)
+        return y if adapters is None else adapters.adapt(self, x, y)
+
+    def wide_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        yield slice(None), self.weight.float()
 
 
 class Embedding(nn.Embedding):

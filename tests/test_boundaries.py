@@ -49,7 +49,7 @@ def test_packages_stay_apart(package: str) -> None:
 
 MODEL = (
     *("errors", "tasks", "json_files", "subprocesses", "rope", "architecture", "fused"),
-    *("projection", "positions", "attention", "transformer", "classifier", "lora", "cpu"),
+    *("dora", "projection", "positions", "attention", "transformer", "classifier", "lora", "cpu"),
     *("frozen", "kv_cache", "weight_files"),
     *("tokenizer", "prompts", "sampling"),
     # What reads other programs' files, checkpoints, and what writes other programs' files.

@@ -80,6 +80,8 @@ def save_adapter(
     weights = dict(head.state_dict()) if head is not None else {}
     for site in lora.sites:
         weights[f"{site.name}.a"], weights[f"{site.name}.b"] = lora.a[site.key], lora.b[site.key]
+        if lora.settings.dora:
+            weights[f"{site.name}.gain"] = lora.gain[site.key]
     labels = head.labels if head is not None else None
     settings = {
         "format_version": FORMAT_VERSION,
@@ -100,6 +102,8 @@ def save_adapter(
     }
     if lora.settings.scaling != "rank":  # else as before there was a choice
         settings["scaling"] = lora.settings.scaling
+    if lora.settings.dora:
+        settings["dora"] = True
     with new_checkpoint(out) as directory:
         write_json(directory / _SETTINGS, settings)
         write_weights(directory / _WEIGHTS, weights, dtype)
@@ -146,6 +150,7 @@ def _read(path: Path, base: Base, card: dict[str, Any]) -> Adapter:
             settings["alpha"],
             tuple(settings["targets"]),
             scaling=settings["scaling"],
+            dora=settings["dora"],
         )
         with torch.device("meta"):
             lora = LoRA(base.config, shape)
@@ -185,8 +190,8 @@ def _read(path: Path, base: Base, card: dict[str, Any]) -> Adapter:
 
 def _parameter(name: str, *, old: bool) -> str:
     """The parameter of `LoRA` that a file calls `name`; names of other modules stay."""
-    ends = (".lora_A.weight", ".lora_B.weight") if old else (".a", ".b")
-    for end, matrix in zip(ends, "ab", strict=True):
+    ends = (".lora_A.weight", ".lora_B.weight", ".gain") if old else (".a", ".b", ".gain")
+    for end, matrix in zip(ends, ("a", "b", "gain"), strict=True):
         if name.endswith(end):
             path = name.removesuffix(end)
             if old:

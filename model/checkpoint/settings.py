@@ -45,9 +45,12 @@ _ADAPTER = {
     "threshold": (int, float, _NULL),
     "temperature": (int, float, _NULL),
     "scaling": (str,),
+    "dora": (bool,),
 }
+_NEWER = {"scaling": "rank", "dora": False}
+"""What an adapter is without the fields that are written only where they say something else."""
 _ADAPTER_1 = {
-    **{name: kinds for name, kinds in _ADAPTER.items() if name != "scaling"},
+    **{name: kinds for name, kinds in _ADAPTER.items() if name not in _NEWER},
     "template": (dict,),
 }
 
@@ -78,8 +81,8 @@ def read_adapter_settings(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: a field is missing, unknown or of another type; names it.
     """
-    values = read_versioned(path, {1: _ADAPTER_1, 2: _ADAPTER}, {"scaling": "rank"})
-    values.setdefault("scaling", "rank")
+    values = read_versioned(path, {1: _ADAPTER_1, 2: _ADAPTER}, _NEWER)
+    values = {**_NEWER, **values}
     _check_task(values, path)
     if values["format_version"] == 1:
         _check_old_template(values, path)

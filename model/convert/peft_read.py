@@ -20,6 +20,7 @@ from model.convert.hf_head import labels_of, new_head, unfold
 from model.convert.hf_read import OWN
 from model.convert.peft_modules import (
     CONFIG,
+    MAGNITUDE,
     NORM,
     PREFIX,
     SCORE,
@@ -41,7 +42,7 @@ _ARITHMETIC: dict[str, tuple[Any, ...]] = {
     "task_type": ("CAUSAL_LM", "SEQ_CLS"),
     "bias": (None, "none"),
     "init_lora_weights": (None, True, False, "gaussian"),  # others change the base as well
-    "use_dora": (None, False),
+    "use_dora": (None, False, True),
     "use_rslora": (None, False, True),
     "lora_bias": (None, False),
     "alora_invocation_tokens": (None,),
@@ -73,6 +74,8 @@ class _Pair:
     """(out, rank)"""
     scale: float
     """alpha / rank, or its root."""
+    magnitude: Tensor | None = None
+    """(out,), of a weight-decomposed adapter."""
 
 
 def is_peft(path: Path) -> bool:
@@ -145,6 +148,7 @@ def _lora(
         float(alpha) if alpha and largest == rank else scale * scaled_by(largest, scaling),
         _targets(modules, pairs),
         scaling=scaling,
+        dora=bool(values.get("use_dora")),
     )
     with torch.device("meta"):
         lora = LoRA(base.config, settings)
@@ -152,8 +156,28 @@ def _lora(
     for site in lora.sites:
         a, b = _of_site(site, modules, pairs, largest, scale)
         matrices[f"a.{site.key}"], matrices[f"b.{site.key}"] = a, b
+        if settings.dora:
+            matrices[f"gain.{site.key}"] = torch.zeros(site.out_features)
     assign([lora], matrices, directory / WEIGHTS)
+    if settings.dora:
+        _set_gains(lora, base, modules, pairs)
     return lora
+
+
+@torch.no_grad()
+def _set_gains(lora: LoRA, base: Base, modules: list[Module], pairs: dict[str, _Pair]) -> None:
+    """By the magnitudes; what has no pair keeps a gain of zero."""
+    projections = dict(base.model.projections())
+    for module in modules:
+        pair = pairs.get(module.name)
+        if pair is None or pair.magnitude is None:
+            continue
+        norms = lora.norms(projections[module.path])[module.start : module.stop]
+        for site in lora.sites_of(module.path):
+            start, stop, _ = site.channels.indices(site.width)
+            if start <= module.start < stop:
+                own = slice(module.start - start, module.stop - start)
+                lora.gain[site.key][own] = pair.magnitude / norms - 1
 
 
 def _scaling(values: dict[str, Any]) -> str:
@@ -185,7 +209,11 @@ def _pairs(
             width = module.stop - module.start
             a = _checked(a, f"{PREFIX}{module.name}{A}", (r, module.in_features), directory)
             b = _checked(b, f"{PREFIX}{module.name}{B}", (width, r), directory)
-            pairs[module.name] = _Pair(a, b, of / scaled_by(r, _scaling(values)))
+            magnitude = None
+            if values.get("use_dora"):
+                name = f"{PREFIX}{module.name}{MAGNITUDE}"
+                magnitude = _checked(weights.pop(name, None), name, (width,), directory)
+            pairs[module.name] = _Pair(a, b, of / scaled_by(r, _scaling(values)), magnitude)
     if weights or not pairs:
         said = (
             f"unknown tensors: {', '.join(sorted(weights)[:5])}" if weights else "no LoRA tensors"

@@ -19,6 +19,7 @@ from model.convert.hf_head import calibrated_weight, check_head, fold
 from model.convert.hf_read import OWN
 from model.convert.peft_modules import (
     CONFIG,
+    MAGNITUDE,
     NORM,
     PREFIX,
     SCORE,
@@ -51,6 +52,8 @@ def write_peft(
         check_head(head, family, "--format peft")
     modules = modules_of(base.model, family)
     weights = _peft_weights(adapter.lora, modules)
+    if adapter.lora.settings.dora:
+        weights |= _magnitudes(adapter.lora, modules, base)
     own: dict[str, Any] = {"task": adapter.task, "checkpoint": adapter.id}
     own["template"] = None if adapter.template is None else adapter.template.settings()
     if head is not None:
@@ -87,6 +90,7 @@ def _config(
             for short, count in several.items()
         },
         "use_rslora": settings.scaling == "sqrt-rank",
+        "use_dora": settings.dora,
         "lora_dropout": 0.0,
         "target_modules": [short for short, count in counts.items() if count],
         "fan_in_fan_out": family == "gpt2",  # Conv1D
@@ -105,6 +109,20 @@ def _peft_weights(lora: LoRA, modules: list[Module]) -> dict[str, Tensor]:
             weights[f"{PREFIX}{module.name}{A}"] = torch.cat([lora.a[s.key] for s in sites])
             weights[f"{PREFIX}{module.name}{B}"] = _b_of(lora, sites, module)
     return weights
+
+
+def _magnitudes(lora: LoRA, modules: list[Module], base: Base) -> dict[str, Tensor]:
+    """Of all channels of a layer, those without a site among them."""
+    projections = dict(base.model.projections())
+    found = {}
+    for module in modules:
+        if _sites(lora, module):
+            projection = projections[module.path]
+            gain = lora.gain_of(projection)
+            assert gain is not None
+            whole = lora.norms(projection) * (1 + gain)
+            found[f"{PREFIX}{module.name}{MAGNITUDE}"] = whole[module.start : module.stop]
+    return found
 
 
 def _b_of(lora: LoRA, sites: list[Site], module: Module) -> Tensor:

@@ -77,6 +77,8 @@ class _Pair(ctypes.Structure):
         ("a", ctypes.c_void_p),
         ("b", ctypes.c_void_p),
         ("rank", ctypes.c_int64),
+        ("gain", ctypes.c_void_p),
+        ("shift", ctypes.c_void_p),
     ]
 
 
@@ -116,17 +118,22 @@ class PackedAdapter:
         layers: the linear layers of all blocks, in order.
         pairs: for each of them A (rank, in_features) and B (out_features, rank), the latter times
             the adapter's scale; or None.
+        gains: for each of them what `model.dora.scaled` does after that, as (out_features,) twice,
+            y += y × gain + shift; or None. A layer without a pair has no gain.
     """
 
     def __init__(
-        self, layers: Sequence[PackedLinear], pairs: Sequence[tuple[Tensor, Tensor] | None]
+        self,
+        layers: Sequence[PackedLinear],
+        pairs: Sequence[tuple[Tensor, Tensor] | None],
+        gains: Sequence[tuple[Tensor, Tensor] | None],
     ) -> None:
         self.layers = len(layers)
         self.rank = 0
         """The largest, padded."""
         self._tensors: list[Tensor] = []
         self._pairs = (_Pair * len(layers))()
-        for place, (layer, pair) in enumerate(zip(layers, pairs, strict=True)):
+        for place, (layer, pair, gain) in enumerate(zip(layers, pairs, gains, strict=True)):
             if pair is None:
                 continue
             a, b = (matrix.detach().float().cpu() for matrix in pair)
@@ -136,10 +143,19 @@ class PackedAdapter:
                 f"a pair of {tuple(a.shape)} and {tuple(b.shape)} does not fit its layer",
             )
             a = F.pad(a, (0, 0, 0, -rank % _RANKS)).T.contiguous()
-            b = in_pairs(b) if layer.paired else whole_blocks(b)
-            b = b.view(-1, CHANNELS, rank).transpose(1, 2).contiguous()
+            order = in_pairs if layer.paired else whole_blocks
+            b = order(b).view(-1, CHANNELS, rank).transpose(1, 2).contiguous()
             self._tensors += [a, b]
-            self._pairs[place] = _Pair(a.data_ptr(), b.data_ptr(), rank)
+            scaling: list[int | None] = [None, None]
+            if gain is not None:
+                require(
+                    all(part.shape == (layer.out_features,) for part in gain),
+                    "each channel needs a gain and a shift",
+                )
+                parts = [order(part.detach().float().cpu()) for part in gain]
+                self._tensors += parts
+                scaling = [part.data_ptr() for part in parts]
+            self._pairs[place] = _Pair(a.data_ptr(), b.data_ptr(), rank, *scaling)
             self.rank = max(self.rank, a.shape[1])
         self.pointer = ctypes.addressof(self._pairs)
 

@@ -24,6 +24,7 @@ torch computes the same linear layers bit for bit, several times slower.
 import ctypes
 import functools
 import sys
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -197,14 +198,20 @@ class QuantizedProjection(nn.Module):
 
     tile: int | None = None  # its rows are independent as they are
 
-    def __init__(self, path: str, layer: Layer) -> None:
+    bias: Tensor | None
+
+    def __init__(self, path: str, layer: Layer, bias: Tensor | None) -> None:
         super().__init__()
         self.path = path
         self.layer = layer
+        self.register_buffer("bias", bias, persistent=False)
 
     def forward(self, x: Tensor, adapters: Adapts | None = None) -> Tensor:
         y = self.layer(x)
-        return y if adapters is None else adapters.adapt(self.path, x, y)
+        return y if adapters is None else adapters.adapt(self, x, y)
+
+    def wide_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        raise UsageError("a network in 8 bits for serving cannot be trained on")
 
 
 class FastGELU(nn.Module):
@@ -262,7 +269,7 @@ def quantize(model: Transformer, kernel: Kernel | None = None) -> None:
         old = model.get_submodule(name)
         assert isinstance(old, Projection)
         new = layer(old.weight, old.bias, paired=fused and name.endswith("gate_up"))
-        model.set_submodule(name, QuantizedProjection(old.path, new))
+        model.set_submodule(name, QuantizedProjection(old.path, new, old.bias))
         return_freed_memory()  # now and then: it would add up to more than the network
     if kernel:
         for name in [n for n, module in model.named_modules() if isinstance(module, nn.GELU)]:

@@ -19,6 +19,7 @@ from model.cpu import network
 from model.cpu.attention import TOKENS, PagedCache, Plan
 from model.cpu.library import Kernel, require
 from model.cpu.linear import PackedLinear
+from model.dora import Layer
 from model.lora import AdapterRows, LoRA
 from model.positions import Angles
 from model.projection import Adapts
@@ -95,11 +96,11 @@ class QuantizedBlocks(nn.Module):
 
     def _adapter_rows(self, adapters: Adapts) -> list[tuple[network.PackedAdapter, slice]]:
         if isinstance(adapters, LoRA):  # of all rows
-            return [(self._pack(adapters), slice(None))]
+            return [(self.packed(adapters), slice(None))]
         assert isinstance(adapters, AdapterRows)
-        return [(self._pack(lora), rows) for lora, rows in adapters.groups]
+        return [(self.packed(lora), rows) for lora, rows in adapters.groups]
 
-    def _pack(self, lora: LoRA) -> network.PackedAdapter:
+    def packed(self, lora: LoRA) -> network.PackedAdapter:
         """The packed form of an adapter, which is made once: it must not change after."""
         packed = self._packed.get(lora)
         if packed is None:
@@ -107,9 +108,18 @@ class QuantizedBlocks(nn.Module):
                 not (lora.training and lora.settings.dropout), "quantized is for inference only"
             )
             changes = [lora.change(path) for path in self.paths]
-            packed = network.PackedAdapter(self.network.layers, changes)
+            gains = [self._gain(lora, path) for path in self.paths]
+            packed = network.PackedAdapter(self.network.layers, changes, gains)
             self._packed[lora] = packed
         return packed
+
+    def _gain(self, lora: LoRA, path: str) -> tuple[Tensor, Tensor] | None:
+        """Of each channel, with the bias that its product has: b + (1 + g) (y - b)."""
+        layer = cast(Layer, self.get_submodule(path))
+        gain, bias = lora.gain_of(layer), layer.bias
+        if gain is None:
+            return None
+        return gain, torch.zeros_like(gain) if bias is None else -gain * bias
 
 
 def _parts(block: Block, paths: Sequence[str]) -> network.Block:

@@ -21,7 +21,6 @@ from model.architecture import Architecture
 from model.cpu import library
 from model.cpu.attention import TOKENS, PagedCache, Plan
 from model.cpu.linear import PackedLinear
-from model.cpu.network import PackedAdapter
 from model.cpu.quantize import quantize, quantize_weight
 from model.cpu.quantized_blocks import QuantizedBlocks
 from model.lora import LoRA, LoRASettings
@@ -144,7 +143,8 @@ def architecture(chance: random.Random) -> Architecture:
 
 def network(chance: random.Random, rank: int | None = None) -> None:
     config, goal = architecture(chance), None
-    lora = LoRA(config, LoRASettings(rank=chance.randint(0, 64) if rank is None else rank)).eval()
+    rank = chance.randint(0, 64) if rank is None else rank
+    lora = LoRA(config, LoRASettings(rank=rank, dora=chance.random() < 0.5)).eval()
     with torch.no_grad():
         for parameter in lora.parameters():
             parameter.copy_(numbers(chance, *parameter.shape).nan_to_num(0.0, 0.0, 0.0) * 0.1)
@@ -165,7 +165,7 @@ def network(chance: random.Random, rank: int | None = None) -> None:
         quantize(model, kernel)
         module = model.blocks[0]
         assert isinstance(module, QuantizedBlocks)
-        packed = PackedAdapter(module.network.layers, [lora.change(path) for path in module.paths])
+        packed = module.packed(lora)
         for count in (1, 2):
             torch.set_num_threads(count)
             keys, values = cells.clone()

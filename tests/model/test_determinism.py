@@ -78,11 +78,13 @@ def adapters(base: Base) -> dict[str, Adapter]:
     result = {}
     for seed, name in enumerate(("spam", "other")):
         generator = torch.Generator().manual_seed(seed)
-        lora = LoRA(base.config, LoRASettings(rank=4 + seed))
+        lora = LoRA(base.config, LoRASettings(rank=4 + seed, dora=name == "other"))
         lora.init_weights(generator)
         with torch.no_grad():
             for b in lora.b.values():
                 b.normal_(0, 0.1, generator=generator)
+            for gain in lora.gain.values():
+                gain.normal_(0, 0.1, generator=generator)
         head = ClassifierHead(base.config.n_embd, Labels(("ham", "spam"), "spam"))
         head.init_weights(generator)
         lora.tile = base.model.tile

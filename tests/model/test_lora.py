@@ -105,13 +105,13 @@ def test_the_parts_as_one_pair_are_the_same_change() -> None:
 def test_rows_with_their_own_adapters() -> None:
     model = new_model(MODERN)
     one, other = new_lora(MODERN, "q", "gate"), new_lora(MODERN)
-    path, x = "blocks.0.attention.qkv", torch.randn(5, 32)
+    layer, x = model.get_submodule("blocks.0.attention.qkv"), torch.randn(5, 32)
     y = torch.randn(5, 128)
-    mixed = AdapterRows([(one, slice(0, 2)), (other, slice(3, 5))]).adapt(path, x, y.clone())
+    mixed = AdapterRows([(one, slice(0, 2)), (other, slice(3, 5))]).adapt(layer, x, y.clone())
     with torch.inference_mode():
-        assert torch.allclose(mixed[:2], one.adapt(path, x, y)[:2], atol=1e-6)
+        assert torch.allclose(mixed[:2], one.adapt(layer, x, y)[:2], atol=1e-6)
         assert torch.equal(mixed[2], y[2])
-        assert torch.allclose(mixed[3:], other.adapt(path, x, y)[3:], atol=1e-6)
+        assert torch.allclose(mixed[3:], other.adapt(layer, x, y)[3:], atol=1e-6)
     assert logits(model, one).isfinite().all()
 
 

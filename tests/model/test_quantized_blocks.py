@@ -117,8 +117,15 @@ def new_cache(
     return PagedCache(blocks.network.kernel, keys, keys.clone(), group)
 
 
-def new_lora(config: Architecture, rank: int, targets: tuple[str, ...] = (), seed: int = 0) -> LoRA:
-    lora = LoRA(config, LoRASettings(rank=rank, targets=targets)).eval()
+def new_lora(
+    config: Architecture,
+    rank: int,
+    targets: tuple[str, ...] = (),
+    seed: int = 0,
+    *,
+    dora: bool = False,
+) -> LoRA:
+    lora = LoRA(config, LoRASettings(rank=rank, targets=targets, dora=dora)).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in lora.parameters():
@@ -160,13 +167,14 @@ def mixed(config: Architecture) -> dict[int, LoRA]:
         0: new_lora(config, 4),
         2: new_lora(config, 16, ("q", "v", "down"), seed=1),
         3: new_lora(config, 20, ("out", "up"), seed=2),
+        5: new_lora(config, 3, seed=3, dora=True),
     }
 
 
 STEPS = [
     [(0, 0, 7), (1, 0, 33), (4, 0, 1)],
-    [(0, 7, 1), (2, 0, 21), (1, 33, 9), (3, 0, 5)],
-    [(1, 42, 1), (0, 8, 50), (2, 21, 1), (3, 5, 1), (4, 1, 1)],
+    [(0, 7, 1), (2, 0, 21), (1, 33, 9), (3, 0, 5), (5, 0, 6)],
+    [(1, 42, 1), (0, 8, 50), (2, 21, 1), (3, 5, 1), (4, 1, 1), (5, 6, 2)],
 ]
 
 

@@ -190,6 +190,12 @@ THEIRS: dict[str, Callable[[bool], Settings]] = {
         "rank_pattern": {"c_attn": 6} if gpt2 else {"v_proj": 6},
         "alpha_pattern": {"c_fc": 1} if gpt2 else {"up_proj": 1},
     },
+    "lengths": lambda gpt2: {
+        "target_modules": list(GPT2 if gpt2 else LLAMA),
+        "use_dora": True,
+        "layers_to_transform": [0, 2],
+        "rank_pattern": {"c_attn": 6} if gpt2 else {"v_proj": 6},
+    },
     "no scale": lambda gpt2: {
         "target_modules": list(GPT2 if gpt2 else LLAMA),
         "lora_alpha": 0,
@@ -235,7 +241,8 @@ class TestRefusals:
                 "has no tensor base_model.model.score.weight of (labels, 64)",
             ),
             ({"use_rslora": "yes"}, "use_rslora is 'yes'"),
-            ({"use_dora": True}, "use_dora is True"),
+            ({"use_dora": "yes"}, "use_dora is 'yes'"),
+            ({"use_dora": True}, "q_proj.lora_magnitude_vector"),
             ({"r": 3}, "q_proj.lora_A.weight has the shape (2, 64) in place of (3, 64)"),
             ({"r": True}, "r is True"),
             ({"lora_alpha": "8"}, "lora_alpha '8'"),

@@ -70,6 +70,11 @@ def add_tuning(parser: argparse.ArgumentParser, methods: Sequence[str]) -> None:
         "(rank)",
     )
     parser.add_argument(
+        "--dora",
+        action="store_true",
+        help="learn the length of each output channel by itself, beside its direction (DoRA)",
+    )
+    parser.add_argument(
         "--lora-targets",
         nargs="+",
         metavar="LAYER",
@@ -86,7 +91,13 @@ def add_tuning(parser: argparse.ArgumentParser, methods: Sequence[str]) -> None:
 def method(args: argparse.Namespace) -> Method:
     targets = tuple(args.lora_targets or ())
     return Method(
-        args.method, args.lora_rank, args.lora_alpha, targets, args.frozen, args.lora_scaling
+        args.method,
+        args.lora_rank,
+        args.lora_alpha,
+        targets,
+        args.frozen,
+        args.lora_scaling,
+        args.dora,
     )
 
 

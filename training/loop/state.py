@@ -106,8 +106,9 @@ def current_identity(saved: Mapping[str, Any], source: str) -> dict[str, Any]:
         identity["architecture"] = architecture.to_dict()
     if isinstance(identity.get("lora"), dict):
         targets = map(current_name, identity["lora"]["targets"])
-        # Before there was a choice, alpha was divided by the rank.
-        identity["lora"] = {"scaling": "rank", **identity["lora"], "targets": sorted(targets)}
+        # Before there was a choice, alpha was divided by the rank, and nothing else was learnt.
+        before = {"scaling": "rank", "dora": False}
+        identity["lora"] = {**before, **identity["lora"], "targets": sorted(targets)}
     return identity
 
 

@@ -139,6 +139,7 @@ class ClassifierTraining(Training):
         self.tuning.freeze()
         run = Run(self.task, self.recipe.settings, self.directory, self.order)
         run.train(resume=resume, describe={**self.identity, "parts": self.parts.digest})
+        self.tuning.settle()
         round_as_saved(self.tuning.trained)
         self.tuning.serve()
         self.calibrate()

@@ -214,8 +214,11 @@ def start(
     if adapter is None:
         return tuning, Network(frozen)
     before = adapter.lora.to(settings.torch_device)
-    if tuning.network.lora is not None:
-        tuning.network.lora.load_state_dict(before.state_dict())
+    own = tuning.network.lora
+    if own is not None:
+        own.settle(frozen)
+        own.load_state_dict(before.state_dict())
+        own.learn(frozen)
     else:
         before.merge_into(tuning.network.model)
     return tuning, Network(frozen, before)
@@ -243,9 +246,11 @@ def _check_adapter(adapter: Path, method: Method) -> None:
     for name in ("rank", "alpha", "scaling"):
         value = getattr(method, name)
         if value is not None:
-            raise UsageError(_OWN_SHAPE.format(name))
+            raise UsageError(_OWN_SHAPE.format(f"lora-{name}"))
     if method.targets:
-        raise UsageError(_OWN_SHAPE.format("targets"))
+        raise UsageError(_OWN_SHAPE.format("lora-targets"))
+    if method.dora:
+        raise UsageError(_OWN_SHAPE.format("dora"))
     if not is_adapter(adapter):
         raise UsageError(
             f"--adapter {adapter} is no adapter; give a checkpoint with weights of its own "
@@ -253,7 +258,7 @@ def _check_adapter(adapter: Path, method: Method) -> None:
         )
 
 
-_OWN_SHAPE = "--lora-{} is given, but with --adapter the adapter's own shape is kept"
+_OWN_SHAPE = "--{} is given, but with --adapter the adapter's own shape is kept"
 
 
 def _load_adapter(path: Path, base: Base) -> Adapter:

@@ -130,6 +130,8 @@ def train(
     if training.parts is not None:
         identity["parts"] = training.parts.digest
     progress = run.train(resume=job.resume, describe=identity)
+    if training.tuning is not None:
+        training.tuning.settle()
     round_as_saved(training.task.trained)
     if training.tuning is not None:
         training.tuning.serve()

@@ -48,6 +48,8 @@ class Method:
     rounds to it anyway, else fp32."""
     scaling: str | None = None
     """`--lora-scaling`: what alpha is divided by: rank, if nothing is said, or sqrt-rank."""
+    dora: bool = False
+    """`--dora`: whether the length of each output channel is learnt by itself (`model.dora`)."""
 
     def check(self, allowed: Sequence[str], settings: LoopSettings) -> None:
         """
@@ -62,6 +64,8 @@ class Method:
             )
         if self.name == "lora" and self.rank is not None and self.rank < 1:
             raise UsageError(f"--lora-rank is {self.rank}; with --method lora it must be above 0")
+        if self.dora and self.name != "lora":
+            raise UsageError(f"--dora is of adapters; with --method {self.name} there are none")
         if self.frozen not in FROZEN:
             raise UsageError(f"--frozen is {self.frozen!r}; it must be one of {', '.join(FROZEN)}")
         if self.frozen != "auto" and self.name not in _ON_A_FROZEN_BASE:
@@ -93,7 +97,7 @@ class Method:
         alpha = 8.0 if scaling == "sqrt-rank" else 2.0 * rank
         if self.alpha is not None:
             alpha = self.alpha
-        return LoRASettings(rank, alpha, self.targets, settings.dropout, scaling)
+        return LoRASettings(rank, alpha, self.targets, settings.dropout, scaling, self.dora)
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,11 @@ class Tuning:
         """Hold the base as training wants it; what it is held as already stays."""
         for model in self._frozen():
             hold(model, self.held)
+
+    def settle(self) -> None:
+        """Turn the adapter into what is published, by the base as training held it."""
+        if self.network.lora is not None:
+            self.network.lora.settle(self.network.model)
 
     def serve(self) -> None:
         """Hold the base as it is measured and published: with the numbers that are served.
@@ -206,7 +215,8 @@ def start_tuning(
         prepare(model, settings)
         adapter = LoRA(base.config, lora if method == "lora" else LoRASettings(rank=0))
         adapter.init_weights(generator)
-        trained["lora"] = adapter.to(device)
+        adapter.to(device).learn(model)
+        trained["lora"] = adapter
         return Tuning(base, method, Network(model, adapter, head), nn.ModuleDict(trained), held)
     model = Transformer(base.config, settings.dropout)
     model.load_state_dict(base.model.state_dict())

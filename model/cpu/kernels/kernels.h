@@ -53,11 +53,13 @@ static inline float bf16_at(const uint8_t *bytes)
     return number;
 }
 
-/* An adapter's change of one linear layer, y += B (A x). */
+/* An adapter's change of one linear layer, y += B (A x), and then y += gain y + shift if there is a
+   gain. */
 typedef struct {
     const float *a; /* A: (in_features, rank), the rank padded to a multiple of 16 */
     const float *b; /* B times the adapter's scale, in blocks (rank, 64) as channels are */
     int64_t rank;   /* 0: the layer is not changed */
+    const float *gain, *shift; /* of each channel, padded as channels are; or NULL */
 } Pair;
 
 /* Keys and values in blocks of 16 tokens. In a block, the values of a head are (16, dim), but its
@@ -123,7 +125,7 @@ typedef struct {
     void (*swiglu)(const float *gate, const float *up, float *y);
     /* low (rows, `rank`) = x A^T for rows of n inputs; n is a multiple of 4. */
     void (*down)(const Pair *pair, const float *x, int64_t n, int rows, float *low, int64_t rank);
-    /* y (rows, CHANNELS) += low B^T, for block number `block`. */
+    /* y (rows, CHANNELS) += low B^T, then with the gain, for block number `block`. */
     void (*up)(const Pair *pair, int64_t block, const float *low, int64_t rank, int rows, float *y);
     /* Stores the keys and values of the new tokens, and attends: each token sees those before it
        and itself. q and k are changed in place. */

@@ -182,6 +182,15 @@ INLINE void up_rows(const Pair *pair, int64_t block, const float *low, int64_t r
             for (int p = 0; p < TILE * EACH; p++)
                 *(vec *)(y + r * CHANNELS + c + p * LANES) += sum[r][p];
     }
+    if (pair->gain)
+        for (int64_t c = 0; c < CHANNELS; c += LANES) {
+            const vec gain = *(const vec *)(pair->gain + block * CHANNELS + c);
+            const vec shift = *(const vec *)(pair->shift + block * CHANNELS + c);
+            for (int r = 0; r < rows; r++) {
+                vec *own = (vec *)(y + r * CHANNELS + c);
+                *own += *own * gain + shift;
+            }
+        }
 }
 
 ATTRIBUTES static void down(const Pair *pair, const float *x, int64_t n, int rows, float *low,
