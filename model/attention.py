@@ -93,7 +93,9 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout: float =
     Returns:
         (batch, time, head, head_dim)
     """
-    if query.device.type == "cpu" and not dropout:
+    # PyTorch's compiler breaks what is written by hand here, for several sequences with rotary
+    # positions (2.13: "Attempting to broadcast a dimension").
+    if query.device.type == "cpu" and not dropout and not torch.compiler.is_compiling():
         out: Tensor = _BlockwiseAttention.apply(query, key, value)  # type: ignore[no-untyped-call]
         return out
     query, key, value = (part.transpose(1, 2) for part in (query, key, value))
