@@ -16,6 +16,7 @@ from model.transformer import Transformer
 from training.data.order import Order
 from training.data.splits import Parts
 from training.loop.dry_run import dry_run
+from training.loop.memory import peak
 from training.loop.run import Run
 from training.loop.settings import LoopSettings
 from training.loop.state import Progress
@@ -103,6 +104,10 @@ class Training(ABC):
         """
 
     @abstractmethod
+    def rehearse_measuring(self) -> None:
+        """Take the memory that `measure` takes at most, in a moment."""
+
+    @abstractmethod
     def publish(self, out: Path, card: dict[str, Any]) -> Base | Adapter:
         """Write the checkpoint."""
 
@@ -122,14 +127,17 @@ def train(
     """
     if training.tuning is not None:
         training.tuning.freeze()
-    run = Run(training.task, settings, directory, training.order)
     if job.dry_run:
-        dry_run(run, training.model)
+        found = dry_run(Run(training.task, settings, directory, training.order), training.model)
+        _rehearse(training, directory / "checkpoint")
+        found.report(peak(settings.torch_device))
         return None
+    run = Run(training.task, settings, directory, training.order)
     identity = dict(training.identity)
     if training.parts is not None:
         identity["parts"] = training.parts.digest
     progress = run.train(resume=job.resume, describe=identity)
+    del run  # and the optimizer's state, which what follows needs no more
     round_as_saved(training.task.trained)
     if training.tuning is not None:
         training.tuning.serve()
@@ -142,3 +150,14 @@ def train(
     print_metrics(card["metrics"])
     print(f"{job.out}: {training.what} {checkpoint.id[:12]}")
     return checkpoint
+
+
+def _rehearse(training: Training, out: Path) -> None:
+    """Take what follows the last step, for the memory that it needs: the base as it is served, the
+    heaviest part of the measuring, and the publishing."""
+    training.task.trained.eval()
+    round_as_saved(training.task.trained)
+    if training.tuning is not None:
+        training.tuning.serve()
+    training.rehearse_measuring()
+    training.publish(out, {})
