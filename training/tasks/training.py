@@ -11,6 +11,7 @@ from typing import Any
 
 from model.checkpoint import Adapter, Base
 from model.checkpoint.files import check_target, check_writable
+from model.cpu.quantize import return_freed_memory
 from model.errors import UsageError
 from model.transformer import Transformer
 from training.data.order import Order
@@ -138,9 +139,7 @@ def train(
         identity["parts"] = training.parts.digest
     progress = run.train(resume=job.resume, describe=identity)
     del run  # and the optimizer's state, which what follows needs no more
-    round_as_saved(training.task.trained)
-    if training.tuning is not None:
-        training.tuning.serve()
+    _end(training)
     card = {
         "task": training.name,
         **run_fields(settings, progress, command=job.command, licences=job.licences),
@@ -152,12 +151,18 @@ def train(
     return checkpoint
 
 
+def _end(training: Training) -> None:
+    """From weights in training to those that are measured and published."""
+    training.task.trained.eval()
+    round_as_saved(training.task.trained)
+    return_freed_memory()  # what the steps took, in pieces that fit nothing else
+    if training.tuning is not None:
+        training.tuning.serve()
+
+
 def _rehearse(training: Training, out: Path) -> None:
     """Take what follows the last step, for the memory that it needs: the base as it is served, the
     heaviest part of the measuring, and the publishing."""
-    training.task.trained.eval()
-    round_as_saved(training.task.trained)
-    if training.tuning is not None:
-        training.tuning.serve()
+    _end(training)
     training.rehearse_measuring()
     training.publish(out, {})

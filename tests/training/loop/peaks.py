@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+import training.tasks  # noqa: F401  (before the processes are forked)
 from training.cli import main
 from training.loop.memory import peak
 
