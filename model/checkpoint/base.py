@@ -128,12 +128,14 @@ def save_base(
             shutil.copyfile(gguf, directory / GGUF)
         if parts is not None:
             (directory / PARTS).write_bytes(parts)
-        saved = _read(directory, {}, torch.float32, torch.device("cpu"))
-        outputs = golden.compute(
-            saved.model, saved.tokenizer, saved.head, None, task, saved.template
-        )
-        write_card(directory, card, outputs)
+        write_card(directory, card, _golden(directory, task))
     return load_base(out.resolve())
+
+
+def _golden(directory: Path, task: TaskName) -> list[dict[str, Any]]:
+    """The golden outputs of what is in `directory`, of which nothing then stays in memory."""
+    saved = _read(directory, {}, torch.float32, torch.device("cpu"))
+    return golden.compute(saved.model, saved.tokenizer, saved.head, None, task, saved.template)
 
 
 def load_base(

@@ -4,6 +4,7 @@ import math
 import statistics
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import Tensor, nn
 
 from model.transformer import Transformer
 from training.loop.compute import Compute, count, counted_flops
-from training.loop.memory import peak, reset_peak
 from training.loop.run import Run
 from training.loop.task import IGNORE, Batch, Task
 
@@ -30,8 +30,6 @@ class Memory:
     """What one forward pass keeps for its backward pass, on the largest batch."""
     largest: tuple[int, int]
     """Rows and tokens of that batch."""
-    peak: int
-    """Measured: of the whole process on a CPU, of torch's allocations on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +48,28 @@ class Timing:
     """Floating-point operations a token of the first step, as they were done."""
 
 
-def dry_run(run: Run, model: Transformer) -> None:
-    """Take a few steps of `run` and print what all of it would take.
+@dataclass(frozen=True)
+class Findings:
+    """What a few steps have shown."""
+
+    parameters: str
+    memory: Memory
+    work: list[str]
+    device: torch.device
+
+    def report(self, peak: int) -> None:
+        """Print what all of the run would take.
+
+        Args:
+            peak: bytes, measured up to now: of the whole process on a CPU, of torch's allocations
+                on a GPU.
+        """
+        for line in (self.parameters, *_memory_lines(self.memory, peak, self.device), *self.work):
+            print(line)
+
+
+def dry_run(run: Run, model: Transformer) -> Findings:
+    """Take a few steps of `run`, to see what all of it would take.
 
     Args:
         model: the network of its task, frozen or not.
@@ -59,7 +77,6 @@ def dry_run(run: Run, model: Transformer) -> None:
     task, device = run.task, run.device
     torch.manual_seed(run.settings.seed)
     task.trained.train()
-    reset_peak(device)
     batch = task.batch(_largest(task, run.settings.batch_size))
     activations = _activations(run, batch, [model, task.trained])
     timing = _time(run, _tokens_per_example(run, batch))
@@ -71,13 +88,15 @@ def dry_run(run: Run, model: Transformer) -> None:
         optimizer=_optimizer_bytes(run),
         activations=activations,
         largest=(batch.inputs.shape[0], batch.inputs.shape[1]),
-        peak=peak(device),
     )
     length = timing.tokens_per_example * run.settings.batch_size / len(batch.lengths)
     compute = count(model, task.trained, length, _share_of_outputs(batch))
-    print(f"parameters   {_numel(parameters):,}, of which {_numel(learning):,} learn")
-    for line in (*_memory_lines(memory, device), *_work_lines(run, timing, compute, length)):
-        print(line)
+    return Findings(
+        f"parameters   {_numel(parameters):,}, of which {_numel(learning):,} learn",
+        memory,
+        _work_lines(run, timing, compute, length),
+        device,
+    )
 
 
 def _largest(task: Task, rows: int) -> Sequence[int]:
@@ -146,16 +165,22 @@ def _time(run: Run, tokens_per_example: float) -> Timing:
     autocast = torch.autocast(run.device.type, torch.bfloat16, enabled=run.settings.autocast)
     with torch.no_grad(), autocast:
         run.task.evaluate()
+    evaluation = time.perf_counter() - started
+    with closing(run.log):  # drawing takes memory, too
+        run.log.start()
+        for record in records:
+            run.log.add(record)
+        run.log.plot()
     return Timing(
         steps=tuple(seconds[_WARMUP:]),
         tokens_per_second=statistics.median(r["tokens_per_second"] for r in records[_WARMUP:]),
         tokens_per_example=tokens_per_example,
-        evaluation=time.perf_counter() - started,
+        evaluation=evaluation,
         counted=done / records[0]["batch_tokens"],
     )
 
 
-def _memory_lines(memory: Memory, device: torch.device) -> list[str]:
+def _memory_lines(memory: Memory, peak: int, device: torch.device) -> list[str]:
     needed = memory.weights + memory.gradients + memory.optimizer + memory.activations
     rows, length = memory.largest
     what = "resident, the whole process" if device.type == "cpu" else "allocated by torch"
@@ -164,7 +189,8 @@ def _memory_lines(memory: Memory, device: torch.device) -> list[str]:
         f"optimizer {_mb(memory.optimizer)},",
         f"             activations {_mb(memory.activations)} (largest batch, {rows} × {length} "
         f"tokens): {_mb(needed)} in all",
-        f"             measured peak: {_mb(memory.peak)} {what}",
+        f"             measured peak: {_mb(peak)} {what}, with loading, measuring",
+        "             and publishing",
     ]
 
 

@@ -30,19 +30,8 @@ def keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
-def reset_peak(device: torch.device) -> None:
-    """Begin to measure the peak anew, where that can be."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins again at what is resident
-    except OSError:  # elsewhere than on Linux, the peak is that since the start
-        return
-
-
 def peak(device: torch.device) -> int:
-    """Bytes: resident of this process on a CPU, allocated by torch on a GPU."""
+    """The most bytes so far: resident of this process on a CPU, allocated by torch on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -19,6 +19,7 @@ from typing import Any
 
 from model.checkpoint import Adapter, Base
 from model.engine.request import Generate, Request
+from model.engine.settings import EngineSettings
 from model.lora import LoRA
 from model.prompts import Message, Template, encode
 from model.sampling import SamplingSettings
@@ -29,6 +30,7 @@ from training.measure.intervals import bootstrap_mean, proportion
 from training.measure.samples import answers
 
 MAX_NEW_TOKENS = 128
+_GREEDY = SamplingSettings(temperature=0)
 
 _QUOTES = re.compile(r"(?<!\w)['\"‘’“”`]+|['\"‘’“”`]+(?!\w)")
 _WORDS = re.compile(r"[^\W_]+")
@@ -105,16 +107,12 @@ def respond(
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> list[Response]:
     """Answer all rows. Their prompts must leave room in the context for a token at least."""
-    adapters = {}
-    if lora is not None:
-        adapters["tuned"] = Adapter(
-            base.path, id="", task="instruct", lora=lora.eval(), head=None, card={}
-        )
+    adapters = _adapters(base, lora)
     requests = []
     for number, row in enumerate(rows):
         tokens = prompt_tokens(row, base.tokenizer, template)
         room = base.config.context_length - len(tokens)
-        want = Generate(min(max_new_tokens, room), SamplingSettings(temperature=0))
+        want = Generate(min(max_new_tokens, room), _GREEDY)
         requests.append(Request(str(number), tokens, want, "tuned" if adapters else None))
     return [
         Response(
@@ -130,6 +128,28 @@ def respond(
         )
         for row, (text, reason) in zip(rows, answers(base, adapters, requests), strict=True)
     ]
+
+
+def rehearse(
+    base: Base, lora: LoRA | None, rows: Sequence[Instruction], template: Template
+) -> None:
+    """Take the memory that `respond` takes at most, in a moment: the longest prompts, each already
+    followed by an answer of the largest length but for its last token."""
+    adapters, most = _adapters(base, lora), EngineSettings().slots
+    prompts = [prompt_tokens(row, base.tokenizer, template) for row in rows]
+    requests = []
+    for number, tokens in enumerate(sorted(prompts, key=len)[-most:]):
+        new = min(MAX_NEW_TOKENS, base.config.context_length - len(tokens))
+        filled = (*tokens, *tokens[-1:] * (new - 1))
+        name = "tuned" if adapters else None
+        requests.append(Request(str(number), filled, Generate(1, _GREEDY), name))
+    answers(base, adapters, requests)
+
+
+def _adapters(base: Base, lora: LoRA | None) -> dict[str, Adapter]:
+    if lora is None:
+        return {}
+    return {"tuned": Adapter(base.path, "", "instruct", lora=lora.eval(), head=None, card={})}
 
 
 def exact_match(responses: Sequence[Response]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Training measures with it before it publishes, and `evaluate` measures a publish
 same files, the same texts and the same passes give the same numbers.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +20,9 @@ from training.measure.intervals import Floats, Ints, proportion
 from training.objectives.labels import Rows, head_of
 from training.tuning.network import Network
 
-_ROWS = 32  # of a forward pass when measuring: fixed, so that a measurement can be repeated
+_ROWS, _TOKENS = 32, 4096
+"""Of a forward pass when measuring, at most, padding included: fixed, so that a measurement can be
+repeated. More would take more memory than training does."""
 
 
 def row_logits(network: Network, inputs: Tensor, lengths: Tensor) -> Tensor:
@@ -32,13 +35,31 @@ def row_logits(network: Network, inputs: Tensor, lengths: Tensor) -> Tensor:
 @torch.no_grad()
 def all_logits(network: Network, rows: Rows, padding: int) -> Floats:
     """(n, labels) fp64, in passes of the same rows each time that it is called."""
-    by_length = sorted(range(len(rows.tokens)), key=lambda i: len(rows.tokens[i]))
-    result = np.empty((len(by_length), len(head_of(network).labels.names)))
-    for start in range(0, len(by_length), _ROWS):
-        chosen = by_length[start : start + _ROWS]
+    result = np.empty((len(rows.tokens), len(head_of(network).labels.names)))
+    # The longest first: what shorter rows take fits into the memory that these leave.
+    for chosen in reversed(_passes([len(tokens) for tokens in rows.tokens])):
         inputs, lengths = pad_rows([rows.tokens[i] for i in chosen], padding, network.device)
         result[chosen] = row_logits(network, inputs, lengths).double().cpu().numpy()
     return result
+
+
+def _passes(lengths: Sequence[int]) -> list[list[int]]:
+    """The rows of each pass, from the shortest to the longest."""
+    passes: list[list[int]] = [[]]
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__):
+        size = len(passes[-1]) + 1
+        if size > 1 and (size > _ROWS or size * lengths[i] > _TOKENS):
+            passes.append([])
+        passes[-1].append(i)
+    return [each for each in passes if each]
+
+
+def rehearse(network: Network, parts: Iterable[Rows], padding: int) -> None:
+    """Measure the rows alone that take the most memory."""
+    pairs = [pair for rows in parts for pair in zip(rows.tokens, rows.targets, strict=True)]
+    longest = sorted(pairs, key=lambda pair: len(pair[0]))[-_ROWS:]
+    tokens, targets = zip(*longest, strict=True)
+    all_logits(network, Rows(tokens, targets, 0), padding)
 
 
 def balanced_rows(targets: Ints) -> Ints:

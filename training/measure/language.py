@@ -15,6 +15,11 @@ _ROWS = 8  # windows of a forward pass
 
 
 @torch.no_grad()
+def heaviest(tokens: Tokens, model: Transformer) -> Tokens:
+    """As much of a text as `text_metrics` measures at once."""
+    return tokens[: _ROWS * model.config.context_length + 1]
+
+
 def text_metrics(model: Transformer, tokens: Tokens, tokenizer: Tokenizer) -> dict[str, Any]:
     """Measure every token of a text but the first, once each.
 

@@ -1,13 +1,16 @@
 """Text from a network in training, through the engine that also serves."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from model.checkpoint import Adapter, Base
 from model.engine.engine import Engine
 from model.engine.request import Failed, Finished, FinishReason, Generate, Request, Text
-from model.engine.settings import EngineSettings
+from model.engine.settings import EngineSettings, cache_dtype
 from model.errors import PenwrightError
+from model.kv_cache import KVCache, blocks_for
 from model.sampling import SamplingSettings
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
@@ -24,7 +27,8 @@ def answers(
     Raises:
         PenwrightError: a step of the engine failed.
     """
-    engine = Engine(base, adapters, EngineSettings(), deliver=lambda events: None)
+    requests = list(requests)
+    engine = Engine(base, adapters, _settings(base, requests), deliver=lambda events: None)
     found: list[tuple[str, FinishReason]] = []
     for events in engine.run(requests):
         reason: FinishReason = "length"
@@ -35,6 +39,25 @@ def answers(
                 reason = event.reason
         found.append(("".join(event.text for event in events if isinstance(event, Text)), reason))
     return found
+
+
+def _settings(base: Base, requests: Sequence[Request]) -> EngineSettings:
+    """With a cache that all slots fit into at once, and no larger one: what is kept for prompts
+    that begin alike would fill it in the course of many requests."""
+    usual = EngineSettings()
+    config, dtype = base.config, cache_dtype(base.model)
+    longest = max(
+        (
+            len(request.tokens) + request.want.max_new_tokens
+            for request in requests
+            if isinstance(request.want, Generate)
+        ),
+        default=config.context_length,
+    )
+    length = min(longest, usual.context_length(config, dtype))
+    blocks = min(usual.slots * blocks_for(length), usual.blocks(config, dtype))
+    size = blocks * KVCache.bytes_per_block(config, dtype)
+    return replace(usual, cache_mb=math.ceil(size / 2**20), max_context=length)
 
 
 def generate(base: Base, adapters: Mapping[str, Adapter], requests: Iterable[Request]) -> list[str]:

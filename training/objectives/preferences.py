@@ -49,6 +49,14 @@ class PreferencePairs:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def longest(self) -> "PreferencePairs":
+        """Those alone that measuring takes the most memory for."""
+        both = (self.chosen, self.rejected)
+        length = {i: max(len(part[i].tokens) for part in both) for i in range(len(self))}
+        last = sorted(length, key=length.__getitem__)[-_ROWS:]
+        chosen, rejected = (tuple(part[i] for i in last) for part in both)
+        return PreferencePairs(chosen, rejected, tuple(self.rows[i] for i in last))
+
 
 @dataclass(frozen=True)
 class Objective:

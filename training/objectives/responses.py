@@ -19,6 +19,7 @@ from training.data.instructions import InstructionData
 from training.data.lengths import Lengths, report_too_long
 from training.loop.settings import LoopSettings
 from training.loop.task import Batch, padded_length
+from training.measure import answers as answering
 from training.measure.answers import Response, respond, response_metrics
 from training.objectives.conversations import (
     Conversation,
@@ -160,6 +161,21 @@ def measure(
         test_metrics["base_loss"] = mean_loss(untuned, answers, padding)
     test_metrics.update(response_metrics(responses))
     return {"test": test_metrics}, responses
+
+
+def rehearse(
+    base: Base,
+    network: Network,
+    test: Conversations,
+    untuned: Network | None,
+    template: Template,
+) -> None:
+    """Take the memory that `measure`, of the same arguments, takes at most."""
+    answering.rehearse(replace(base, model=network.model), network.lora, test.rows, template)
+    longest = sorted(map(last_answer, test.found), key=lambda each: len(each.tokens))[-_ROWS:]
+    for each in (network, untuned):
+        if each is not None:
+            mean_loss(each, longest, base.tokenizer.end_token)
 
 
 def encode_parts(

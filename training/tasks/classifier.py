@@ -17,7 +17,7 @@ from training.data.splits import Parts
 from training.loop.run import Run
 from training.loop.settings import LoopSettings
 from training.loop.state import Progress
-from training.measure.classifiers import accuracy, calibrate, measure
+from training.measure.classifiers import accuracy, calibrate, measure, rehearse
 from training.objectives.labels import Classification, Options, Rows, encode
 from training.report.tables import plot_confusion
 from training.tasks.training import Training
@@ -185,6 +185,9 @@ class ClassifierTraining(Training):
             "max_length": self.recipe.limit,
             "truncated": {name: rows.truncated for name, rows in self.encoded.items()},
         }
+
+    def rehearse_measuring(self) -> None:
+        rehearse(self.tuning.network, self.encoded.values(), self.task.padding)
 
     def publish(self, out: Path, card: dict[str, Any]) -> Base | Adapter:
         return publish(out, self.tuning, "classify", card, self.parts)

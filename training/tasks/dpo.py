@@ -17,7 +17,13 @@ from training.data.preferences import PreferenceData, load_preferences
 from training.data.splits import Parts
 from training.loop.settings import LoopSettings
 from training.loop.state import Progress
-from training.measure.answers import Response, respond, response_metrics, responses_file
+from training.measure.answers import (
+    Response,
+    rehearse,
+    respond,
+    response_metrics,
+    responses_file,
+)
 from training.measure.intervals import proportion
 from training.objectives.preferences import (
     Objective,
@@ -185,6 +191,13 @@ class PreferenceTraining(Training):
             "answers": response_metrics(after),
         }
         return metrics, after
+
+    def rehearse_measuring(self) -> None:
+        base, test = self.tuning.base, self.encoded["test"]
+        questions = [row.question for row in test.rows]
+        for each in (self.reference, self.tuning.network):
+            rehearse(replace(base, model=each.model), each.lora, questions, self.template)
+            log_probs(each, test.longest(), base.tokenizer.end_token)
 
     def publish(self, out: Path, card: dict[str, Any]) -> Base | Adapter:
         return publish(out, self.tuning, "instruct", card, self.parts, self.template)

@@ -18,7 +18,7 @@ from training.loop.settings import LoopSettings
 from training.loop.state import Progress
 from training.measure.answers import responses_file
 from training.objectives.conversations import Conversations
-from training.objectives.responses import InstructionTuning, encode_parts, measure
+from training.objectives.responses import InstructionTuning, encode_parts, measure, rehearse
 from training.tasks.training import Job, Training, train
 from training.tuning.methods import Method, Tuning, load_tunable, start_tuning
 from training.tuning.network import Network
@@ -135,11 +135,17 @@ class InstructTraining(Training):
     def what(self) -> str:
         return f"{self.tuning.method} instruction follower"
 
+    def _measured(self) -> tuple[Base, Network, Conversations, Network, Template]:
+        network, base = self.tuning.network, self.tuning.base
+        untuned = Network(base.model).to(network.device)
+        return base, network, self.encoded["test"], untuned, self.template
+
+    def rehearse_measuring(self) -> None:
+        rehearse(*self._measured())
+
     def measure(self, progress: Progress, directory: Path) -> dict[str, Any]:
-        network, data, parts = self.tuning.network, self.data, self.encoded
-        untuned = Network(self.tuning.base.model).to(network.device)
-        base, template = self.tuning.base, self.template
-        metrics, responses = measure(base, network, parts["test"], untuned, template)
+        data, parts, template = self.data, self.encoded, self.template
+        metrics, responses = measure(*self._measured())
         write_file(directory / "responses.json", responses_file(responses))
         return {
             **card_fields(self.tuning),

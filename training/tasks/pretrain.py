@@ -17,7 +17,7 @@ from training.loop import state as saved_state
 from training.loop.distributed import first_goes_first
 from training.loop.settings import LoopSettings
 from training.loop.state import Progress
-from training.measure.language import text_metrics
+from training.measure.language import heaviest, text_metrics
 from training.measure.samples import PROMPTS, continuations
 from training.measure.yardstick import Yardstick, yardstick
 from training.objectives.next_tokens import Pretraining, new_model
@@ -201,6 +201,10 @@ class TextTraining(Training):
             "metrics": metrics,
             "samples": continuations(self.model.to("cpu"), tokenizer, PROMPTS),
         }
+
+    def rehearse_measuring(self) -> None:
+        text_metrics(self.model, heaviest(self.task.files.val, self.model), self.task.tokenizer)
+        continuations(self.model.to("cpu"), self.task.tokenizer, PROMPTS)
 
     def publish(self, out: Path, card: dict[str, Any]) -> Base:
         # What a base has learnt as a follower or a classifier, it still knows.

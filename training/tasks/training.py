@@ -11,11 +11,13 @@ from typing import Any
 
 from model.checkpoint import Adapter, Base
 from model.checkpoint.files import check_target, check_writable
+from model.cpu.quantize import return_freed_memory
 from model.errors import UsageError
 from model.transformer import Transformer
 from training.data.order import Order
 from training.data.splits import Parts
 from training.loop.dry_run import dry_run
+from training.loop.memory import peak
 from training.loop.run import Run
 from training.loop.settings import LoopSettings
 from training.loop.state import Progress
@@ -103,6 +105,10 @@ class Training(ABC):
         """
 
     @abstractmethod
+    def rehearse_measuring(self) -> None:
+        """Take the memory that `measure` takes at most, in a moment."""
+
+    @abstractmethod
     def publish(self, out: Path, card: dict[str, Any]) -> Base | Adapter:
         """Write the checkpoint."""
 
@@ -122,19 +128,18 @@ def train(
     """
     if training.tuning is not None:
         training.tuning.freeze()
-    run = Run(training.task, settings, directory, training.order)
     if job.dry_run:
-        dry_run(run, training.model)
+        found = dry_run(Run(training.task, settings, directory, training.order), training.model)
+        _rehearse(training, directory / "checkpoint")
+        found.report(peak(settings.torch_device))
         return None
+    run = Run(training.task, settings, directory, training.order)
     identity = dict(training.identity)
     if training.parts is not None:
         identity["parts"] = training.parts.digest
     progress = run.train(resume=job.resume, describe=identity)
-    if training.tuning is not None:
-        training.tuning.settle()
-    round_as_saved(training.task.trained)
-    if training.tuning is not None:
-        training.tuning.serve()
+    del run  # and the optimizer's state, which what follows needs no more
+    _end(training)
     card = {
         "task": training.name,
         **run_fields(settings, progress, command=job.command, licences=job.licences),
@@ -144,3 +149,22 @@ def train(
     print_metrics(card["metrics"])
     print(f"{job.out}: {training.what} {checkpoint.id[:12]}")
     return checkpoint
+
+
+def _end(training: Training) -> None:
+    """From weights in training to those that are measured and published."""
+    training.task.trained.eval()
+    if training.tuning is not None:
+        training.tuning.settle()
+    round_as_saved(training.task.trained)
+    return_freed_memory()  # what the steps took, in pieces that fit nothing else
+    if training.tuning is not None:
+        training.tuning.serve()
+
+
+def _rehearse(training: Training, out: Path) -> None:
+    """Take what follows the last step, for the memory that it needs: the base as it is served, the
+    heaviest part of the measuring, and the publishing."""
+    _end(training)
+    training.rehearse_measuring()
+    training.publish(out, {})

@@ -68,7 +68,11 @@ class FrozenStates:
         self.in_memory = self.bytes <= limit
         self._states: Float32
         if self.in_memory:
-            self._states = np.concatenate(list(self._compute()))
+            self._states = np.empty((int(ends[-1]), width), np.float32)
+            # The longest first: what shorter texts take fits into the memory that these leave.
+            for first in reversed(range(0, len(sizes), _ROWS)):
+                for i, states in self._compute(first):
+                    self._states[self._starts[i] : self._starts[i] + len(states)] = states
         else:
             self._states = self._on_disk(file).reshape(-1, width)
 
@@ -79,8 +83,9 @@ class FrozenStates:
             with writing(file):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with file.open("wb") as out:
-                    for states in self._compute():
-                        out.write(states.tobytes())
+                    for first in range(0, len(self._order), _ROWS):
+                        for _, states in self._compute(first):
+                            out.write(states.tobytes())
             mapped = np.memmap(file, np.float32, mode="r")
         except BaseException:
             _delete(file)
@@ -89,23 +94,23 @@ class FrozenStates:
             weakref.finalize(self, _delete, file)
         return mapped
 
-    def _compute(self) -> Iterator[Float32]:
-        """The states of one text after another, (tokens, n_embd), in the order of the store."""
+    def _compute(self, first: int) -> Iterator[tuple[int, Float32]]:
+        """Of a pass's texts, from the place `first` of the store on: which one, and its states,
+        (tokens, n_embd)."""
         network = self._network
         was_training = network.model.training
-        for first in range(0, len(self._order), _ROWS):
-            chosen = self._order[first : first + _ROWS]
-            tokens = [self._texts[i] for i in chosen]
-            inputs, lengths = pad_rows(tokens, self._padding, network.device)
-            network.model.eval()
-            with (
-                torch.no_grad(),
-                torch.autocast(network.device.type, torch.bfloat16, enabled=self._autocast),
-            ):
-                states = self._pass(inputs, lengths).float().cpu().numpy()
-            network.model.train(was_training)
-            for i, of_text in zip(chosen, states, strict=True):
-                yield of_text[: self._lengths[i]]
+        chosen = self._order[first : first + _ROWS]
+        tokens = [self._texts[i] for i in chosen]
+        inputs, lengths = pad_rows(tokens, self._padding, network.device)
+        network.model.eval()
+        with (
+            torch.no_grad(),
+            torch.autocast(network.device.type, torch.bfloat16, enabled=self._autocast),
+        ):
+            states = self._pass(inputs, lengths).float().cpu().numpy()
+        network.model.train(was_training)
+        for i, of_text in zip(chosen, states, strict=True):
+            yield i, of_text[: self._lengths[i]]
 
     def _pass(self, inputs: Tensor, lengths: Tensor) -> Tensor:
         """(rows, tokens, n_embd), one token where only the last one is wanted"""

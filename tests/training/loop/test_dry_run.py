@@ -107,7 +107,7 @@ def test_head_alone_hands_no_gradient_back(config: Architecture) -> None:
 
 
 @pytest.mark.parametrize("base_path", ["gpt2", "modern"], indirect=True)
-@pytest.mark.parametrize("command", ["pretrain", "classify", "instruct"])
+@pytest.mark.parametrize("command", ["pretrain", "classify", "instruct", "dpo"])
 def test_dry_run_says_what_it_takes_and_leaves_nothing(
     command: str,
     base: Base,
@@ -115,13 +115,15 @@ def test_dry_run_says_what_it_takes_and_leaves_nothing(
     text_file: Path,
     spam_file: Path,
     instruction_file: Path,
+    preference_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    data = {"pretrain": text_file, "classify": spam_file, "instruct": instruction_file}[command]
+    files = {"pretrain": text_file, "classify": spam_file, "instruct": instruction_file}
+    data = {**files, "dpo": preference_file}[command]
     words = [command, "--base", base_path, "--data", data, "--out", tmp_path / "out", *SHORT]
     assert main([str(word) for word in [*words, "--dry-run"]]) == 0
     assert list(tmp_path.rglob("*")) == [tmp_path / "temporary"]

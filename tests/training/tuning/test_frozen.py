@@ -176,8 +176,8 @@ def test_a_file_that_cannot_be_filled_is_deleted(
     network = classification(base, "last-block", rows).network
     compute = FrozenStates._compute
 
-    def failing(self: FrozenStates) -> Iterator[Any]:
-        yield next(compute(self))
+    def failing(self: FrozenStates, first: int) -> Iterator[Any]:
+        yield next(compute(self, first))
         raise error
 
     monkeypatch.setattr(FrozenStates, "_compute", failing)
