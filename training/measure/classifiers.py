@@ -24,6 +24,8 @@ _ROWS, _TOKENS = 32, 4096
 """Of a forward pass when measuring, at most, padding included: fixed, so that a measurement can be
 repeated. More would take more memory than training does."""
 
+_FITTED = 1000
+
 
 def row_logits(network: Network, inputs: Tensor, lengths: Tensor) -> Tensor:
     """Logits of padded rows, which do not depend on the padding: (rows, labels) fp32"""
@@ -94,6 +96,18 @@ def part_metrics(labels: Labels, targets: Ints, probabilities: Floats) -> dict[s
         "test_natural": classification_metrics(labels, targets, probabilities),
         "test_balanced": classification_metrics(labels, targets[balanced], probabilities[balanced]),
     }
+
+
+def fitted(network: Network, train: Rows, padding: int) -> dict[str, Any]:
+    """The accuracy on texts that were learnt, of which 1,000 at most are looked at: on a large base
+    all of them could take as long as an epoch."""
+    total = len(train.tokens)
+    wanted = min(total, _FITTED)
+    chosen = [index * total // wanted for index in range(wanted)]
+    some = Rows(
+        tuple(train.tokens[i] for i in chosen), tuple(train.targets[i] for i in chosen), truncated=0
+    )
+    return accuracy(network, some, padding)
 
 
 def accuracy(network: Network, rows: Rows, padding: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from training.data.splits import Parts
 from training.loop.run import Run
 from training.loop.settings import LoopSettings
 from training.loop.state import Progress
-from training.measure.classifiers import accuracy, calibrate, measure, rehearse
+from training.measure.classifiers import accuracy, calibrate, fitted, measure, rehearse
 from training.objectives.labels import Classification, Options, Rows, encode
 from training.report.tables import plot_confusion
 from training.tasks.training import Training
@@ -153,7 +153,7 @@ class ClassifierTraining(Training):
         self.calibrate()
         network, parts, padding = self.tuning.network, self.encoded, self.task.padding
         metrics = {
-            "train": {"accuracy": accuracy(network, parts["train"], padding)},
+            "train": {"accuracy": fitted(network, parts["train"], padding)},
             "validation": {
                 "accuracy": accuracy(network, parts["val"], padding),
                 "loss": progress.best_loss,
