@@ -45,6 +45,12 @@ def plot_loss(metrics_file: Path, out: Path) -> None:
     write_file(out, image)
 
 
+_WIDEST = 12
+"""Labels of a confusion that is printed whole."""
+_MISTAKES = 10
+"""Of a larger one, so many are named; all of them are on the card and in the report."""
+
+
 def plot_confusion(confusion: Mapping[str, Any], out: Path) -> None:
     """A confusion matrix as PNG: counts, coloured by the share of their row.
 
@@ -112,10 +118,26 @@ def _print_entry(name: str, value: Any, indent: str, width: int = 12) -> None:
 
 
 def _print_confusion(confusion: Mapping[str, Any]) -> None:
+    """The matrix, or of many labels, those that are most often taken for another."""
+    if len(confusion["labels"]) > _WIDEST:
+        _print_mistakes(confusion)
+        return
     width = max(8, *(len(label) + 2 for label in confusion["labels"]))
     print("  true \\ said " + "".join(f"{label:>{width}}" for label in confusion["labels"]))
     for label, row in zip(confusion["labels"], confusion["counts"], strict=True):
         print(f"  {label:<12}" + "".join(f"{count:>{width}}" for count in row))
+
+
+def _print_mistakes(confusion: Mapping[str, Any]) -> None:
+    labels, counts = confusion["labels"], confusion["counts"]
+    pairs = [
+        (count, labels[true], labels[said])
+        for true, row in enumerate(counts)
+        for said, count in enumerate(row)
+        if true != said and count
+    ]
+    for count, true, said in sorted(pairs, key=lambda pair: -pair[0])[:_MISTAKES]:
+        print(f"  {true} was taken for {said}: {count} of {sum(counts[labels.index(true)])}")
 
 
 def number(value: Any) -> str:

@@ -177,3 +177,18 @@ def test_the_same_report_is_the_same_file() -> None:
         {"test": {"n": 1, "confusion": {"labels": ["a", "b"], "counts": [[1, 0], [0, 1]]}}}
     )
     assert render(REPORT, {"one": data}) == render(REPORT, {"one": data})
+
+
+def test_of_many_labels_the_worst_mistakes_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    labels = [f"label-{i}" for i in range(20)]
+    counts = [[10 if i == j else 0 for j in range(20)] for i in range(20)]
+    counts[3][4], counts[7][1] = 2, 5
+    print_metrics({"test": {"confusion": {"labels": labels, "counts": counts}}})
+    said = capsys.readouterr().out.splitlines()
+    assert [line.strip() for line in said if "taken" in line] == [
+        "label-7 was taken for label-1: 5 of 15",
+        "label-3 was taken for label-4: 2 of 12",
+    ]
+    small = {"labels": labels[:2], "counts": [[3, 1], [0, 4]]}
+    print_metrics({"test": {"confusion": small}})
+    assert "true \\ said" in capsys.readouterr().out
