@@ -38,7 +38,7 @@ $(WEIGHTS)/$(SMOLLM2): deploy/locks/weights.lock | $(INSTALLED)
 
 # A worker for each core, of one thread: threads that share a core make each other ten times slower.
 test: setup ## Run all tests. PENWRIGHT_DATA=DIR and PENWRIGHT_WEIGHTS=DIR add those that need real data and weights.
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 # The tiers that `make test` leaves out, because they need something more; tests/README.md has what they showed.
 test-browser: setup ## Drive the page in headless Chromium (which must be installed).

@@ -339,7 +339,7 @@ class TestPeft:
         assert not (tmp_path / "peft").exists()
 
     @pytest.mark.parametrize(
-        ("field", "value"), [("use_dora", True), ("bias", "all"), ("peft_type", "IA3"), ("r", 0)]
+        ("field", "value"), [("use_dora", 3), ("bias", "all"), ("peft_type", "IA3"), ("r", 0)]
     )
     def test_refusals(
         self, export: Export, small: Path, tmp_path: Path, capsys: Any, field: str, value: object

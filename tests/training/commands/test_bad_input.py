@@ -293,7 +293,7 @@ def test_token_files_on_a_full_disk(tokenizer_file: Path, files: Path, cli: Cli)
 def test_an_interrupt_outside_of_the_steps(
     base_path: Path, files: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(path: Path) -> None:
+    def interrupt(path: Path, **how: object) -> None:
         raise KeyboardInterrupt  # what Python makes of SIGINT, unless that is ignored here
 
     monkeypatch.setattr("training.tuning.methods.load_base", interrupt)

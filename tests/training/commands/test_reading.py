@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from model.checkpoint import load_base
-from model.prompts import Message, instruction_prompt
+from model.prompts import Alpaca, Message, instruction_prompt
 from training.data.conversations import read_instructions
 from training.data.preferences import Preference
-from training.objectives import preferences, responses
+from training.objectives import conversations, preferences
 
 Cli = Callable[..., tuple[int, str]]
 Rows = list[dict[str, str]]
@@ -266,14 +266,14 @@ def test_chats_of_several_turns_are_learnt_and_measured(
     base = load_base(base_path)
     rows = list(read_instructions(data))
     assert len(rows) == 2 * len(chats)
-    pairs = responses.encode(rows[:2], base.tokenizer, 10_000).pairs
+    pairs = conversations.encode(rows[:2], base.tokenizer, 10_000, Alpaca()).found
     first, *_ = chats[0]
     for pair, row in zip(pairs, rows, strict=False):
         earlier = f"User: {first['content']}\nAssistant: {chats[0][1]['content']}"
         prompt = instruction_prompt(row.instruction, earlier if row.earlier else "")
         text = base.tokenizer.decode(list(pair.tokens[:-1]))
         assert text == prompt + row.output
-        assert base.tokenizer.decode(list(pair.tokens[: pair.prompt_length])) == prompt
+        assert base.tokenizer.decode(list(pair.tokens[: pair.learnt.index(True)])) == prompt
     code, err = cli("instruct", "--base", base_path, "--data", data, "--out", out, *SHORT)
     assert code == 0, err
     assert card(out)["data"]["rows"] == len(rows)
@@ -286,12 +286,13 @@ def test_preferences_in_a_chat_are_encoded_with_what_was_said_before(base_path: 
     tokenizer = load_base(base_path).tokenizer
     end = tokenizer.end_token
     single = Preference("Say it.", "home", "yes", "no")
-    (pair,) = preferences.encode([single], tokenizer, 1000).chosen
+    (pair,) = preferences.encode([single], tokenizer, 1000, Alpaca()).chosen
     prompt = tokenizer.encode(instruction_prompt("Say it.", "home"))
     assert pair.tokens == (*tokenizer.prefix, *prompt, *tokenizer.encode("yes"), end)
-    assert pair.prompt_length == len(tokenizer.prefix) + len(prompt)
+    assert pair.learnt.index(True) == len(tokenizer.prefix) + len(prompt)
     earlier = (Message("user", "a?"), Message("assistant", "A"))
-    (pair,) = preferences.encode([replace(single, earlier=earlier)], tokenizer, 1000).rejected
+    rows = [replace(single, earlier=earlier)]
+    (pair,) = preferences.encode(rows, tokenizer, 1000, Alpaca()).rejected
     prompt = tokenizer.encode(instruction_prompt("Say it.", "User: a?\nAssistant: A\nhome"))
     assert pair.tokens == (*tokenizer.prefix, *prompt, *tokenizer.encode("no"), end)
 
