@@ -2,7 +2,7 @@
 
     python -m benchmarks.learning_curve --base SmolLM2-135M-Instruct.Q4_1.gguf \\
         --data banking77-train.csv --test banking77-test.csv --label-column category \\
-        --json benchmarks/results/banking77.json --picture docs/banking77.png
+        --json benchmarks/results/curves/banking77.json --picture docs/banking77.png
 
 For each number of texts, the first so many of each label (by the hash of the text) are written to a
 file, and `penwright-train classify` is run on it with the test file as it is. Beside it are n-grams
