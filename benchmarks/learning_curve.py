@@ -90,17 +90,26 @@ def figure(works: Sequence[Mapping[str, Any]], title: str) -> Figure:
     drawn = Figure(figsize=(7, 4), layout="constrained")
     axes = drawn.add_subplot()
     x = [work["ours"]["train"] + work["ours"]["val"] for work in works]
-    for number, (name, label) in enumerate(
-        (("ours", "LoRA on SmolLM2-135M"), ("ngrams", "n-grams"))
-    ):
-        found = [work[name].get("accuracy", work[name]) for work in works]
+    measures = {
+        "LoRA on SmolLM2-135M": [work["ours"]["accuracy"] for work in works],
+        "n-grams": [work["ngrams"] for work in works],
+    }
+    best = [max(found[i]["value"] for found in measures.values()) for i in range(len(works))]
+    for label, found in measures.items():
         values = [100 * one["value"] for one in found]
         low = [v - 100 * one["interval"][0] for v, one in zip(values, found, strict=True)]
         high = [100 * one["interval"][1] - v for v, one in zip(values, found, strict=True)]
         axes.errorbar(x, values, yerr=[low, high], marker="o", capsize=3, label=label)
-        for place, value in zip(x, values, strict=True):
-            offset = (0, 8) if number == 0 else (0, -16)
-            axes.annotate(f"{value:.1f}", (place, value), offset, textcoords="offset points")
+        for place, value, top in zip(x, values, best, strict=True):
+            above = value == 100 * top
+            axes.annotate(
+                f"{value:.1f}",
+                (place, value),
+                (0, 12 if above else -20),
+                textcoords="offset points",
+                ha="center",
+            )
+    axes.margins(x=0.08, y=0.15)
     axes.set_xscale("log")
     axes.set_xticks(x, [f"{count:,}" for count in x])
     axes.minorticks_off()
