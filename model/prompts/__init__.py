@@ -4,7 +4,7 @@ A template renders messages to parts, special tokens and text, that end where th
 message begins. `encode` turns parts into token ids; text is always ordinary text there, so nobody
 can write a special token. Which template a model was trained on is in its checkpoint:
 
-    alpaca    one instruction and its input, without turns; what is trained here uses it
+    alpaca    one instruction and its input, without turns; of bases that have no template
     chatml    SmolLM2, Qwen2, Qwen2.5 and others
     qwen3     ChatML with a block of thoughts before an answer
     llama3    Llama 3 to 3.3
@@ -16,8 +16,6 @@ can write a special token. Which template a model was trained on is in its check
 """
 
 from model.prompts.alpaca import (
-    TEMPLATE,
-    TEMPLATE_VERSION,
     Alpaca,
     ChatRole,
     chat_prompt,
@@ -34,8 +32,6 @@ from model.prompts.settings import from_settings
 from model.prompts.template import Template
 
 __all__ = [
-    "TEMPLATE",
-    "TEMPLATE_VERSION",
     "Alpaca",
     "ChatML",
     "ChatRole",

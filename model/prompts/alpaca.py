@@ -1,4 +1,4 @@
-"""The instruction template that models are trained on here.
+"""The instruction template of bases that have none of their own.
 
 It is the Alpaca style of Taori et al. (2023), which the book uses, and ends where the response
 begins. A response is trained to end with the end token.
@@ -88,9 +88,6 @@ class Alpaca(Template):
             + when("ends", say("messages[-1]['content']", "eos_token"))
         )
 
-
-TEMPLATE = Alpaca.name
-TEMPLATE_VERSION = Alpaca.version
 
 _NOT_ASKED = "with the alpaca template, the message that is to be answered must be the user's"
 _BEFORE, _BETWEEN, _AFTER = re.split("[\0\1]", instruction_prompt("\0", "\1"))

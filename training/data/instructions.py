@@ -43,6 +43,8 @@ class InstructionData:
     unused: tuple[Instruction, ...] = ()
     """Of the training part, those that `--repeat` leaves out; and what a base has learnt of files
     that are set apart; and of chats that begin as one of those does."""
+    begun_alike: int = 0
+    """How many rows are left out, for their chat begins as one that is set apart."""
     learnt: int = 0
     """How many rows are no test any more, for a base has learnt them."""
 
@@ -97,7 +99,7 @@ def load_instructions(
     # A chat that goes on differently is known by its beginning.
     groups = {row.group for row, number in distinct.rows.values() if number < apart}
     parts: dict[str, list[Instruction]] = {name: [] for name in NAMES}
-    learnt = 0
+    learnt = begun_alike = 0
     for key, (row, number) in sorted(distinct.rows.items(), key=lambda item: item[0]):
         wanted = among(distinct.parts[key], part_of(row.group))
         part = known.after(wanted, row.identity, row.group)
@@ -107,6 +109,7 @@ def load_instructions(
             times = int(part == wanted)
         elif row.group in groups:
             times = 0
+            begun_alike += 1
         elif part == "train":
             times = _times(row, often.get(number, 1))
         parts[part if times else "unused"] += [row] * max(times, 1)
@@ -127,6 +130,7 @@ def load_instructions(
         without_passage=distinct.without_passage,
         split_rule=SPLIT_RULE + given.rule(),
         unused=tuple(parts["unused"]),
+        begun_alike=begun_alike,
         learnt=learnt,
     )
 

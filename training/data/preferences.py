@@ -83,6 +83,8 @@ class PreferenceData:
     sources: tuple[dict[str, object], ...]
     """Name, SHA-256 and rows of each file, with what `--val` and `--test` make of it."""
     split_rule: str = SPLIT_RULE
+    unused: tuple[Preference, ...] = ()
+    """Of no part: on a question that is set apart; or set apart, and a base has learnt it."""
 
     def parts(self) -> Parts:
         """Which question is where."""
@@ -90,6 +92,7 @@ class PreferenceData:
         parts.add("train", (row.question.identity for row in self.train))
         parts.add("val", (row.question.identity for row in self.val))
         parts.add("test", (row.question.identity for row in self.test))
+        parts.add("unused", (row.question.identity for row in self.unused))
         return parts
 
 
@@ -112,7 +115,7 @@ def load_preferences(
         DataError: a file cannot be used, or a part would be empty; names file and row.
     """
     files = given.files(paths)
-    distinct: dict[str, Preference] = {}
+    distinct: dict[str, tuple[Preference, bool]] = {}  # and whether it is set apart
     places: dict[str, set[Part]] = {}  # to which parts the pairs of a question may come
     apart: set[str] = set()  # the groups of the questions that are set apart
     sources: list[dict[str, object]] = []
@@ -127,23 +130,28 @@ def load_preferences(
             equal_at.append(f"{path}: row {', '.join(map(str, same[:_NAMED]))}{more}")
         for row in found:
             group = row.question.group
-            if not row.equal and (file.set_apart or group not in apart):
-                texts = (row.question.identity, row.chosen, row.rejected)
-                distinct.setdefault(" ".join(map(text_hash, texts)), row)
-                may = places.setdefault(group, set(file.parts))
-                if not file.set_apart:
-                    may.update(file.parts)
+            if row.equal:
+                continue
+            texts = (row.question.identity, row.chosen, row.rejected)
+            distinct.setdefault(" ".join(map(text_hash, texts)), (row, file.set_apart))
+            may = places.setdefault(group, set(file.parts))
+            if not file.set_apart and group not in apart:
+                may.update(file.parts)
         if file.set_apart:
             apart |= {row.question.group for row in found}
         equal += len(same)
         rows += len(found)
         sources.append({**content.source, "rows": len(found), **file.source()})
     parts: dict[str, list[Preference]] = {"train": [], "val": [], "test": []}
-    for _, row in sorted(distinct.items()):
+    unused: list[Preference] = []
+    for _, (row, set_apart) in sorted(distinct.items(), key=lambda item: item[0]):
         question = row.question
         wanted = among(places[question.group], part_of(question.group))
         part = known.after(wanted, question.identity, question.group)
-        if part == wanted or question.group not in apart:
+        of_apart = question.group in apart
+        if of_apart and (part != wanted or not set_apart):
+            unused.append(row)
+        else:
             parts[part].append(row)
     for name, some in parts.items():
         if not some:
@@ -162,6 +170,7 @@ def load_preferences(
         equal_at=tuple(equal_at),
         sources=tuple(sources),
         split_rule=SPLIT_RULE + given.rule(),
+        unused=tuple(unused),
     )
 
 

@@ -283,6 +283,12 @@ def encode_parts(
             f"{'; '.join(data.equal_at)}",
             file=sys.stderr,
         )
+    if data.unused:
+        print(
+            f"{len(data.unused)} pairs are left out: their questions are set apart by --val or "
+            "--test, or are and were learnt before",
+            file=sys.stderr,
+        )
     long = [row for part in parts.values() for row in part.too_long]
     report_too_long(long, limit, "pairs", cut=lengths.cut)
     report_parts(

@@ -202,6 +202,11 @@ def encode_parts(
             f"{data.without_passage} rows are left out: they ask about a text that is not there",
             file=sys.stderr,
         )
+    if data.begun_alike:
+        print(
+            f"{data.begun_alike} rows are left out: their chats begin as ones that are set apart",
+            file=sys.stderr,
+        )
     long = [row for part in parts.values() for row in part.too_long]
     report_too_long(long, limit, "rows", cut=lengths.cut)
     report_parts(

@@ -8,7 +8,7 @@ from typing import Any
 
 from model.checkpoint import Adapter, Base
 from model.classifier import Labels
-from model.errors import TextError, UsageError
+from model.errors import DataError, TextError, UsageError
 from training.data.folds import ExtraTexts, check_folds
 from training.data.given import NONE_GIVEN, Given
 from training.data.labelled import Example, Reading
@@ -102,6 +102,11 @@ def classify(
         distinct = distinct.without(short.leaves_out)
         further.leave_out(short.leaves_out)
         report_too_long(short.found, short.limit, "texts", cut=lengths.cut)
+        if lost := set(labels.names) - distinct.entries.keys():
+            raise DataError(
+                f"{distinct.names}: no text of the label {sorted(lost)[0]!r} fits into "
+                f"{short.limit:,} tokens (--max-length); --cut cuts them"
+            )
         parts = split(distinct, known)
         recipe = Recipe(
             *(loaded, known, method, settings, options, reading, labels, further, given, lengths),

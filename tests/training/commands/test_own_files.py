@@ -59,6 +59,18 @@ def test_texts_that_are_too_long_are_left_out_or_cut(
     assert sum(sum(of.values()) for of in card["split"]["counts"].values()) == left_out + 4
 
 
+def test_a_label_whose_texts_are_all_too_long_is_named(
+    base_path: Path, spam_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    data = tmp_path / "data.tsv"
+    long = "".join(f"news\t{'win the prize ' * 30}{word}\n" for word in ("a", "b", "c", "d"))
+    data.write_text(spam_file.read_text() + long)
+    command = ("classify", "--base", base_path, "--data", data, "--out", tmp_path / "out")
+    code, err = cli(*command, *SHORT, "--max-length", 64)
+    assert code == 1
+    assert "no text of the label 'news' fits into 64 tokens (--max-length)" in err
+
+
 def test_conversations_are_packed_and_preferences_tested_on_given_files(
     base_path: Path, instruction_file: Path, preference_file: Path, tmp_path: Path, cli: Cli
 ) -> None:

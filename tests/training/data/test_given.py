@@ -129,8 +129,20 @@ def test_a_chat_that_begins_as_a_tested_one_is_not_learnt(tmp_path: Path) -> Non
     found = load_instructions([data], given=Given(test=(test,)))
     assert [row.output for row in found.test] == ["good day"]
     assert [row.output for row in found.unused] == ["nothing"]
+    assert found.begun_alike == 1
     learnt = {row.output for name in ("train", "val") for row in getattr(found, name)}
     assert learnt == {"x"}
+
+
+def test_other_answers_to_a_tested_question_are_no_copies(tmp_path: Path) -> None:
+    """They are left out, and counted as what they are."""
+    other = {**preferences(WORDS[0])[0], "chosen": "z"}
+    data = write(tmp_path / "a.jsonl", [*preferences(*WORDS), other])
+    test = write(tmp_path / "b.jsonl", preferences(WORDS[0]))
+    found = load_preferences([data], given=Given(test=(test,)))
+    assert [row.chosen for row in found.unused] == ["z"]
+    assert found.duplicates == 1
+    assert found.parts().part(found.test[0].question.identity) == "test"
 
 
 def test_text_that_is_set_apart_validates_and_is_not_learnt(
