@@ -38,13 +38,12 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", **more}
 
 
-def start(plans: list[dict[str, Any]], directory: Path, processes: int = 2) -> float:
-    """Make the runs in that many processes; the seconds that they took."""
+def start(plans: list[dict[str, Any]], directory: Path, processes: int = 2) -> list[int]:
+    """Make the runs in that many processes; what each of them ended with."""
     for plan, port in zip(plans, free_ports(len(plans)), strict=True):
         plan["port"] = port
         Path(plan["directory"]).mkdir(exist_ok=True)
     (directory / "plans.json").write_text(json.dumps(plans))
-    began = time.monotonic()
     command = [sys.executable, "-m", "tests.training.loop.worker", str(directory / "plans.json")]
     started = []
     for rank in range(processes):
@@ -56,12 +55,18 @@ def start(plans: list[dict[str, Any]], directory: Path, processes: int = 2) -> f
             )
     try:
         for process in started:
-            process.wait(timeout=250)
+            process.wait(timeout=550)
     finally:
         for process in started:
             process.kill()
             process.wait()
-    return time.monotonic() - began
+    return [process.returncode for process in started]
+
+
+def said(directory: Path) -> str:
+    """What the processes printed, and the errors of their runs."""
+    files = [*directory.glob("output-*"), *directory.glob("*/error-*")]
+    return "\n".join(f"{file}:\n{file.read_text()}" for file in sorted(files))
 
 
 def losses(directory: Path) -> list[float]:
@@ -130,7 +135,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     plans += [
         {"directory": str(directory / "grown"), "settings": STOPPED["stopped-fsdp"], "resume": True}
     ]
-    start(plans, directory)
+    assert start(plans, directory) == [0, 0], said(directory)
     return directory
 
 
@@ -236,7 +241,9 @@ def test_one_bit_of_any_shard(trained: Path, tmp_path: Path) -> None:
 def test_no_process_waits_for_one_that_is_gone(event: str, tmp_path: Path) -> None:
     timeout = 5 if event == "hang" else 200
     plan = {"directory": str(tmp_path / event), "event": event, "timeout": timeout}
-    assert start([plan], tmp_path) < 100
+    began = time.monotonic()
+    start([plan], tmp_path)
+    assert time.monotonic() - began < 100
     error = (tmp_path / event / "error-0").read_text()
     assert error.startswith("process 0 of 2: another process failed, and says why, or did not")
     if event == "fail":

@@ -126,7 +126,7 @@ def run(plan: dict[str, Any]) -> None:
     code = 0
     cross_entropy._ROWS = plan.get("rows", ROWS)
     try:
-        with distributed.processes("cpu", plan.get("timeout", 60)):
+        with distributed.processes("cpu", plan.get("timeout", 240)):
             dropout, modern = changes.get("dropout", 0.0), plan.get("modern", False)
             task = Tokens(plan.get("event", ""), dropout, directory, modern=modern)
             prepare(task.trained, settings(**changes))
