@@ -3,23 +3,33 @@
 What is no product with a weight is bound by memory there: each operation reads and writes all of
 its numbers. Autograd's own backward pass of the formulas takes several times as many of them as
 these need, and keeps more of them in between. The results are the same within rounding. Without a
-gradient, and on a GPU, the plain formulas are computed: serving keeps its bits.
+gradient, on a GPU, in other types, and where the kernels were not compiled, the plain formulas are
+computed: serving keeps its bits.
 """
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from model.cpu import gradients
+from model.cpu.library import Kernel, load
+
 
 def by_hand(*tensors: Tensor) -> bool:
-    """Whether these are computed here: on a CPU, where one of them needs a gradient."""
+    """Whether these are computed here: by the kernels, where one of them needs a gradient."""
     if torch.compiler.is_compiling():
         return False  # the compiler joins the plain formulas itself
     learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return learns and tensors[0].device.type == "cpu"
+    fit = all(tensor.is_cpu and tensor.dtype in gradients.DTYPES for tensor in tensors)
+    return learns and fit and load() is not None
+
+
+def _kernel() -> Kernel:
+    kernel = load()
+    assert kernel is not None, "`by_hand` has looked"
+    return kernel
 
 
 class RMSNorm(nn.RMSNorm):
@@ -28,19 +38,21 @@ class RMSNorm(nn.RMSNorm):
     def forward(self, x: Tensor) -> Tensor:
         if not by_hand(x, self.weight):
             return super().forward(x)
-        out: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
+        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        out: Tensor = _RMSNorm.apply(x, self.weight, eps)  # type: ignore[no-untyped-call]
         return out
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float()
-        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-        inverse = inverse.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        ctx.save_for_backward(wide, weight, inverse)
-        ctx.dtype = x.dtype
-        out: Tensor = (wide * inverse).mul_(weight)
+        x = x.contiguous()
+        # What follows is a product, for which autocast would round it.
+        narrow = torch.is_autocast_enabled("cpu")
+        narrow = narrow and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        dtype = torch.bfloat16 if narrow else torch.float32
+        out, inverse = gradients.rms_norm(_kernel(), x, weight, eps, dtype)
+        ctx.save_for_backward(x, weight, inverse)
         return out
 
     @staticmethod
@@ -49,11 +61,8 @@ class _RMSNorm(torch.autograd.Function):
         x, weight, inverse = ctx.saved_tensors
         of_weight = None
         if ctx.needs_input_grad[1]:
-            of_weight = (grad * x).mul_(inverse).flatten(0, -2).sum(0)
-        scaled = grad * weight
-        along = (scaled * x).sum(-1, keepdim=True).mul_(inverse**3).div_(-x.shape[-1])
-        of_x: Tensor = scaled.mul_(inverse).addcmul_(x, along)
-        return of_x.to(ctx.dtype), of_weight, None
+            of_weight = (grad * x).flatten(0, -2).mul_(inverse[:, None]).sum(0)
+        return gradients.rms_norm_gradient(_kernel(), grad, x, weight, inverse), of_weight, None
 
 
 def swiglu(gate_up: Tensor) -> Tensor:
@@ -63,25 +72,16 @@ def swiglu(gate_up: Tensor) -> Tensor:
 
 
 class _SwiGLU(torch.autograd.Function):
-    """The gradient of its input is written in one piece."""
-
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
-        gate, up = gate_up.chunk(2, dim=-1)
-        activated = F.silu(gate)
-        ctx.save_for_backward(gate_up, activated)
-        return activated * up
+        gate_up = gate_up.contiguous()
+        ctx.save_for_backward(gate_up)
+        return gradients.swiglu(_kernel(), gate_up)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        gate_up, activated = ctx.saved_tensors
-        gate, up = gate_up.chunk(2, dim=-1)
-        out = torch.empty_like(gate_up)
-        of_gate, of_up = out.chunk(2, dim=-1)
-        torch.mul(grad, activated, out=of_up)
-        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=of_gate)
-        return out
+        return gradients.swiglu_gradient(_kernel(), grad, *ctx.saved_tensors)
 
 
 def turn(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
@@ -96,21 +96,13 @@ class _Turn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
         ctx.save_for_backward(cosines, sines)
-        return _turned(x, cosines, sines)
+        return gradients.turn(_kernel(), x, cosines, sines, 1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         cosines, sines = ctx.saved_tensors
-        return _turned(grad, cosines, -sines), None, None
-
-
-def _turned(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    # Of whole heads: loops over halves of them are too short to be fast.
-    wide = x.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-    swapped = wide.view(*x.shape[:-1], 2, -1).flip(-2).view(x.shape)
-    wide.mul_(torch.cat([cosines, cosines], -1))
-    return wide.addcmul_(swapped, torch.cat([-sines, sines], -1)).to(x.dtype)
+        return gradients.turn(_kernel(), grad, cosines, sines, -1), None, None
 
 
 def add_low_rank(x: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:

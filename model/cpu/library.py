@@ -15,10 +15,11 @@ from torch import Tensor
 PATHS = ("portable", "avx2", "avx512-vnni")
 """The instruction sets, slowest first; all give the same bits."""
 _LIBRARY = Path(__file__).with_name("kernels") / "libkernels.so"
-_VERSION = 5
+_VERSION = 6
 _log = logging.getLogger(__name__)
 
 _POINTER, _INT64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+_FLOAT = ctypes.c_float
 _SIGNATURES = {
     # weights, x, rows, y, path, threads
     "int8_linear": (_POINTER, _POINTER, _INT64, _POINTER, _INT, _INT),
@@ -33,8 +34,25 @@ _SIGNATURES = {
         *(_POINTER, _INT64, _POINTER, _INT64),
         *(_POINTER, _POINTER, _POINTER, _INT64, _POINTER, _INT, _INT),
     ),
+    # x, weight, eps, rows, n, y, inverse, path, threads
+    "train_rms_norm": (
+        *(_POINTER, _POINTER, _FLOAT, _INT64, _INT64, _POINTER, _POINTER, _INT, _INT),
+    ),
+    # grad, x, weight, inverse, rows, n, of_x, path, threads
+    "train_rms_norm_gradient": (
+        *(_POINTER, _POINTER, _POINTER, _POINTER, _INT64, _INT64, _POINTER, _INT, _INT),
+    ),
+    # x, rows, n, y, path, threads
+    "train_swiglu": (_POINTER, _INT64, _INT64, _POINTER, _INT, _INT),
+    # grad, x, rows, n, of_x, path, threads
+    "train_swiglu_gradient": (_POINTER, _POINTER, _INT64, _INT64, _POINTER, _INT, _INT),
+    # x, heads, cosines, sines, sign, y, path, threads
+    "train_turn": (_POINTER, _POINTER, _POINTER, _POINTER, _FLOAT, _POINTER, _INT, _INT),
+    # logits, targets, rows, n, losses, path, threads
+    "train_cross_entropy": (_POINTER, _POINTER, _INT64, _INT64, _POINTER, _INT, _INT),
 }
-"""The arguments of the functions in network.c; all but `int8_gelu` return whether they failed."""
+"""The arguments of the functions in network.c and gradients.c; all but `int8_gelu` return whether
+they failed."""
 
 
 def require(truth: bool, message: str) -> None:

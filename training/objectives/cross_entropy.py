@@ -19,6 +19,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+from model.cpu import gradients
+from model.cpu.library import load
 from model.frozen import output_matrix, times, times_back
 from model.projection import product_dtype
 from model.transformer import Transformer
@@ -97,9 +99,7 @@ class _FrozenLosses(torch.autograd.Function):
         parts = (torch.split(each, rows) for each in (hidden, targets, gradient, losses))
         for part, goal, into, loss in zip(*parts, strict=True):
             logits = times(part.to(dtype), weight, scale)
-            few = max(1, _CACHED // len(weight))
-            for each in zip(*(torch.split(x, few) for x in (logits, goal, loss)), strict=True):
-                _to_gradient(*each)
+            _to_gradient(logits, goal, loss)
             into.copy_(times_back(logits, weight, scale))
         ctx.save_for_backward(gradient)
         return losses
@@ -117,14 +117,21 @@ def chunk_rows(vocab_size: int) -> int:
 
 
 def _to_gradient(logits: Tensor, goal: Tensor, loss: Tensor) -> None:
-    """Fill in the losses of a few rows, and turn their logits into the gradient of these: the
+    """Fill in the losses of the rows, and turn their logits into the gradient of these: the
     probabilities, less one at the target."""
-    log_probs = torch.log_softmax(logits.float(), dim=-1)
-    at = goal[:, None]
-    loss.copy_(log_probs.gather(1, at)[:, 0].neg_())
-    slope = log_probs.exp_()
-    slope.scatter_add_(1, at, slope.new_full(at.shape, -1.0))
-    logits.copy_(slope)
+    kernel = load()
+    if kernel is not None and logits.is_cpu and logits.dtype in gradients.DTYPES:
+        gradients.cross_entropy(kernel, logits, goal, loss)
+        return
+    few = max(1, _CACHED // logits.shape[1])
+    for rows, at, into in zip(
+        *(torch.split(x, few) for x in (logits, goal[:, None], loss)), strict=True
+    ):
+        log_probs = torch.log_softmax(rows.float(), dim=-1)
+        into.copy_(log_probs.gather(1, at)[:, 0].neg_())
+        slope = log_probs.exp_()
+        slope.scatter_add_(1, at, slope.new_full(at.shape, -1.0))
+        rows.copy_(slope)
 
 
 def _in_chunks(

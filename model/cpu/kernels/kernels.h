@@ -130,6 +130,18 @@ typedef struct {
     /* Stores the keys and values of the new tokens, and attends: each token sees those before it
        and itself. q and k are changed in place. */
     void (*head)(const Head *h, int bf16, float *scores);
+    /* For training; see gradients.h. */
+    void (*widen)(const uint16_t *x, int64_t n, float *y);
+    void (*narrow)(const float *x, int64_t n, uint16_t *y);
+    float (*rms_norm)(const float *x, const float *weight, float eps, int64_t n, float *y);
+    void (*rms_norm_gradient)(const float *grad, const float *x, const float *weight, float inverse,
+                              int64_t n, float *of_x);
+    void (*gated)(const float *gate, const float *up, int64_t n, float *y);
+    void (*gated_gradient)(const float *grad, const float *gate, const float *up, int64_t n,
+                           float *of_gate, float *of_up);
+    void (*rotate)(const float *x, const float *cosines, const float *sines, float sign,
+                   int64_t half, float *y);
+    float (*cross_entropy)(float *x, int64_t n, int64_t target);
 } Path;
 
 extern const Path *const kernel_paths[]; /* portable, AVX2, AVX-512 with VNNI */

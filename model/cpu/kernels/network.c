@@ -17,7 +17,7 @@
 #include "kernels.h"
 #include "linear.h"
 
-#define VERSION 5 /* of this interface; model/cpu/library.py expects it */
+#define VERSION 6 /* of this interface; model/cpu/library.py expects it */
 #define STAGES 9  /* of a block of the network: each is shared among the threads */
 
 /* A block of the network. */

@@ -29,15 +29,27 @@
 #define store NAMED(store)
 #define head NAMED(head)
 #define head_of NAMED(head_of)
+#define widen NAMED(widen)
+#define narrow NAMED(narrow)
+#define rms_norm NAMED(rms_norm)
+#define rms_norm_gradient NAMED(rms_norm_gradient)
+#define sigmoid NAMED(sigmoid)
+#define gated NAMED(gated)
+#define gated_gradient NAMED(gated_gradient)
+#define rotate NAMED(rotate)
+#define cross_entropy NAMED(cross_entropy)
 #define INLINE ATTRIBUTES static inline __attribute__((always_inline))
 #define EACH (16 / LANES) /* vectors for 16 floats */
 
 #include "loops.h"
 #include "attention.h"
+#include "gradients.h"
 
 static const Path NAMED(path) = {
     norm_row, quantize, quantize_spans, NAMED(dot), NAMED(dot_groups), finish,
-    gelu,     swiglu,   down,           up,         head,
+    gelu, swiglu, down, up, head,
+    widen, narrow, rms_norm, rms_norm_gradient, gated, gated_gradient, rotate,
+    cross_entropy,
 };
 
 #undef JOIN
@@ -69,6 +81,15 @@ static const Path NAMED(path) = {
 #undef store
 #undef head
 #undef head_of
+#undef widen
+#undef narrow
+#undef rms_norm
+#undef rms_norm_gradient
+#undef sigmoid
+#undef gated
+#undef gated_gradient
+#undef rotate
+#undef cross_entropy
 #undef INLINE
 #undef EACH
 #undef LANES
