@@ -14,12 +14,12 @@ from training.objectives.cross_entropy import token_loss
 _ROWS = 8  # windows of a forward pass
 
 
-@torch.no_grad()
 def heaviest(tokens: Tokens, model: Transformer) -> Tokens:
     """As much of a text as `text_metrics` measures at once."""
     return tokens[: _ROWS * model.config.context_length + 1]
 
 
+@torch.no_grad()
 def text_metrics(model: Transformer, tokens: Tokens, tokenizer: Tokenizer) -> dict[str, Any]:
     """Measure every token of a text but the first, once each.
 
