@@ -10,6 +10,7 @@ under a linear support vector machine on the same parts. A run that is done is k
 directory and not done again.
 """
 
+import itertools
 import json
 import subprocess
 import sys
@@ -85,11 +86,16 @@ def write_rows(path: Path, examples: Sequence[Example]) -> Path:
     return path
 
 
+def texts(work: Mapping[str, Any]) -> int:
+    """How many were labelled for it."""
+    return int(work["ours"]["train"] + work["ours"]["val"])
+
+
 def figure(works: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """Accuracy over the texts that are learnt, with intervals."""
     drawn = Figure(figsize=(7, 4), layout="constrained")
     axes = drawn.add_subplot()
-    x = [work["ours"]["train"] + work["ours"]["val"] for work in works]
+    x = [texts(work) for work in works]
     measures = {
         "LoRA on SmolLM2-135M": [work["ours"]["accuracy"] for work in works],
         "n-grams": [work["ngrams"] for work in works],
@@ -131,7 +137,11 @@ def main() -> None:
     parser.add_argument("--texts", type=int, nargs="+", default=[10, 30, 0], help="0: all")
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--picture", type=Path, help="write the curves there, as PNG")
+    parser.add_argument(
+        "--beside", type=Path, nargs="+", default=[], help="earlier records: they are drawn, too"
+    )
     given = parser.parse_args()
+    earlier = [json.loads(file.read_text("utf-8"))["works"] for file in given.beside]
     work = given.work / f"curve-{given.data.stem}"
     reading = Reading(given.label_column, given.text_column)
     given.test = write_rows(work / "test.jsonl", list(read_labelled(given.test, reading)))
@@ -147,8 +157,9 @@ def main() -> None:
         works.append(found)
     title = f"{given.data.stem}: {works[0]['ours']['accuracy']['n']:,} texts tested"
     if given.picture is not None:
+        drawn = sorted([*works, *itertools.chain(*earlier)], key=texts)
         with drawing():
-            write_file(given.picture, png(figure(works, title)))
+            write_file(given.picture, png(figure(drawn, title)))
     values = record.record(
         "benchmarks.learning_curve", given, rounds=1, works=works, ngrams=BASELINE
     )
