@@ -82,8 +82,8 @@ format: setup ## Format and fix what can be fixed.
 	$(BIN)/ruff format .
 
 # Trains the bundled models again from PENWRIGHT_DATA; takes hours on a CPU.
-models: setup ## Train checkpoints/default anew.
-	BIN=$(BIN) bash training/recipes/default.sh
+models: setup ## Train checkpoints/scratch anew.
+	BIN=$(BIN) bash training/recipes/scratch.sh
 
 # Compares with the peers; takes half an hour on 2 cores. PENWRIGHT_DATA=DIR adds real messages, BENCH
 # options: BENCH='--rounds 7 --work DIR'.

@@ -127,8 +127,8 @@ def bundled_models() -> Path:
         UsageError: there is none.
     """
     places = (
-        Path(__file__).resolve().parent.parent / "checkpoints" / "default",
-        Path(sys.prefix) / "share" / "penwright" / "checkpoints" / "default",
+        Path(__file__).resolve().parent.parent / "checkpoints" / "scratch",
+        Path(sys.prefix) / "share" / "penwright" / "checkpoints" / "scratch",
     )
     for place in places:
         if (place / "models.json").is_file():

@@ -22,7 +22,7 @@ from benchmarks import record
 from benchmarks.rounds import Outcome, say, table
 
 METHODS = ("full", "last-block", "lora", "head")
-BASE = Path(__file__).resolve().parent.parent / "checkpoints" / "default" / "base"
+BASE = Path(__file__).resolve().parent.parent / "checkpoints" / "scratch" / "base"
 TEXTS, BATCH, EPOCHS = 160, 16, 3
 WORDS = (20, 60)
 """Of a text, from the least to the most."""

@@ -286,7 +286,7 @@ def test_a_key_is_asked_for_kept_and_forgotten(
 
 
 def test_a_task_without_a_model_is_explained(open_page: Open, tmp_path: Path) -> None:
-    base = Path(__file__).resolve().parents[2] / "checkpoints/default/base"
+    base = Path(__file__).resolve().parents[2] / "checkpoints/scratch/base"
     with serve(tmp_path / "log", "--threads", "1", "--base", base) as (client, _):
         page = open_page(at=str(client.base_url).rstrip("/"))
         page.click("#tab-classify")

@@ -23,7 +23,7 @@ from model.tokenizer.hugging_face import read_tokenizer
 from model.transformer import Transformer
 from training.cli import main
 
-BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints" / "default"
+BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints" / "scratch"
 BYTES = Tokenizer({bytes([i]): i for i in range(256)}, PATTERN, {"<|endoftext|>": 256})
 """For small networks."""
 CLOSE = 1e-4

@@ -20,7 +20,7 @@ from model.tokenizer import GPT2_PATTERN, PATTERN, Tokenizer
 from model.transformer import Transformer
 from training.cli import main
 
-BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints" / "default"
+BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints" / "scratch"
 TYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
 
 

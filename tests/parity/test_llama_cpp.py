@@ -19,7 +19,7 @@ from model.lora import LoRA
 from model.prompts import instruction_prompt
 from training.cli import main
 
-BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints" / "default"
+BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints" / "scratch"
 TEXTS = (
     "Once upon a time, in 1984, there were 12,345.67 sheep and 9 dogs.",
     "I'll we've he's don't I'M YOU'RE they'd 's't",

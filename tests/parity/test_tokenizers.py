@@ -26,7 +26,7 @@ from model.tokenizer.hugging_face import read_tokenizer
 from model.tokenizer.merges import BytePairs
 from model.tokenizer.patterns import LLAMA3_PATTERN, QWEN2_PATTERN, SMOLLM_PATTERN
 
-BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints" / "default"
+BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints" / "scratch"
 
 HARD = (
     "",

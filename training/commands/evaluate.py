@@ -1,7 +1,7 @@
 """`penwright-train evaluate`: measure a published checkpoint, or a model set.
 
-    penwright-train evaluate checkpoints/default/spam --data SMSSpamCollection.tsv
-    penwright-train evaluate checkpoints/default/base --data wikitext-2-valid.txt \\
+    penwright-train evaluate checkpoints/scratch/spam --data SMSSpamCollection.tsv
+    penwright-train evaluate checkpoints/scratch/base --data wikitext-2-valid.txt \\
         --blimp blimp.jsonl.xz --json base.json --html base.html
 
 What is measured follows from the checkpoint. A classifier and an instruction follower: those rows

@@ -4,7 +4,7 @@
 #
 #   training/recipes/spam.sh BASE [OUT] [FLAG...]          OUT: runs/spam-last-block
 #
-# BASE is any base: checkpoints/default/base, or what `penwright-train import gpt2` wrote. The
+# BASE is any base: checkpoints/scratch/base, or what `penwright-train import gpt2` wrote. The
 # messages are data/SMSSpamCollection.tsv, or the file that MESSAGES names; they are downloaded if
 # there are none. Further flags go to `penwright-train classify`. LR is the learning rate: 5e-5 is
 # the book's, for GPT-2; a small base needs a larger one.

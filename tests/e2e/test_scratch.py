@@ -25,7 +25,7 @@ from training.objectives import labels
 from training.tuning.network import Network
 
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = ROOT / "checkpoints" / "default"
+MODELS = ROOT / "checkpoints" / "scratch"
 
 
 def card(name: str) -> dict[str, Any]:
