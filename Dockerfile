@@ -29,7 +29,7 @@ COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY app app
 COPY model model
 COPY training training
-COPY checkpoints/scratch checkpoints/scratch
+COPY checkpoints/default checkpoints/default
 RUN /opt/build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /tmp/wheels . \
     && /opt/penwright/bin/pip install --no-compile --no-deps /tmp/wheels/*.whl \
     && /opt/penwright/bin/pip check \

@@ -81,7 +81,7 @@ format: setup ## Format and fix what can be fixed.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Trains the bundled models again from PENWRIGHT_DATA; takes hours on a CPU.
+# Trains the models from scratch again from PENWRIGHT_DATA; takes hours on a CPU.
 models: setup ## Train checkpoints/scratch anew.
 	BIN=$(BIN) bash training/recipes/scratch.sh
 

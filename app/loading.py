@@ -5,7 +5,6 @@ checkpoint has weights, and so an engine, of its own.
 """
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from model.checkpoint import (
     load_adapter,
     load_base,
 )
+from model.checkpoint.bundled import bundled_sets
 from model.checkpoint.model_set import ModelSet, load_model_set
 from model.classifier import UNSURE, ClassifierHead
 from model.cpu.quantize import quantize
@@ -121,18 +121,14 @@ def model_set(settings: Settings) -> ModelSet:
 
 
 def bundled_models() -> Path:
-    """The model set that comes with Penwright: beside the source, or where the wheel puts it.
+    """The model set that comes with Penwright to be served.
 
     Raises:
         UsageError: there is none.
     """
-    places = (
-        Path(__file__).resolve().parent.parent / "checkpoints" / "scratch",
-        Path(sys.prefix) / "share" / "penwright" / "checkpoints" / "scratch",
-    )
-    for place in places:
-        if (place / "models.json").is_file():
-            return place
+    for path in bundled_sets():
+        if path.name == "default":
+            return path
     raise UsageError("there are no bundled models here; name some with --models or --base")
 
 

@@ -87,6 +87,20 @@ def identity(weight_hashes: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(sorted(weight_hashes)).encode()).hexdigest()
 
 
+def identities(path: Path) -> frozenset[str]:
+    """All that adapters may know the base at `path` by, as its card says: `identity`, and what
+    format 1 had, the card's hash. None where `path` is no base with a card."""
+    try:
+        weights = read_config(path / CONFIG)["weights"]
+        files = read_json(path / CARD).get("files")
+        hashes = [files[weights]] if isinstance(files, dict) and weights in files else []
+        if not all(isinstance(each, str) for each in hashes):
+            return frozenset()
+        return frozenset({sha256(path / CARD), *([identity(hashes)] if hashes else [])})
+    except CheckpointError:
+        return frozenset()
+
+
 def save_base(
     out: Path,
     model: Transformer,

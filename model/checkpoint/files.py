@@ -26,6 +26,8 @@ from model.weight_files import sha256
 FORMAT_VERSION = 2
 """What is written; 1 is read as well."""
 CARD = "card.json"
+MODELS = "models.json"
+"""Of a model set."""
 PARTS = "parts.json"
 """Which rows trained a checkpoint, as whoever trained it wrote them down."""
 CONFIG, SAFETENSORS, GGUF = "config.json", "model.safetensors", "model.gguf"

@@ -1,4 +1,4 @@
-"""The bundled models: small, as good as their cards say, and served as the README shows."""
+"""The models from scratch: as good as their cards say, and served as the README shows."""
 
 import json
 import re
@@ -15,7 +15,7 @@ import torch
 from app import examples
 from model.checkpoint import golden, load_adapter, load_base
 from model.cpu.quantize import quantize
-from tests.e2e.server import serve
+from tests.e2e.server import SCRATCH, serve
 from training.cli import main
 from training.data.labelled import Reading
 from training.data.labelled_parts import load_labelled
@@ -25,31 +25,26 @@ from training.objectives import labels
 from training.tuning.network import Network
 
 ROOT = Path(__file__).resolve().parents[2]
-MODELS = ROOT / "checkpoints" / "scratch"
 
 
 def card(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((MODELS / name / "card.json").read_text())
+    content: dict[str, Any] = json.loads((SCRATCH / name / "card.json").read_text())
     return content
-
-
-def test_they_take_at_most_32_mebibytes() -> None:
-    assert sum(f.stat().st_size for f in MODELS.rglob("*") if f.is_file()) < 32 * 2**20
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_they_give_their_golden_outputs(dtype: torch.dtype) -> None:
-    base = load_base(MODELS / "base", dtype=dtype)
+    base = load_base(SCRATCH / "base", dtype=dtype)
     golden.verify("base", base.card["golden"], base.model, base.tokenizer)
     for name in ("spam", "instruct"):
-        adapter = load_adapter(MODELS / name, base)
+        adapter = load_adapter(SCRATCH / name, base)
         expected = adapter.card["golden"]
         golden.verify(name, expected, base.model, base.tokenizer, adapter.head, adapter.lora)
 
 
 def test_8_bit_weights_keep_the_quality(real_data: Path) -> None:
     """Perplexity within 1% of fp32, F1 of spam within half a point."""
-    base, small = load_base(MODELS / "base"), load_base(MODELS / "base")
+    base, small = load_base(SCRATCH / "base"), load_base(SCRATCH / "base")
     quantize(small.model)
     golden.verify("base", small.card["golden"], small.model, small.tokenizer)
     text = (real_data / "eval" / "wikitext-2-valid.txt").read_text()[:80_000]
@@ -62,7 +57,7 @@ def test_8_bit_weights_keep_the_quality(real_data: Path) -> None:
     data = load_labelled([real_data / "spam" / "SMSSpamCollection.tsv"], reading)
     f1 = []
     for each in (base, small):
-        adapter = load_adapter(MODELS / "spam", each)
+        adapter = load_adapter(SCRATCH / "spam", each)
         network = Network(each.model, adapter.lora, adapter.head)
         names = labels.head_of(network).labels.names
         rows = labels.encode(data.test, names, each.tokenizer, 512)
@@ -72,8 +67,8 @@ def test_8_bit_weights_keep_the_quality(real_data: Path) -> None:
 
 
 def test_a_wrong_adapter_does_not_give_them() -> None:
-    base = load_base(MODELS / "base")
-    instruct = load_adapter(MODELS / "instruct", base)
+    base = load_base(SCRATCH / "base")
+    instruct = load_adapter(SCRATCH / "instruct", base)
     with pytest.raises(golden.CheckpointError, match="differs"):
         golden.verify("base", base.card["golden"], base.model, base.tokenizer, lora=instruct.lora)
 
@@ -96,7 +91,7 @@ def test_their_cards_are_complete_and_name_no_place(name: str) -> None:
 def test_evaluation_gives_the_numbers_of_the_card_again(real_data: Path, tmp_path: Path) -> None:
     out = tmp_path / "metrics.json"
     data = real_data / "spam" / "SMSSpamCollection.tsv"
-    assert main(["evaluate", str(MODELS / "spam"), "--data", str(data), "--json", str(out)]) == 0
+    assert main(["evaluate", str(SCRATCH / "spam"), "--data", str(data), "--json", str(out)]) == 0
     measured, expected = json.loads(out.read_text())["metrics"], card("spam")["metrics"]
     for part in ("test_natural", "test_balanced"):
         for name, entry in expected[part].items():
@@ -113,7 +108,7 @@ def client(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
     log = tmp_path_factory.mktemp("log") / "serve.log"
-    with serve(log, "--quantize", request.param) as (client, _):
+    with serve(log, "--models", SCRATCH, "--quantize", request.param) as (client, _):
         yield client
 
 

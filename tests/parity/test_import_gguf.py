@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from app.loading import bundled_models
 from model.checkpoint import (
     Base,
     adapter_base_path,
@@ -22,6 +21,7 @@ from model.checkpoint import (
 from model.errors import CheckpointError
 from model.lora import LoRA, LoRASettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
+from tests.e2e.server import SCRATCH
 from training.cli import main
 
 
@@ -130,10 +130,10 @@ def test_it_has_no_type_to_choose(
 
 
 def test_format_1_adapters_know_their_base_by_its_card(tmp_path: Path) -> None:
-    """The bundled ones do; a card with another hash is another base to them."""
-    base = load_base(bundled_models() / "base")
-    stored = json.loads((bundled_models() / "spam" / "adapter.json").read_text())
+    """Those from scratch do; a card with another hash is another base to them."""
+    base = load_base(SCRATCH / "base")
+    stored = json.loads((SCRATCH / "spam" / "adapter.json").read_text())
     assert stored["base"]["sha256"] == base.id != base.weights
-    load_adapter(bundled_models() / "spam", base)
+    load_adapter(SCRATCH / "spam", base)
     with pytest.raises(CheckpointError, match="was trained on the base"):
-        load_adapter(bundled_models() / "spam", replace(base, id="0" * 64))
+        load_adapter(SCRATCH / "spam", replace(base, id="0" * 64))

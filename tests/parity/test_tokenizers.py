@@ -25,8 +25,7 @@ from model.tokenizer.files import tokenizer_json
 from model.tokenizer.hugging_face import read_tokenizer
 from model.tokenizer.merges import BytePairs
 from model.tokenizer.patterns import LLAMA3_PATTERN, QWEN2_PATTERN, SMOLLM_PATTERN
-
-BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints" / "scratch"
+from tests.e2e.server import SCRATCH
 
 HARD = (
     "",
@@ -471,10 +470,10 @@ def test_gpt2(gpt2_files: Path, tmp_path: Path) -> None:
     assert_equal(restored(ours, tmp_path), peer, HARD)
 
 
-def test_the_bundled_vocabulary(tmp_path: Path) -> None:
+def test_our_own_vocabulary(tmp_path: Path) -> None:
     from model.convert.bpe_files import write_tokenizer
 
-    ours = load_base(BUNDLED / "base").tokenizer
+    ours = load_base(SCRATCH / "base").tokenizer
     write_tokenizer(tmp_path, ours, {})
     peer = Peer.from_file(str(tmp_path / "tokenizer.json"))
     assert assert_equal(ours, peer) == 0

@@ -11,7 +11,7 @@
 #
 #                                     training   validation   test accuracy
 #   the book, GPT-2 124M                97.21%       97.32%          95.67%
-#   the bundled base, LR=1e-3           99.19%       95.16%          95.95%
+#   the base from scratch, LR=1e-3           99.19%       95.16%          95.95%
 #
 # Of the book's 747 spam messages 105 are repeated, some of them on both sides of its split; here
 # repeated ones are dropped first, and each part has as many ham messages as spam: 864 train, 124
