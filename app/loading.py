@@ -176,8 +176,11 @@ def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
     models = {}
     for name in chosen.paths:
         path = base_paths[name]
+        base, adapter = bases[path], adapters[path].get(name)
         tasks = tuple(task for task, of in defaults.items() if of == name)
-        model = ServedModel(name, tasks, bases[path], adapters[path].get(name), dispatchers[path])
+        if adapter is None and "instruct" not in tasks and _converses(base):
+            tasks = (*tasks, "instruct")
+        model = ServedModel(name, tasks, base, adapter, dispatchers[path])
         _check_tasks(model, settings)
         models[name] = model
     return LoadedModels(models, defaults, tuple(dispatchers.values()))
@@ -270,6 +273,11 @@ def _log_cache(path: Path, base: Base, dispatcher: Dispatcher) -> None:
         )
     else:
         logger.info("cache for keys and values", extra=extra)
+
+
+def _converses(base: Base) -> bool:
+    """Whether a base answers instructions and chats by its name, whatever does so by default."""
+    return base.template is not None and base.head is None
 
 
 def _check_tasks(model: ServedModel, settings: Settings) -> None:
