@@ -11,7 +11,7 @@ from torch import nn
 
 from model.checkpoint import golden
 from model.checkpoint.base import Base, identities, labels_from
-from model.checkpoint.bundled import bundled_base
+from model.checkpoint.bundled import find_base
 from model.checkpoint.files import (
     CARD,
     FORMAT_VERSION,
@@ -128,14 +128,15 @@ def load_adapter(path: Path, base: Base) -> Adapter:
 
 def adapter_base_path(path: Path) -> Path:
     """The base that the adapter at `path` names. Where that is gone, or another one has taken its
-    place, it is the one of that hash that comes with Penwright, if there is such."""
+    place, it is the one of its hash that lies beside the adapter or comes with Penwright, if there
+    is such."""
     reference = read_json(path / _SETTINGS).get("base")
     if not isinstance(reference, dict) or not isinstance(reference.get("path"), str):
         raise CheckpointError(f"{path / _SETTINGS}: names no base path")
     named, wanted = (path / str(reference["path"])).resolve(), reference.get("sha256")
     known = identities(named)
     if isinstance(wanted, str) and (known or not named.exists()) and wanted not in known:
-        return bundled_base(wanted) or named
+        return find_base(wanted, path.resolve().parent) or named
     return named
 
 

@@ -1,5 +1,6 @@
-"""The model sets that come with Penwright, and the bases in them by what adapters know them by."""
+"""The model sets that come with Penwright, and bases found by what adapters know them by."""
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -18,10 +19,12 @@ def bundled_sets() -> list[Path]:
     return [file.parent for place in _PLACES for file in sorted(place.glob(f"*/{MODELS}"))]
 
 
-def bundled_base(sha256: str) -> Path | None:
-    """The base that adapters know by `sha256`, if it comes with Penwright."""
-    for models in bundled_sets():
-        for path in sorted(models.iterdir()):
-            if sha256 in identities(path):
-                return path
+def find_base(sha256: str, models: Path) -> Path | None:
+    """The base that adapters know by `sha256`: of the set `models`, or else one that comes with
+    Penwright; None where there is none."""
+    for directory in (models, *bundled_sets()):
+        with contextlib.suppress(OSError):  # as of a directory that may not be listed
+            for path in sorted(directory.iterdir()):
+                if sha256 in identities(path):
+                    return path
     return None

@@ -1,5 +1,5 @@
-"""An adapter whose base is not where it says finds it by its hash among those that come with
-Penwright."""
+"""An adapter whose base is not where it says finds it by its hash: beside itself, or among those
+that come with Penwright."""
 
 import json
 import shutil
@@ -79,6 +79,11 @@ def test_another_base_in_its_place(
 def test_the_base_that_is_named_comes_first(moved: Path, base: Base) -> None:
     shutil.copytree(base.path, moved.parent / "base")
     assert adapter_base_path(moved) == moved.parent / "base"
+
+
+def test_its_own_set_comes_before_those_that_are_bundled(moved: Path, base: Base) -> None:
+    shutil.copytree(base.path, moved.parent / "renamed")
+    assert adapter_base_path(moved) == moved.parent / "renamed"
 
 
 def test_a_base_that_nobody_has(
