@@ -37,7 +37,7 @@ test: setup ## Run all tests. PENWRIGHT_DATA=DIR adds those that need real data.
 	$(PYTEST)
 
 # The tiers that `make test` leaves out, because they need something more; tests/README.md has what they showed.
-test-weights: setup ## Test at length with SmolLM2's weights; takes some minutes. PENWRIGHT_DATA=DIR adds some.
+test-weights: setup ## Test at length with SmolLM2's weights; takes a quarter of an hour. PENWRIGHT_DATA=DIR adds some.
 	$(PYTEST) -m weights
 
 test-browser: setup ## Drive the page in headless Chromium (which must be installed).
