@@ -42,7 +42,8 @@ FILES = frozenset(
     }
 )
 """All that any checkpoint has, for one whose card does not say."""
-_MOST_COMMAND = 200
+MOST_COMMAND = 200
+"""Characters of the command that brings weights."""
 WEIGHTS_FROM = "weights_from"
 """On the card of a checkpoint that does not hold its weights: the `command` that brings them."""
 
@@ -194,7 +195,7 @@ def _check(path: Path, name: str, wanted: object, card: Mapping[str, Any]) -> No
         CheckpointError: the file of that name is missing or another than the card means.
     """
     file = file_of(path, name)
-    left_out = file.parent != path
+    left_out = file != path / name
     command = _command(card)
     if not _is_file(file):
         if not may_be_left_out(name):
@@ -231,11 +232,16 @@ def _is_file(path: Path) -> bool:
 
 
 def _command(card: Mapping[str, Any]) -> str:
-    """What brings the weights, in words that can be shown; empty where a card does not say."""
+    """What brings the weights; empty where a card does not say."""
     stated = card.get(WEIGHTS_FROM)
     command = stated.get("command") if isinstance(stated, dict) else None
-    good = isinstance(command, str) and command.isprintable() and len(command) <= _MOST_COMMAND
-    return str(command) if good else ""
+    return str(command) if is_command(command) else ""
+
+
+def is_command(command: object) -> bool:
+    """Whether it is a line that a card may state and an error may show."""
+    line = isinstance(command, str) and command.isprintable() and command.strip()
+    return bool(line) and len(str(command)) <= MOST_COMMAND
 
 
 def read_versioned(

@@ -158,6 +158,16 @@ class TestRefusals:
         (folder / "tiny.gguf").rename(folder / "model.gguf")
         self.refuse(folder / "model.gguf", tmp_path / "out", "model.gguf", capsys)
 
+    @pytest.mark.parametrize("command", ["", " ", "make\ntiny", "make " + "x" * 200])
+    def test_a_command_that_no_error_could_show(
+        self, command: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        words = ["import", str(folder / "tiny.gguf"), "--leave-weights", command]
+        assert main([*words, "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert "--leave-weights is " in error
+        assert error.count("\n") == 1
+
     def test_what_is_no_gguf_file(
         self, left: Base, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

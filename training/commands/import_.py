@@ -24,12 +24,19 @@ from typing import Any
 import torch
 
 from model.checkpoint import TaskName, load_base, save_adapter, save_base
-from model.checkpoint.files import WEIGHTS_FROM, check_target, may_be_left_out
+from model.checkpoint.files import (
+    MOST_COMMAND,
+    WEIGHTS_FROM,
+    check_target,
+    is_command,
+    may_be_left_out,
+)
 from model.checkpoint.weights_folder import VARIABLE, weights_folder
 from model.convert import HUB_NAMES, Imported, download, read_hugging_face
 from model.convert.gguf_read import is_gguf, read_gguf
 from model.convert.peft_read import is_peft, read_peft
 from model.errors import UsageError
+from model.json_files import shown
 from model.weight_files import sha256
 from training.tuning.card import portable_command
 
@@ -119,8 +126,11 @@ def _check_left(args: argparse.Namespace, path: Path) -> None:
         raise UsageError(
             f"--leave-weights: {args.source} must have a name of its own that ends in .gguf"
         )
-    if not args.leave_weights.isprintable() or not args.leave_weights.strip():
-        raise UsageError(f"--leave-weights is {args.leave_weights!r}; it must be a line of text")
+    if not is_command(args.leave_weights):
+        raise UsageError(
+            f"--leave-weights is {shown(args.leave_weights)}; it must be a line of at most "
+            f"{MOST_COMMAND} characters"
+        )
     found = weights_folder() / path.name
     if not found.is_file() or not (found.samefile(path) or sha256(found) == sha256(path)):
         raise UsageError(
