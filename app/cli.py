@@ -6,6 +6,8 @@
 
 Every flag is also an environment variable: --max-waiting is PENWRIGHT_MAX_WAITING. One is only
 that: PENWRIGHT_API_KEY, a key that requests must have. Without any key, only this machine can call.
+PENWRIGHT_WEIGHTS is the folder of weights that checkpoints name and do not hold, as the bundled
+ones do; by default ~/.cache/penwright.
 
 On SIGTERM or Ctrl-C, requests that run are finished, new ones are answered 503, and then the
 process ends; a second signal ends it at once. On SIGHUP, models and API keys are loaded again, and

@@ -1,4 +1,5 @@
-"""Examples of the API's pages. They run as they stand against the bundled models."""
+"""Examples of the API's pages. They run as they stand, `/classify` where there is a
+classifier of spam."""
 
 from typing import Any
 

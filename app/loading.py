@@ -5,7 +5,6 @@ checkpoint has weights, and so an engine, of its own.
 """
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +28,7 @@ from model.checkpoint import (
     load_adapter,
     load_base,
 )
+from model.checkpoint.bundled import bundled_sets
 from model.checkpoint.model_set import ModelSet, load_model_set
 from model.classifier import UNSURE, ClassifierHead
 from model.cpu.quantize import quantize
@@ -121,18 +121,14 @@ def model_set(settings: Settings) -> ModelSet:
 
 
 def bundled_models() -> Path:
-    """The model set that comes with Penwright: beside the source, or where the wheel puts it.
+    """The model set that comes with Penwright to be served.
 
     Raises:
         UsageError: there is none.
     """
-    places = (
-        Path(__file__).resolve().parent.parent / "checkpoints" / "default",
-        Path(sys.prefix) / "share" / "penwright" / "checkpoints" / "default",
-    )
-    for place in places:
-        if (place / "models.json").is_file():
-            return place
+    for path in bundled_sets():
+        if path.name == "default":
+            return path
     raise UsageError("there are no bundled models here; name some with --models or --base")
 
 
@@ -180,8 +176,11 @@ def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
     models = {}
     for name in chosen.paths:
         path = base_paths[name]
+        base, adapter = bases[path], adapters[path].get(name)
         tasks = tuple(task for task, of in defaults.items() if of == name)
-        model = ServedModel(name, tasks, bases[path], adapters[path].get(name), dispatchers[path])
+        if adapter is None and "instruct" not in tasks and _converses(base):
+            tasks = (*tasks, "instruct")
+        model = ServedModel(name, tasks, base, adapter, dispatchers[path])
         _check_tasks(model, settings)
         models[name] = model
     return LoadedModels(models, defaults, tuple(dispatchers.values()))
@@ -274,6 +273,11 @@ def _log_cache(path: Path, base: Base, dispatcher: Dispatcher) -> None:
         )
     else:
         logger.info("cache for keys and values", extra=extra)
+
+
+def _converses(base: Base) -> bool:
+    """Whether a base answers instructions and chats by its name, whatever does so by default."""
+    return base.template is not None and base.head is None
 
 
 def _check_tasks(model: ServedModel, settings: Settings) -> None:

@@ -22,7 +22,7 @@ from benchmarks import record
 from benchmarks.rounds import Outcome, say, table
 
 METHODS = ("full", "last-block", "lora", "head")
-BASE = Path(__file__).resolve().parent.parent / "checkpoints" / "default" / "base"
+BASE = Path(__file__).resolve().parent.parent / "checkpoints" / "scratch" / "base"
 TEXTS, BATCH, EPOCHS = 160, 16, 3
 WORDS = (20, 60)
 """Of a text, from the least to the most."""
@@ -94,7 +94,7 @@ def costs(outcome: Outcome) -> dict[str, float]:
 
 def main() -> None:
     parser = record.parser(__doc__.splitlines()[0])
-    parser.add_argument("--base", type=Path, default=BASE, help="(the bundled base)")
+    parser.add_argument("--base", type=Path, default=BASE, help="(the base from scratch)")
     given = parser.parse_args()
     rounds = 1 if given.quick else given.rounds
     outcome = measure(given.base, given.work / "finetune", given.threads, rounds)

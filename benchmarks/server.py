@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from benchmarks.worker import resident_bytes
+from model.checkpoint.weights_folder import VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 _PATIENCE = 120.0  # s
@@ -34,8 +35,9 @@ class Server:
         command = [sys.executable, "-m", "app.cli", "--port", str(self.port)]
         for name, value in {"log_level": "warning", **flags}.items():
             command += [f"--{name.replace('_', '-')}", str(value)]
-        # PENWRIGHT_… of the caller would change what is measured.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PENWRIGHT_")}
+        # PENWRIGHT_… of the caller would change what is measured, but for where weights lie.
+        ours = {name for name in os.environ if name.startswith("PENWRIGHT_")} - {VARIABLE}
+        environment = {k: v for k, v in os.environ.items() if k not in ours}
         self._file = log.open("wb")
         self.log = log
         started = time.perf_counter()

@@ -4,10 +4,10 @@
 """
 
 import ctypes
-import os
 from pathlib import Path
 
 from benchmarks.gpt2 import made
+from model.checkpoint.weights_folder import weights_folder
 
 NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 VOCAB = 49152
@@ -19,10 +19,10 @@ def file() -> Path:
     Raises:
         SystemExit: it is not there.
     """
-    folder = Path(os.environ.get("PENWRIGHT_WEIGHTS", Path.home() / ".cache" / "penwright"))
-    if not (folder / NAME).is_file():
-        raise SystemExit(f"{folder / NAME} is not there: run `make weights`")
-    return folder / NAME
+    path = weights_folder() / NAME
+    if not path.is_file():
+        raise SystemExit(f"{path} is not there: run `make weights`")
+    return path
 
 
 def requantized(work: Path, kind: str) -> Path:

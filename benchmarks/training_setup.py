@@ -24,7 +24,7 @@ SHAPES = {
     ),
     "tiny": Shape("tiny", 512, 32, n_layer=2, n_head=2, n_embd=32, batch=2),
 }
-"""`small` is the bundled base; `tiny` shows that all runs."""
+"""`small` is the base from scratch; `tiny` shows that all runs."""
 PEERS = {"nanoGPT": "nanogpt", "Trainer": "trainer", "book": "book"}
 """Names in the table, and the systems."""
 WINDOWS = 2048

@@ -234,7 +234,7 @@ PRESETS: dict[str, Architecture] = {
         qk_norm=True,
         rope=Rope(1_000_000.0),
     ),
-    # The bundled base: 13,989,888 parameters, 28 MB in bf16.
+    # The base from scratch: 13,989,888 parameters, 28 MB in bf16.
     "small": Architecture(8192, 512, n_layer=6, n_head=6, n_embd=384),
     # The same number of parameters, to within half a per cent, from today's choices.
     "small-modern": _modern(8192, 512, 6, 6, 384, mlp_width=1056, qk_norm=True, rope=Rope()),

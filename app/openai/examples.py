@@ -1,4 +1,4 @@
-"""Examples of the API's pages. They run as they stand against the bundled models."""
+"""Examples of the API's pages. They run as they stand against `checkpoints/scratch`."""
 
 from app.examples import Example
 

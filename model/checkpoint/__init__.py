@@ -3,6 +3,9 @@
     base/      config.json  model.safetensors or model.gguf  the tokenizer's file  card.json
     adapter/   adapter.json  adapter.safetensors  card.json
 
+A GGUF file may lie elsewhere: `config.json` names it, `card.json` its hash, and it is looked for
+beside them, then in `model.checkpoint.weights_folder`.
+
 `card.json` holds the SHA-256 of every other file, and its own hash is the checkpoint's id. Loading
 checks all of them: an altered file is refused by its name. There is no pickle, and nothing is
 downloaded. Publishing replaces the directory whole (`model.checkpoint.atomic`).

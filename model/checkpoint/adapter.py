@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from model.checkpoint import golden
-from model.checkpoint.base import Base, labels_from
+from model.checkpoint.base import Base, identities, labels_from
+from model.checkpoint.bundled import find_base
 from model.checkpoint.files import (
     CARD,
     FORMAT_VERSION,
@@ -126,11 +127,17 @@ def load_adapter(path: Path, base: Base) -> Adapter:
 
 
 def adapter_base_path(path: Path) -> Path:
-    """The base that the adapter at `path` names."""
+    """The base that the adapter at `path` names. Where that is gone, or another one has taken its
+    place, it is the one of its hash that lies beside the adapter or comes with Penwright, if there
+    is such."""
     reference = read_json(path / _SETTINGS).get("base")
     if not isinstance(reference, dict) or not isinstance(reference.get("path"), str):
         raise CheckpointError(f"{path / _SETTINGS}: names no base path")
-    return (path / str(reference["path"])).resolve()
+    named, wanted = (path / str(reference["path"])).resolve(), reference.get("sha256")
+    known = identities(named)
+    if isinstance(wanted, str) and (known or not named.exists()) and wanted not in known:
+        return find_base(wanted, path.resolve().parent) or named
+    return named
 
 
 def _read(path: Path, base: Base, card: dict[str, Any]) -> Adapter:

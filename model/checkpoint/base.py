@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,18 @@ from model.architecture import Architecture
 from model.checkpoint import golden
 from model.checkpoint.files import (
     CARD,
+    CONFIG,
     FORMAT_VERSION,
+    GGUF,
     PARTS,
+    SAFETENSORS,
+    file_of,
     new_checkpoint,
     read_card,
     write_card,
 )
 from model.checkpoint.names import current_name
-from model.checkpoint.settings import GGUF, SAFETENSORS, read_config
+from model.checkpoint.settings import read_config
 from model.classifier import BIAS, ClassifierHead, Labels
 from model.convert.gguf_read import is_gguf, read_gguf, read_gguf_network
 from model.convert.hf_read import read_hugging_face
@@ -43,8 +47,6 @@ from model.weight_files import (
     sha256,
     write_weights,
 )
-
-CONFIG = "config.json"
 
 
 @dataclass(frozen=True)
@@ -71,13 +73,32 @@ class Base:
 
     @property
     def weights(self) -> str:
-        """What adapters know it by: SHA-256 over the sorted SHA-256s of its weight files."""
-        return hashlib.sha256("\n".join(sorted(self.weight_hashes)).encode()).hexdigest()
+        """What adapters know it by."""
+        return identity(self.weight_hashes)
 
     @property
     def verified(self) -> bool:
         """Whether a card says what it must answer."""
         return bool(self.card.get("golden"))
+
+
+def identity(weight_hashes: Iterable[str]) -> str:
+    """What adapters know a base by: SHA-256 over the sorted SHA-256s of its weight files."""
+    return hashlib.sha256("\n".join(sorted(weight_hashes)).encode()).hexdigest()
+
+
+def identities(path: Path) -> frozenset[str]:
+    """All that adapters may know the base at `path` by, as its card says: `identity`, and what
+    format 1 had, the card's hash. None where `path` is no base with a card."""
+    try:
+        weights = read_config(path / CONFIG)["weights"]
+        files = read_json(path / CARD).get("files")
+        hashes = [files[weights]] if isinstance(files, dict) and weights in files else []
+        if not all(isinstance(each, str) for each in hashes):
+            return frozenset()
+        return frozenset({sha256(path / CARD), *([identity(hashes)] if hashes else [])})
+    except CheckpointError:
+        return frozenset()
 
 
 def save_base(
@@ -91,6 +112,7 @@ def save_base(
     task: TaskName = "generate",
     template: Template | None = None,
     gguf: Path | None = None,
+    leave: bool = False,
     parts: bytes | None = None,
 ) -> Base:
     """Publish a network at `out`, and return it as the written files give it, in fp32.
@@ -100,6 +122,7 @@ def save_base(
         card: what is known of the checkpoint; hashes and golden outputs are added.
         template: how it was trained to read conversations; by default Alpaca's for `instruct`.
         gguf: a file that has these weights, which is copied as it is in place of writing them.
+        leave: do not copy it: it is in the folder of weights (`file_of`), and named by its hash.
         parts: which rows trained it, for `parts.json`.
 
     Raises:
@@ -109,12 +132,13 @@ def save_base(
     weights = dict(model.state_dict())
     if head is not None:
         weights.update(head.state_dict())
+    stored = SAFETENSORS if gguf is None else gguf.name if leave else GGUF
     config = {
         "format_version": FORMAT_VERSION,
         "task": task,
         "architecture": model.config.to_dict(),
         "dtype": "gguf" if gguf else dtype_name(dtype),
-        "weights": GGUF if gguf else SAFETENSORS,
+        "weights": stored,
         "tokenizer": tokenizer.settings(),
         "template": None if template is None else template.settings(),
         "classifier": None if head is None else asdict(head.labels),
@@ -124,11 +148,12 @@ def save_base(
         (directory / tokenizer.file_name).write_bytes(tokenizer.file_content())
         if gguf is None:
             write_weights(directory / SAFETENSORS, weights, dtype)
-        else:
+        elif not leave:
             shutil.copyfile(gguf, directory / GGUF)
         if parts is not None:
             (directory / PARTS).write_bytes(parts)
-        write_card(directory, card, _golden(directory, task))
+        left_out = {gguf.name: sha256(gguf)} if gguf and leave else {}
+        write_card(directory, card, _golden(directory, task), left_out)
     return load_base(out.resolve())
 
 
@@ -217,7 +242,7 @@ def _read(
             f"{source}: the tokenizer has {tokenizer.vocab_size} tokens, "
             f"the network only {architecture.vocab_size}"
         )
-    weights = path / config["weights"]
+    weights = file_of(path, config["weights"])
     for file in (weights, path / tokenizer.file_name):
         if card and file.name not in card["files"]:
             raise CheckpointError(f"{path / CARD}: has no hash of {file.name}")
@@ -231,7 +256,7 @@ def _read(
     labels, head = None, None
     if config["classifier"] is not None:
         labels = labels_from(config["classifier"], source)
-    if weights.name == GGUF:
+    if weights.suffix == ".gguf":
         if labels is not None:
             raise CheckpointError(f"{source}: a GGUF file has no classification head")
         model = read_gguf_network(weights, architecture, dtype=dtype, device=device, held=held)

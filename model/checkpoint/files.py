@@ -6,6 +6,7 @@ files mean is `model.checkpoint`'s business.
 
 import contextlib
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from model.checkpoint.atomic import (
     new_directory,
     try_writing,
 )
+from model.checkpoint.weights_folder import VARIABLE, weights_folder
 from model.errors import CheckpointError, UsageError
 from model.json_files import read_json, shown, write_json
 from model.weight_files import sha256
@@ -24,19 +26,42 @@ from model.weight_files import sha256
 FORMAT_VERSION = 2
 """What is written; 1 is read as well."""
 CARD = "card.json"
+MODELS = "models.json"
+"""Of a model set."""
 PARTS = "parts.json"
 """Which rows trained a checkpoint, as whoever trained it wrote them down."""
-_SETTINGS = ("config.json", "adapter.json")
+CONFIG, SAFETENSORS, GGUF = "config.json", "model.safetensors", "model.gguf"
+_SETTINGS = (CONFIG, "adapter.json")
 FILES = frozenset(
     {
         CARD,
         PARTS,
         *_SETTINGS,
-        *("model.safetensors", "model.gguf", "adapter.safetensors"),
+        *(SAFETENSORS, GGUF, "adapter.safetensors"),
         *("tokenizer.json", "tokenizer.tiktoken"),
     }
 )
 """All that any checkpoint has, for one whose card does not say."""
+MOST_COMMAND = 200
+"""Characters of the command that brings weights."""
+WEIGHTS_FROM = "weights_from"
+"""On the card of a checkpoint that does not hold its weights: the `command` that brings them."""
+
+
+def may_be_left_out(name: str) -> bool:
+    """Whether a checkpoint may name weights so and not hold them: by the name of a `.gguf` file,
+    without a directory, other than the one that is always its own."""
+    plain = Path(name).name == name and "\\" not in name
+    return plain and Path(name).suffix == ".gguf" and name != GGUF
+
+
+def file_of(directory: Path, name: str) -> Path:
+    """Where a file of the checkpoint in `directory` is: there, or if it may be left out and is not
+    there, in the folder of weights. It may be nowhere."""
+    beside = directory / name
+    if may_be_left_out(name) and not os.path.lexists(beside):
+        return weights_folder() / name
+    return beside
 
 
 @contextlib.contextmanager
@@ -99,12 +124,15 @@ def _check_content(out: Path, place: Path) -> None:
 
 
 def _named(card: Path) -> frozenset[str] | None:
-    """The files that a card names; None where it is damaged, or no card of a checkpoint."""
+    """The files that a card says are beside it; None where it is damaged, or no card of a
+    checkpoint."""
     try:
         files = read_json(card, not_finite=True).get("files")
     except CheckpointError:
         return None
-    return frozenset(files) if isinstance(files, dict) else None
+    if not isinstance(files, dict):
+        return None
+    return frozenset(name for name in files if not may_be_left_out(name))
 
 
 def check_file(out: Path, flag: str) -> None:
@@ -133,8 +161,18 @@ def check_writable(out: Path, flag: str = "--out") -> None:
         ) from error
 
 
-def write_card(directory: Path, card: Mapping[str, Any], outputs: list[dict[str, Any]]) -> None:
+def write_card(
+    directory: Path,
+    card: Mapping[str, Any],
+    outputs: list[dict[str, Any]],
+    left_out: Mapping[str, str] | None = None,
+) -> None:
+    """
+    Args:
+        left_out: the SHA-256 of files that are not in the directory, by their names.
+    """
     files = {file.name: sha256(file) for file in sorted(directory.iterdir())}
+    files |= left_out or {}
     write_json(directory / CARD, {**card, "golden": outputs, "files": files})
 
 
@@ -147,13 +185,63 @@ def read_card(path: Path, needed: tuple[str, ...]) -> dict[str, Any]:
     if not isinstance(files, dict):
         raise CheckpointError(f"{path / CARD}: has no hashes of files")
     for name in {*needed, *files}:
-        if not (path / name).is_file():
-            raise CheckpointError(f"{path / name}: is missing")
-        if files.get(name) != sha256(path / name):
-            raise CheckpointError(
-                f"{path / name}: its SHA-256 is not the one in {CARD}; it was altered or cut short"
-            )
+        _check(path, name, files.get(name), card)
     return card
+
+
+def _check(path: Path, name: str, wanted: object, card: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        CheckpointError: the file of that name is missing or another than the card means.
+    """
+    file = file_of(path, name)
+    left_out = file != path / name
+    command = _command(card)
+    if not _is_file(file):
+        if not may_be_left_out(name):
+            raise CheckpointError(f"{file}: is missing")
+        brings = f": `{command}` brings it" if command else ""
+        raise CheckpointError(
+            f"{path}: its weights, {name}, are neither there nor in {weights_folder()} "
+            f"({VARIABLE}){brings}"
+        )
+    if wanted == sha256(file):
+        return
+    if not left_out:
+        raise CheckpointError(
+            f"{file}: its SHA-256 is not the one in {CARD}; it was altered or cut short"
+        )
+    brings = f", and `{command}` brings the right one" if command else ""
+    raise CheckpointError(
+        f"{file}: its SHA-256 is not the one in {path / CARD}; it was altered, cut short, or is "
+        f"another file of that name: move it away{brings}"
+    )
+
+
+def _is_file(path: Path) -> bool:
+    """
+    Raises:
+        CheckpointError: that cannot be found out, for want of a permission or the like.
+    """
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no name of a file has a NUL
+        return False
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _command(card: Mapping[str, Any]) -> str:
+    """What brings the weights; empty where a card does not say."""
+    stated = card.get(WEIGHTS_FROM)
+    command = stated.get("command") if isinstance(stated, dict) else None
+    return str(command) if is_command(command) else ""
+
+
+def is_command(command: object) -> bool:
+    """Whether it is a line that a card may state and an error may show."""
+    line = isinstance(command, str) and command.isprintable() and command.strip()
+    return bool(line) and len(str(command)) <= MOST_COMMAND
 
 
 def read_versioned(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.checkpoint import TASKS, TaskName
+from model.checkpoint.files import MODELS
 from model.errors import CheckpointError
 from model.json_files import read_json, shown
 
@@ -31,7 +32,7 @@ def load_model_set(directory: Path) -> ModelSet:
     Raises:
         CheckpointError: it is missing, malformed, of another version, or names what is not there.
     """
-    file = directory / "models.json"
+    file = directory / MODELS
     values = read_json(file)
     version = values.pop("format_version", None)
     if type(version) is not int or version != FORMAT_VERSION:  # True is 1 otherwise

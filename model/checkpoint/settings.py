@@ -9,13 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from model.checkpoint.files import read_versioned
+from model.checkpoint.files import GGUF, SAFETENSORS, may_be_left_out, read_versioned
 from model.errors import CheckpointError
 from model.json_files import shown
 from model.prompts import Alpaca
 from model.tasks import TASKS
-
-SAFETENSORS, GGUF = "model.safetensors", "model.gguf"
 
 _NULL = type(None)
 _CONFIG = {
@@ -68,9 +66,11 @@ def read_config(path: Path) -> dict[str, Any]:
         values["weights"] = SAFETENSORS
         if values["task"] != "instruct":  # it was named whether or not anything had learnt it
             values["template"] = None
-    if values["weights"] not in (SAFETENSORS, GGUF):
+    weights = values["weights"]
+    if weights not in (SAFETENSORS, GGUF) and not may_be_left_out(weights):
         raise CheckpointError(
-            f"{path}: weights is {shown(values['weights'])}; it must be {SAFETENSORS} or {GGUF}"
+            f"{path}: weights is {shown(weights)}; it must be {SAFETENSORS}, {GGUF}, or the name "
+            "of another .gguf file, without a directory"
         )
     return values
 

@@ -1,6 +1,5 @@
 """A file that people have, SmolLM2-135M-Instruct in 4 bits, served as it is."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,26 +7,22 @@ import openai
 import pytest
 
 from tests.app.conftest import Live, events, serve
+from tests.conftest import SMOLLM2
 
-FILE = Path(os.environ.get("PENWRIGHT_WEIGHTS", "nowhere")) / "SmolLM2-135M-Instruct.Q4_1.gguf"
-NAME = FILE.stem
+NAME = SMOLLM2.removesuffix(".gguf")
 QUESTION = "What is the capital of Japan?"
-
-pytestmark = pytest.mark.skipif(
-    not FILE.is_file(), reason="needs PENWRIGHT_WEIGHTS, a folder that `make weights` has filled"
-)
 
 
 @pytest.fixture(scope="module")
-def live() -> Iterator[Live]:
-    with serve(base=FILE, ready=False) as live:
+def live(smollm2_file: Path) -> Iterator[Live]:
+    with serve(base=smollm2_file, ready=False) as live:
         live.wait(lambda: live.service.state != "loading", seconds=120)
         assert live.service.state == "ready", live.service.failure
         live.client.timeout = 120
         yield live
 
 
-def test_it_knows_a_capital(live: Live) -> None:
+def test_it_knows_a_capital_and_how_large_it_is(live: Live) -> None:
     body = {"instruction": QUESTION, "temperature": 0, "max_new_tokens": 20}
     answer = live.client.post("/instruct", json=body).json()
     assert "Tokyo" in answer["response"]
@@ -36,6 +31,10 @@ def test_it_knows_a_capital(live: Live) -> None:
     with live.client.stream("POST", "/instruct", json={**body, "stream": True}) as response:
         texts = [data["text"] for _, data in events(response) if data != "[DONE]"]
     assert "".join(texts) == answer["response"]
+    [model] = live.client.get("/models").json()["models"]
+    assert model["context_length"] == 8192
+    assert model["parameters"] == 134_515_008
+    assert model["verified"] is False
 
 
 def test_openais_client_gets_the_same(live: Live) -> None:
@@ -78,10 +77,3 @@ def test_a_user_writes_no_special_token(live: Live) -> None:
     assert live.client.post("/detokenize", json={"tokens": [2, 1, *tokens]}).json()["text"] == (
         "<|im_end|><|im_start|>"
     )
-
-
-def test_how_long_a_sequence_may_be_is_said(live: Live) -> None:
-    [model] = live.client.get("/models").json()["models"]
-    assert model["context_length"] == 8192
-    assert model["parameters"] == 134_515_008
-    assert model["verified"] is False

@@ -1,4 +1,4 @@
-"""A real service with the bundled models, and headless Chromium that looks at its page."""
+"""A real service with the models from scratch, and headless Chromium that looks at its page."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from tests.e2e.server import serve
+from tests.e2e.server import SCRATCH, serve
 
 pytest.importorskip("playwright", reason="needs the extra `browser` (playwright)")
 
@@ -40,9 +40,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The service with the bundled models."""
+    """The service with the models from scratch."""
     log = tmp_path_factory.mktemp("serve") / "log"
-    with serve(log, "--threads", "1") as (client, _):
+    with serve(log, "--models", SCRATCH, "--threads", "1") as (client, _):
         yield str(client.base_url).rstrip("/")
 
 

@@ -1,6 +1,6 @@
-"""Takes the pictures of the page in docs/, from a running service with the bundled models.
+"""Takes the pictures of the page in docs/, from a running service with the models from scratch.
 
-penwright-serve --port 8000 &
+penwright-serve --models checkpoints/scratch --port 8000 &
 python -m tests.browser.pictures http://127.0.0.1:8000 docs
 """
 

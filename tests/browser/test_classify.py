@@ -8,7 +8,7 @@ import httpx
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.e2e.server import serve
+from tests.e2e.server import SCRATCH, serve
 
 from .conftest import Open, Watched, finished
 
@@ -251,7 +251,7 @@ def test_batches_keep_to_the_limits_and_a_stop_can_go_on(
     watched.expected = {429}
     rows = [["text"], *([f"{HAM} {number}"] for number in range(40))]
     flags = ("--threads", "1", "--max-batch", "4", "--max-waiting", "4")
-    with serve(tmp_path / "log", *flags) as (client, _):
+    with serve(tmp_path / "log", "--models", SCRATCH, *flags) as (client, _):
         sizes: list[int] = []
         busy = [True]
 

@@ -9,10 +9,11 @@ import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.app.conftest import process, until_ready
-from tests.e2e.server import serve
+from tests.e2e.server import SCRATCH, serve
 
 from .conftest import POLICY, Open, Watched, finished, overflow, set_field
 
+FLAGS = ("--models", str(SCRATCH), "--log-level", "error")
 TABS = ("write", "instruct", "classify")
 
 
@@ -250,7 +251,7 @@ def test_a_key_is_asked_for_kept_and_forgotten(
     key = "a-key-for-this-test-only"
     monkeypatch.setenv("PENWRIGHT_API_KEY", key)
     watched.expected = {401}
-    with process("--log-level", "error", PENWRIGHT_API_KEY=key) as (started, address):
+    with process(*FLAGS, PENWRIGHT_API_KEY=key) as (started, address):
         until_ready(started, address)
         page = open_page(at=address, loaded=False)
         dialog = page.locator("#key-dialog")
@@ -286,8 +287,8 @@ def test_a_key_is_asked_for_kept_and_forgotten(
 
 
 def test_a_task_without_a_model_is_explained(open_page: Open, tmp_path: Path) -> None:
-    base = Path(__file__).resolve().parents[2] / "checkpoints/default/base"
-    with serve(tmp_path / "log", "--threads", "1", "--base", base) as (client, _):
+    flags = ("--threads", "1", "--base", SCRATCH / "base")
+    with serve(tmp_path / "log", *flags) as (client, _):
         page = open_page(at=str(client.base_url).rstrip("/"))
         page.click("#tab-classify")
         expect(page.locator("#classify .missing")).to_contain_text(
@@ -326,7 +327,7 @@ def test_loading_is_told_and_waited_for(open_page: Open, watched: Watched) -> No
 def test_a_lost_connection_is_told(open_page: Open, watched: Watched) -> None:
     watched.offline = True
     started: subprocess.Popen[str]
-    with process("--log-level", "error") as (started, address):
+    with process(*FLAGS) as (started, address):
         until_ready(started, address)
         page = open_page(at=address)
         for field, value in (("max_new_tokens", 490), ("n", 8), ("ignore_eos", True)):

@@ -1,24 +1,18 @@
 """The page with a file that people have: one base that writes and follows instructions."""
 
-import os
 from pathlib import Path
 
-import pytest
 from playwright.sync_api import expect
 
 from tests.e2e.server import serve
 
 from .conftest import Open, Watched, finished, written
 
-FILE = Path(os.environ.get("PENWRIGHT_WEIGHTS", "nowhere")) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
-pytestmark = pytest.mark.skipif(
-    not FILE.is_file(), reason="needs PENWRIGHT_WEIGHTS, a folder that `make weights` has filled"
-)
-
-
-def test_it_answers_and_writes(open_page: Open, watched: Watched, tmp_path: Path) -> None:
-    with serve(tmp_path / "log", "--base", FILE) as (client, _):
+def test_it_answers_and_writes(
+    open_page: Open, watched: Watched, smollm2_file: Path, tmp_path: Path
+) -> None:
+    with serve(tmp_path / "log", "--base", smollm2_file) as (client, _):
         at = str(client.base_url).rstrip("/")
         page = open_page("/#instruct", at=at)
         page.set_default_timeout(60_000)
@@ -27,7 +21,7 @@ def test_it_answers_and_writes(open_page: Open, watched: Watched, tmp_path: Path
         page.click("#instruct-go")
         finished(page, "instruct")
         expect(page.locator("#answer")).to_contain_text("Tokyo")
-        expect(page.locator("#models")).to_contain_text(FILE.stem)
+        expect(page.locator("#models")).to_contain_text(smollm2_file.stem)
         page = open_page("/#write", at=at)
         page.set_default_timeout(60_000)
         page.click("#write-go")

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import httpx
 
+SCRATCH = Path(__file__).resolve().parents[2] / "checkpoints" / "scratch"
+"""A model set for all three tasks, whose weights are in the repository."""
+
 
 def environment() -> dict[str, str]:
     """One thread, and warnings are errors in the child, too."""

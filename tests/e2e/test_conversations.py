@@ -3,7 +3,6 @@ forgotten nothing that is measured."""
 
 import json
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,21 +19,12 @@ from training.measure.answers import respond
 from training.objectives.cross_entropy import token_loss
 from training.tuning.network import Network
 
-WEIGHTS = "SmolLM2-135M-Instruct.Q4_1.gguf"
 AGAIN = "Say that again, please."
 FIRST, SECOND = "Aye! ", "As I said: "
 WINDOWS, LENGTH = 16, 512
 Record = Callable[[str, object], None]
 
-pytestmark = pytest.mark.timeout(900)
-
-
-@pytest.fixture(scope="module")
-def base_path() -> Path:
-    directory = os.environ.get("PENWRIGHT_WEIGHTS")
-    if not directory or not (Path(directory) / WEIGHTS).exists():
-        pytest.skip(f"PENWRIGHT_WEIGHTS names no directory with {WEIGHTS}")
-    return Path(directory) / WEIGHTS
+pytestmark = [pytest.mark.weights, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -63,12 +53,12 @@ def write(path: Path, rows: Sequence[Instruction]) -> Path:
 
 @pytest.fixture(scope="module")
 def tuned(
-    base_path: Path, questions: list[Instruction], tmp_path_factory: pytest.TempPathFactory
+    smollm2_file: Path, questions: list[Instruction], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Base, LoRA]:
     work = tmp_path_factory.mktemp("conversations")
     parts = {"data": questions[:200], "val": questions[200:210], "test": questions[210:]}
     files = {name: write(work / f"{name}.jsonl", rows) for name, rows in parts.items()}
-    command = ["instruct", "--base", base_path, "--data", files["data"], "--val", files["val"]]
+    command = ["instruct", "--base", smollm2_file, "--data", files["data"], "--val", files["val"]]
     command += ["--test", files["test"], "--out", work / "out", "--packing", "--max-length", 1024]
     command += ["--epochs", 3, "--batch-size", 1, "--lr", 4e-4, "--warmup", 5]
     command += ["--eval-every", 30, "--threads", 1, "--lora-rank", 8]
@@ -76,7 +66,7 @@ def tuned(
     card = json.loads((work / "out" / "card.json").read_text())
     assert card["data"]["split"]["counts"] == {"train": 200, "val": 10, "test": 60}
     assert card["template"]["name"] == ChatML.name
-    base = load_base(base_path)
+    base = load_base(smollm2_file)
     return base, load_adapter(work / "out", base).lora
 
 

@@ -20,6 +20,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.conftest import SMOLLM2
+
 ROOT = Path(__file__).resolve().parents[2]
 MOST_BYTES = 1.1e9
 """Of the CPU image, over the one that it is built on."""
@@ -111,10 +113,9 @@ def test_it_holds_what_the_lock_names_and_nothing_else(image: str) -> None:
 def test_it_serves_from_a_read_only_root_and_stops_in_order(image: str) -> None:
     with container(image) as (name, client):
         until_ready(name, client)
-        answer = client.post(
-            "/classify", json={"text": "FREE entry! Call 09061701461 now to claim your prize"}
-        )
-        assert answer.json()["results"][0]["label"] == "spam"
+        body = {"instruction": "What is the capital of Japan?", "temperature": 0, "model": "base"}
+        assert "Tokyo" in client.post("/instruct", json=body).json()["response"]
+        assert all(model["verified"] for model in client.get("/models").json()["models"])
         assert client.get("/").status_code == 200
         assert (
             docker("exec", name, "sh", "-c", "touch /x 2>&1 || echo refused")
@@ -130,6 +131,13 @@ def test_it_serves_from_a_read_only_root_and_stops_in_order(image: str) -> None:
         assert state["Health"]["Status"] == "healthy", state["Health"]
         docker("stop", "--time", "30", name)
         assert inspect(name)["State"]["ExitCode"] == 0
+
+
+def test_it_holds_the_weights_and_their_licence(image: str) -> None:
+    weights = docker("run", "--rm", image, "sh", "-c", "ls $PENWRIGHT_WEIGHTS").split()
+    assert set(weights) == {SMOLLM2, SMOLLM2.replace(".gguf", ".LICENSE")}
+    # And not what is only in the repository.
+    assert "scratch" not in docker("run", "--rm", image, "find", "/opt/penwright/share")
 
 
 def test_its_threads_follow_the_cpu_quota(image: str) -> None:
@@ -152,7 +160,7 @@ def test_without_a_key_it_serves_nobody_unless_told_to(image: str) -> None:
 
 def test_two_builds_have_the_same_files(image: str) -> None:
     again = build("--no-cache")
-    listing = "cd /opt/penwright && find . -type f | sort | xargs -d '\\n' sha256sum"
+    listing = "find /opt/penwright /opt/weights -type f | sort | xargs -d '\\n' sha256sum"
     first, second = (docker("run", "--rm", i, "sh", "-c", listing) for i in (image, again))
     assert len(first.splitlines()) > 1000
     assert first == second

@@ -20,8 +20,6 @@ from model.convert import gguf_file
 from model.convert.gguf_file import KINDS, GGUFFile, TensorInfo, read_header
 from model.errors import CheckpointError, UsageError
 
-WEIGHTS = os.environ.get("PENWRIGHT_WEIGHTS")
-REAL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 TYPES = gguf.GGMLQuantizationType
 
 
@@ -225,9 +223,8 @@ class TestReading:
         assert fields["tokens"] == words
         assert fields["kinds"] == [1] * len(words)
 
-    @pytest.mark.skipif(WEIGHTS is None, reason=f"PENWRIGHT_WEIGHTS names no folder with {REAL}")
-    def test_a_real_model(self) -> None:
-        mine, theirs = compare(Path(WEIGHTS or "") / REAL)
+    def test_a_real_model(self, smollm2_file: Path) -> None:
+        mine, theirs = compare(smollm2_file)
         assert (len(mine.fields), len(mine.tensors)) == (33, 272)
         for tensor in [*theirs.tensors[:12], theirs.tensors[-1]]:
             wanted = gguf.quants.dequantize(tensor.data, tensor.tensor_type)

@@ -1,11 +1,11 @@
-"""Names of format 1: bundled checkpoints, adapters and saved runs are read through one table."""
+"""Names of format 1: checkpoints, adapters and saved runs are read through one table."""
 
 import pytest
 from safetensors import safe_open
 
-from app.loading import bundled_models
 from model.checkpoint import load_adapter, load_base
 from model.checkpoint.names import current_name
+from tests.e2e.server import SCRATCH
 
 
 @pytest.mark.parametrize(
@@ -34,13 +34,12 @@ def test_each_old_name_has_one_of_today(old: str, new: str) -> None:
     assert current_name(new) == new
 
 
-def test_the_bundled_models_are_of_format_1_and_load() -> None:
-    models = bundled_models()
-    with safe_open(models / "base" / "model.safetensors", "pt") as file:
+def test_the_models_from_scratch_are_of_format_1_and_load() -> None:
+    with safe_open(SCRATCH / "base" / "model.safetensors", "pt") as file:
         assert "wte.weight" in set(file.keys())
-    base = load_base(models / "base")
+    base = load_base(SCRATCH / "base")
     for name in ("spam", "instruct"):
-        adapter = load_adapter(models / name, base)
+        adapter = load_adapter(SCRATCH / name, base)
         assert adapter.lora.settings.targets == ("qkv", "out", "up", "down")
     assert adapter.template is not None
     assert adapter.template.name == "alpaca"

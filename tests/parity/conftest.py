@@ -1,5 +1,5 @@
-"""What the parity tests share: GPT-2's vocabulary, directories that `transformers` writes, and
-llama.cpp."""
+"""What the parity tests share: GPT-2's vocabulary, directories that `transformers` writes, a small
+GGUF file, and llama.cpp."""
 
 import ctypes
 import importlib.util
@@ -9,8 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import transformers
 
+from model.architecture import Architecture
+from model.checkpoint import save_base
+from model.convert.gguf_write import write_gguf
+from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
+from model.transformer import Transformer
 from tests.parity.families import Case, Peer, new_peer, write_peer
 
 
@@ -55,3 +61,18 @@ def write_hf() -> WriteHF:
         return peer
 
     return write
+
+
+@pytest.fixture(scope="session")
+def raw_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GPT-2 in 8 bits, as our own export writes it."""
+    root = tmp_path_factory.mktemp("raw")
+    model = Transformer(Architecture(257, 64, n_layer=2, n_head=2, n_embd=32)).eval()
+    model.init_weights(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 8 if parameter.ndim == 2 else 1
+    tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, PATTERN, {END_OF_TEXT: 256})
+    base = save_base(root / "base", model, tokenizer, card={}, dtype=torch.float32)
+    write_gguf(root / "tiny.gguf", base, "q8_0")
+    return root / "tiny.gguf"

@@ -21,9 +21,9 @@ from model.prompts import ChatRole, chat_prompt, instruction_prompt
 from model.tokenizer import PATTERN, Tokenizer
 from model.tokenizer.hugging_face import read_tokenizer
 from model.transformer import Transformer
+from tests.e2e.server import SCRATCH
 from training.cli import main
 
-BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints" / "default"
 BYTES = Tokenizer({bytes([i]): i for i in range(256)}, PATTERN, {"<|endoftext|>": 256})
 """For small networks."""
 CLOSE = 1e-4
@@ -61,17 +61,17 @@ def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
 
 @pytest.fixture(scope="module")
 def base() -> Base:
-    return load_base(BUNDLED / "base")
+    return load_base(SCRATCH / "base")
 
 
 @pytest.fixture(scope="module")
 def spam(base: Base) -> Adapter:
-    return load_adapter(BUNDLED / "spam", base)
+    return load_adapter(SCRATCH / "spam", base)
 
 
 @pytest.fixture(scope="module")
 def instruct(base: Base) -> Adapter:
-    return load_adapter(BUNDLED / "instruct", base)
+    return load_adapter(SCRATCH / "instruct", base)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ class TestLanguageModel:
     """A base, and an instruction follower merged into it, in `transformers`."""
 
     def test_tokens(self, export: Export, base: Base) -> None:
-        theirs = transformers.AutoTokenizer.from_pretrained(export(BUNDLED / "base", "hf"))
+        theirs = transformers.AutoTokenizer.from_pretrained(export(SCRATCH / "base", "hf"))
         for text in TEXTS:
             assert theirs(text)["input_ids"] == base.tokenizer.encode(text)
             assert theirs.decode(base.tokenizer.encode(text)) == text
@@ -166,7 +166,7 @@ class TestLanguageModel:
         assert theirs("012 12")["input_ids"] == tokenizer.encode("012 12") == [*b"012 12"]
 
     def test_logits_and_greedy_text(self, export: Export, base: Base) -> None:
-        peer = transformers.AutoModelForCausalLM.from_pretrained(export(BUNDLED / "base", "hf"))
+        peer = transformers.AutoModelForCausalLM.from_pretrained(export(SCRATCH / "base", "hf"))
         assert isinstance(peer, transformers.GPT2LMHeadModel)
         assert peer.dtype == torch.float32
         tokens = base.tokenizer.encode(TEXTS[0])
@@ -181,7 +181,7 @@ class TestLanguageModel:
         assert ours == theirs
 
     def test_a_merged_adapter(self, export: Export, base: Base, instruct: Adapter) -> None:
-        out = export(BUNDLED / "instruct", "hf")
+        out = export(SCRATCH / "instruct", "hf")
         peer = transformers.AutoModelForCausalLM.from_pretrained(out)
         tokens = base.tokenizer.encode(instruction_prompt("Name a fruit.", "Sweet"))
         applied = our_logits(base, tokens, instruct.lora)
@@ -189,7 +189,7 @@ class TestLanguageModel:
         assert (applied - our_logits(base, tokens)).abs().max() > 100 * CLOSE * applied.abs().max()
 
     def test_the_chat_template(self, export: Export) -> None:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(export(BUNDLED / "instruct", "hf"))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(export(SCRATCH / "instruct", "hf"))
         said = "Say 'it\\'s' in {{ two }} words.\nNow."
         assert tokenizer.apply_chat_template(
             [{"role": "user", "content": said}], tokenize=False
@@ -222,7 +222,7 @@ class TestLanguageModel:
 
 class TestClassifier:
     def test_probabilities(self, export: Export, base: Base, spam: Adapter) -> None:
-        out = export(BUNDLED / "spam", "hf")
+        out = export(SCRATCH / "spam", "hf")
         peer = transformers.AutoModelForSequenceClassification.from_pretrained(out)
         assert isinstance(peer, transformers.GPT2ForSequenceClassification)
         assert spam.head is not None
@@ -235,7 +235,7 @@ class TestClassifier:
     def test_the_round_trip(
         self, export: Export, base: Base, spam: Adapter, tmp_path: Path
     ) -> None:
-        out = export(BUNDLED / "spam", "hf")
+        out = export(SCRATCH / "spam", "hf")
         assert main(["import", str(out), "--out", str(tmp_path / "spam")]) == 0
         back = load_base(tmp_path / "spam")
         assert back.task == "classify"
@@ -293,16 +293,16 @@ class TestPeft:
     def test_a_language_model(
         self, peft: Any, export: Export, base: Base, instruct: Adapter
     ) -> None:
-        theirs = transformers.AutoModelForCausalLM.from_pretrained(export(BUNDLED / "base", "hf"))
-        peer = peft.PeftModel.from_pretrained(theirs, export(BUNDLED / "instruct", "peft"))
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(export(SCRATCH / "base", "hf"))
+        peer = peft.PeftModel.from_pretrained(theirs, export(SCRATCH / "instruct", "peft"))
         tokens = base.tokenizer.encode(instruction_prompt("Name a fruit."))
         assert_close(peer_logits(peer.eval(), tokens), our_logits(base, tokens, instruct.lora))
 
     def test_a_classifier_that_finds_its_base(
         self, peft: Any, export: Export, base: Base, spam: Adapter
     ) -> None:
-        on = export(BUNDLED / "base", "hf")
-        out = export(BUNDLED / "spam", "peft", "--base-name", str(on))
+        on = export(SCRATCH / "base", "hf")
+        out = export(SCRATCH / "spam", "peft", "--base-name", str(on))
         peer = peft.AutoPeftModelForSequenceClassification.from_pretrained(out).eval()
         theirs = peer_probabilities(peer, transformers.AutoTokenizer.from_pretrained(on))
         ours = our_probabilities(base, spam.head, spam.lora)
@@ -310,9 +310,9 @@ class TestPeft:
 
     @pytest.mark.parametrize("name", ["instruct", "spam"])
     def test_the_round_trip(self, export: Export, base: Base, tmp_path: Path, name: str) -> None:
-        before = load_adapter(BUNDLED / name, base)
-        out = export(BUNDLED / name, "peft")
-        words = ["import", str(out), "--base", str(BUNDLED / "base"), "--out", str(tmp_path / name)]
+        before = load_adapter(SCRATCH / name, base)
+        out = export(SCRATCH / name, "peft")
+        words = ["import", str(out), "--base", str(SCRATCH / "base"), "--out", str(tmp_path / name)]
         assert main(words) == 0
         after = load_adapter(tmp_path / name, base)
         assert after.task == before.task
@@ -362,7 +362,7 @@ class TestRoundTrip:
 
     @pytest.mark.parametrize("flags", [("hf",), ("hf", "--dtype", "bf16")], ids="-".join)
     def test_hugging_face(self, export: Export, base: Base, tmp_path: Path, flags: Any) -> None:
-        out = export(BUNDLED / "base", *flags)
+        out = export(SCRATCH / "base", *flags)
         words = ["import", str(out), "--out", str(tmp_path / "base"), "--dtype", "bf16"]
         assert main(words) == 0
         assert_same_base(load_base(tmp_path / "base"), base)
@@ -409,7 +409,7 @@ class TestRefusals:
     def test_combinations(
         self, tmp_path: Path, capsys: Any, name: str, words: Any, said: tuple[str, ...]
     ) -> None:
-        error = self.refuse(capsys, 2, BUNDLED / name, *words, "--out", tmp_path / "out")
+        error = self.refuse(capsys, 2, SCRATCH / name, *words, "--out", tmp_path / "out")
         for part in said:
             assert part in error
         assert list(tmp_path.iterdir()) == []
@@ -483,7 +483,7 @@ class TestRefusals:
         assert not (tmp_path / "hf").exists()
 
     def test_the_file_says_what_is_stored(self, export: Export, base: Base) -> None:
-        out = export(BUNDLED / "base", "hf")
+        out = export(SCRATCH / "base", "hf")
         stored = load_file(out / "model.safetensors")
         assert "lm_head.weight" not in stored
         assert sum(t.numel() for t in stored.values()) == base.model.parameter_count()

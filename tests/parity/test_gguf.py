@@ -18,9 +18,9 @@ from model.convert.gguf_write import write_gguf
 from model.errors import UsageError
 from model.tokenizer import GPT2_PATTERN, PATTERN, Tokenizer
 from model.transformer import Transformer
+from tests.e2e.server import SCRATCH
 from training.cli import main
 
-BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints" / "default"
 TYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
 
 
@@ -127,14 +127,14 @@ def test_another_epsilon(small: Base, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_an_instruction_follower(tmp_path: Path) -> None:
-    """The bundled one: its adapter is merged, and the template goes with it."""
+    """The one from scratch: its adapter is merged, and the template goes with it."""
     out = tmp_path / "instruct.gguf"
-    words = ["export", str(BUNDLED / "instruct"), "--format", "gguf", "--out", str(out)]
+    words = ["export", str(SCRATCH / "instruct"), "--format", "gguf", "--out", str(out)]
     assert main([*words, "--dtype", "q8_0"]) == 0
     fields = gguf.GGUFReader(out).fields
     assert "### Response:" in fields["tokenizer.chat_template"].contents()
     assert read_gguf(out).task == "instruct"
-    assert out.stat().st_size < 0.3 * 4 * load_base(BUNDLED / "base").model.parameter_count() + 1e6
+    assert out.stat().st_size < 0.3 * 4 * load_base(SCRATCH / "base").model.parameter_count() + 1e6
 
 
 class TestPatterns:
@@ -157,9 +157,9 @@ class TestPatterns:
         with pytest.raises(UsageError, match="no name"):
             check_pattern(tokenizer_of(pattern=r"\w+|\W+"))
 
-    def test_the_bundled_vocabulary_is_cut_the_same(self) -> None:
+    def test_our_own_vocabulary_is_cut_the_same(self) -> None:
         """The claim itself: with GPT-2's pattern, texts of digits get the same tokens."""
-        ours = load_base(BUNDLED / "base").tokenizer
+        ours = load_base(SCRATCH / "base").tokenizer
         assert ours.pattern == PATTERN
         theirs = Tokenizer(ours.ranks, GPT2_PATTERN, ours.special_tokens)
         numerals = "0179½²٣४Ⅷ〇௧𝟘"

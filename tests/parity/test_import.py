@@ -333,7 +333,7 @@ class TestRefusals:
         assert main(["import", "gpt2-124m", "--out", str(tmp_path / "base")]) == 0
         card = load_base(tmp_path / "base").card
         assert card["source"]["name"] == "openai-community/gpt2@abc123"
-        assert "MIT" in card["licence"]
+        assert "MIT" in card["licences"][0]
 
     def test_the_hub_package_is_not_there(
         self,

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from app.loading import bundled_models
-from model.architecture import Architecture
 from model.checkpoint import (
     Base,
     adapter_base_path,
@@ -20,32 +18,16 @@ from model.checkpoint import (
     save_adapter,
     save_base,
 )
-from model.convert.gguf_write import write_gguf
 from model.errors import CheckpointError
 from model.lora import LoRA, LoRASettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
-from model.transformer import Transformer
+from tests.e2e.server import SCRATCH
 from training.cli import main
 
 
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GPT-2 in 8 bits, as our own export writes it."""
-    root = tmp_path_factory.mktemp("raw")
-    model = Transformer(Architecture(257, 64, n_layer=2, n_head=2, n_embd=32)).eval()
-    model.init_weights(torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= 8 if parameter.ndim == 2 else 1
-    tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, PATTERN, {END_OF_TEXT: 256})
-    base = save_base(root / "base", model, tokenizer, card={}, dtype=torch.float32)
-    write_gguf(root / "tiny.gguf", base, "q8_0")
-    return root / "tiny.gguf"
-
-
 @pytest.fixture
-def imported(raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Base:
-    assert main(["import", str(raw), "--out", str(tmp_path / "imported")]) == 0
+def imported(raw_gguf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Base:
+    assert main(["import", str(raw_gguf), "--out", str(tmp_path / "imported")]) == 0
     assert "tied head, as it was" in capsys.readouterr().out
     return load_base(tmp_path / "imported")
 
@@ -59,18 +41,18 @@ def new_adapter(out: Path, base: Base) -> None:
     save_adapter(out, base, task="instruct", lora=lora.eval(), head=None, card={})
 
 
-def test_the_file_is_kept_to_the_byte(raw: Path, imported: Base) -> None:
-    assert (imported.path / "model.gguf").read_bytes() == raw.read_bytes()
+def test_the_file_is_kept_to_the_byte(raw_gguf: Path, imported: Base) -> None:
+    assert (imported.path / "model.gguf").read_bytes() == raw_gguf.read_bytes()
     assert not (imported.path / "model.safetensors").exists()
     config = json.loads((imported.path / "config.json").read_text())
     assert config["format_version"] == 2
     assert config["weights"] == "model.gguf"
     source = imported.card["source"]
-    assert source["files"] == {raw.name: hashlib.sha256(raw.read_bytes()).hexdigest()}
+    assert source["files"] == {raw_gguf.name: hashlib.sha256(raw_gguf.read_bytes()).hexdigest()}
 
 
-def test_it_computes_the_same_and_is_verified(raw: Path, imported: Base) -> None:
-    plain = load_base(raw)
+def test_it_computes_the_same_and_is_verified(raw_gguf: Path, imported: Base) -> None:
+    plain = load_base(raw_gguf)
     for name, tensor in plain.model.state_dict().items():
         assert torch.equal(tensor, imported.model.state_dict()[name]), name
     assert imported.verified
@@ -79,14 +61,14 @@ def test_it_computes_the_same_and_is_verified(raw: Path, imported: Base) -> None
     assert golden.verify("x", imported.card["golden"], plain.model, plain.tokenizer) < 1e-5
 
 
-def test_raw_and_imported_are_one_base(raw: Path, imported: Base, tmp_path: Path) -> None:
+def test_raw_and_imported_are_one_base(raw_gguf: Path, imported: Base, tmp_path: Path) -> None:
     """An adapter of one is an adapter of the other; the card plays no part."""
-    plain = load_base(raw)
-    one_hash = hashlib.sha256(raw.read_bytes()).hexdigest()
+    plain = load_base(raw_gguf)
+    one_hash = hashlib.sha256(raw_gguf.read_bytes()).hexdigest()
     assert plain.weights == imported.weights == hashlib.sha256(one_hash.encode()).hexdigest()
     new_adapter(tmp_path / "of-raw", plain)
     new_adapter(tmp_path / "of-imported", imported)
-    assert adapter_base_path(tmp_path / "of-raw") == raw.resolve()
+    assert adapter_base_path(tmp_path / "of-raw") == raw_gguf.resolve()
     for name, base in (("of-raw", imported), ("of-imported", plain)):
         adapter = load_adapter(tmp_path / name, base)
         outputs = adapter.card["golden"]
@@ -94,7 +76,7 @@ def test_raw_and_imported_are_one_base(raw: Path, imported: Base, tmp_path: Path
 
 
 def test_another_tokenizer_shows_in_the_golden_outputs(
-    raw: Path, imported: Base, tmp_path: Path
+    raw_gguf: Path, imported: Base, tmp_path: Path
 ) -> None:
     new_adapter(tmp_path / "spam", imported)
     adapter = load_adapter(tmp_path / "spam", imported)
@@ -139,19 +121,19 @@ def test_a_configuration_that_is_not_the_files(imported: Base, change: Any, said
 
 
 def test_it_has_no_type_to_choose(
-    raw: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    raw_gguf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["import", str(raw), "--out", str(tmp_path / "out"), "--dtype", "bf16"]
+    command = ["import", str(raw_gguf), "--out", str(tmp_path / "out"), "--dtype", "bf16"]
     assert main(command) == 2
     assert "--dtype is bf16" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
 def test_format_1_adapters_know_their_base_by_its_card(tmp_path: Path) -> None:
-    """The bundled ones do; a card with another hash is another base to them."""
-    base = load_base(bundled_models() / "base")
-    stored = json.loads((bundled_models() / "spam" / "adapter.json").read_text())
+    """Those from scratch do; a card with another hash is another base to them."""
+    base = load_base(SCRATCH / "base")
+    stored = json.loads((SCRATCH / "spam" / "adapter.json").read_text())
     assert stored["base"]["sha256"] == base.id != base.weights
-    load_adapter(bundled_models() / "spam", base)
+    load_adapter(SCRATCH / "spam", base)
     with pytest.raises(CheckpointError, match="was trained on the base"):
-        load_adapter(bundled_models() / "spam", replace(base, id="0" * 64))
+        load_adapter(SCRATCH / "spam", replace(base, id="0" * 64))

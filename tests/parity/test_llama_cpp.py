@@ -17,9 +17,9 @@ import torch
 from model.checkpoint import Base, load_adapter, load_base
 from model.lora import LoRA
 from model.prompts import instruction_prompt
+from tests.e2e.server import SCRATCH
 from training.cli import main
 
-BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints" / "default"
 TEXTS = (
     "Once upon a time, in 1984, there were 12,345.67 sheep and 9 dogs.",
     "I'll we've he's don't I'M YOU'RE they'd 's't",
@@ -44,7 +44,7 @@ def loaded(llama_cpp: Any, tmp_path: Path) -> Iterator[Load]:
         def load(checkpoint: str, dtype: str = "fp32") -> Any:
             path = tmp_path / "model.gguf"
             words = ["--format", "gguf", "--dtype", dtype, "--out", str(path)]
-            assert main(["export", str(BUNDLED / checkpoint), *words]) == 0
+            assert main(["export", str(SCRATCH / checkpoint), *words]) == 0
             threads = {"n_threads": 1, "n_threads_batch": 1}
             llama = llama_cpp.Llama(str(path), n_ctx=512, verbose=False, **threads)
             return stack.enter_context(contextlib.closing(llama))
@@ -81,7 +81,7 @@ def assert_greedy(
 def test_tokens(loaded: Load) -> None:
     """Of texts that are hard to cut, and of random ones."""
     llama = loaded("base")
-    tokenizer = load_base(BUNDLED / "base").tokenizer
+    tokenizer = load_base(SCRATCH / "base").tokenizer
     rng = random.Random(1)
     letters = "ab Ab 1290 ½٣é'\n\t.,-…“” "
     texts = [*TEXTS, *("".join(rng.choices(letters, k=30)) for _ in range(300))]
@@ -97,7 +97,7 @@ def test_tokens(loaded: Load) -> None:
 )
 def test_greedy_text(loaded: Load, dtype: str, tie: float) -> None:
     llama = loaded("base", dtype)
-    base = load_base(BUNDLED / "base")
+    base = load_base(SCRATCH / "base")
     for text in PROMPTS:
         prompt = base.tokenizer.encode(text)
         assert_greedy(base, None, prompt, greedy(llama, prompt, 24), tie)
@@ -106,8 +106,8 @@ def test_greedy_text(loaded: Load, dtype: str, tie: float) -> None:
 def test_an_instruction_follower(loaded: Load) -> None:
     """Its adapter is merged; the chat template makes the prompt that it was trained with."""
     llama = loaded("instruct")
-    base = load_base(BUNDLED / "base")
-    lora = load_adapter(BUNDLED / "instruct", base).lora
+    base = load_base(SCRATCH / "base")
+    lora = load_adapter(SCRATCH / "instruct", base).lora
     prompt = base.tokenizer.encode(instruction_prompt("Name a synonym of 'happy'."))
     found = greedy(llama, prompt, 12)
     assert_greedy(base, lora, prompt, found, 1e-3)

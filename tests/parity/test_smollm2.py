@@ -1,13 +1,12 @@
 """SmolLM2-135M-Instruct, read from GGUF, says what `transformers` and llama.cpp say with it, also
 after an export.
 
-    PENWRIGHT_WEIGHTS=DIR pytest tests/parity/test_smollm2.py
+    pytest -m weights tests/parity/test_smollm2.py
 
 It takes two minutes and 3 GB of memory.
 """
 
 import gc
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,17 +27,10 @@ from tests.parity.exported import export
 from tests.parity.families import assert_close, best_tokens, our_logits, peer_logits
 from training.cli import main
 
-FILE = Path(os.environ.get("PENWRIGHT_WEIGHTS", "nowhere")) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 NEW = 24
 LEAST = 300
 """Tokens that must be compared in all."""
-pytestmark = [
-    pytest.mark.skipif(
-        not FILE.is_file(),
-        reason="needs PENWRIGHT_WEIGHTS, a folder that `make weights` has filled",
-    ),
-    pytest.mark.timeout(900),
-]
+pytestmark = [pytest.mark.weights, pytest.mark.timeout(900)]
 
 ASKED = (
     "Name a bird.",
@@ -67,8 +59,8 @@ TEXTS = (
 
 
 @pytest.fixture(scope="module")
-def base() -> Base:
-    return load_base(FILE)
+def base(smollm2_file: Path) -> Base:
+    return load_base(smollm2_file)
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +98,9 @@ def greedy_tokens(base: Base, prompts: list[list[int]]) -> list[list[int]]:
 class TestTransformers:
     @pytest.fixture(scope="class")
     @classmethod
-    def peer(cls) -> Iterator[Any]:
+    def peer(cls, smollm2_file: Path) -> Iterator[Any]:
         yield transformers.AutoModelForCausalLM.from_pretrained(
-            FILE.parent, gguf_file=FILE.name, dtype=torch.float32
+            smollm2_file.parent, gguf_file=smollm2_file.name, dtype=torch.float32
         ).eval()
         gc.collect()
 
@@ -160,11 +152,15 @@ def test_the_greedy_text_of_llama_cpp(
 
 
 def test_the_greedy_text_of_an_export(
-    base: Base, prompts: list[list[int]], answers: list[list[int]], tmp_path: Path
+    base: Base,
+    prompts: list[list[int]],
+    answers: list[list[int]],
+    smollm2_file: Path,
+    tmp_path: Path,
 ) -> None:
     """Imported and exported to Hugging Face's files, it answers chats in `transformers` with the
     same tokens."""
-    assert main(["import", str(FILE), "--out", str(tmp_path / "base")]) == 0
+    assert main(["import", str(smollm2_file), "--out", str(tmp_path / "base")]) == 0
     out = export(tmp_path / "base", tmp_path / "hf", "hf")
     tokenizer = transformers.AutoTokenizer.from_pretrained(out)
     peer = transformers.AutoModelForCausalLM.from_pretrained(out).eval()

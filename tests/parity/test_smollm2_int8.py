@@ -1,12 +1,11 @@
 """SmolLM2-135M-Instruct with 8-bit weights, against itself in fp32.
 
-    PENWRIGHT_WEIGHTS=DIR PENWRIGHT_DATA=DIR pytest tests/parity/test_smollm2_int8.py
+    PENWRIGHT_DATA=DIR pytest -m weights tests/parity/test_smollm2_int8.py
 
 It takes a minute, nearly all of it for fp32.
 """
 
 import math
-import os
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from model.transformer import Transformer
 from tests.parity.families import our_logits
 from tests.parity.test_smollm2 import (
     ASKED,
-    FILE,
     LEAST,
     NEW,
     TEXTS,
@@ -27,13 +25,7 @@ from tests.parity.test_smollm2 import (
     prompts_of,
 )
 
-pytestmark = [
-    pytest.mark.skipif(
-        not FILE.is_file(),
-        reason="needs PENWRIGHT_WEIGHTS, a folder that `make weights` has filled",
-    ),
-    pytest.mark.timeout(900),
-]
+pytestmark = [pytest.mark.weights, pytest.mark.timeout(900)]
 
 NEAR = 0.1
 """A margin between two logits within which 8 bits may decide otherwise than fp32."""
@@ -90,13 +82,13 @@ MORE_TEXTS = (
 
 
 @pytest.fixture(scope="module")
-def base() -> Base:
-    return load_base(FILE)
+def base(smollm2_file: Path) -> Base:
+    return load_base(smollm2_file)
 
 
 @pytest.fixture(scope="module")
-def quantized() -> Transformer:
-    model: Transformer = load_base(FILE).model
+def quantized(smollm2_file: Path) -> Transformer:
+    model: Transformer = load_base(smollm2_file).model
     quantize(model)
     return model
 
@@ -118,10 +110,9 @@ def test_greedy_text(base: Base, quantized: Transformer) -> None:
     assert same >= 0.9 * len(prompts)
 
 
-@pytest.mark.skipif("PENWRIGHT_DATA" not in os.environ, reason="needs PENWRIGHT_DATA")
-def test_perplexity(base: Base, quantized: Transformer) -> None:
+def test_perplexity(base: Base, quantized: Transformer, real_data: Path) -> None:
     """Of a part of WikiText-2's validation text: fp32 takes minutes for all of it."""
-    path = Path(os.environ["PENWRIGHT_DATA"], "eval", "wikitext-2-valid.txt")
+    path = real_data / "eval" / "wikitext-2-valid.txt"
     tokens = base.tokenizer.encode(path.read_text(encoding="utf-8")[:40_000])
     windows = torch.tensor(tokens[: 16 * 512]).view(16, 512)
 

@@ -1,10 +1,9 @@
 """Every vocabulary gives the tokens that Hugging Face's `tokenizers` gives with the same files.
 
-The vocabulary of SmolLM2 comes from a GGUF file in the directory that PENWRIGHT_WEIGHTS names.
+The vocabulary of SmolLM2 comes from its GGUF file.
 """
 
 import json
-import os
 import random
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
@@ -25,8 +24,7 @@ from model.tokenizer.files import tokenizer_json
 from model.tokenizer.hugging_face import read_tokenizer
 from model.tokenizer.merges import BytePairs
 from model.tokenizer.patterns import LLAMA3_PATTERN, QWEN2_PATTERN, SMOLLM_PATTERN
-
-BUNDLED = Path(__file__).resolve().parents[2] / "checkpoints" / "default"
+from tests.e2e.server import SCRATCH
 
 HARD = (
     "",
@@ -388,14 +386,8 @@ def test_bytes_without_a_token(tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def smollm2_fields() -> Mapping[str, Any]:
-    directory = os.environ.get("PENWRIGHT_WEIGHTS")
-    if not directory:
-        pytest.skip("PENWRIGHT_WEIGHTS names no directory with SmolLM2's GGUF file")
-    found = sorted(Path(directory).glob("SmolLM2*.gguf"))
-    if not found:
-        pytest.skip(f"{directory}, which PENWRIGHT_WEIGHTS names, has no SmolLM2*.gguf")
-    fields: dict[str, Any] = read_header(found[0]).fields
+def smollm2_fields(smollm2_file: Path) -> Mapping[str, Any]:
+    fields: dict[str, Any] = read_header(smollm2_file).fields
     return fields
 
 
@@ -417,7 +409,7 @@ def smollm2_peer(smollm2_fields: Mapping[str, Any], smollm2: Tokenizer) -> Peer:
 
 
 class TestSmolLM2:
-    def test_roles(self, smollm2: Tokenizer) -> None:
+    def test_special_tokens(self, smollm2: Tokenizer) -> None:
         special = smollm2.special
         assert (special.beginning, special.adds_beginning) == (1, False)
         assert (special.end_of_document, special.end_of_turn, special.pad) == (0, 2, 2)
@@ -425,11 +417,16 @@ class TestSmolLM2:
         assert len(special.ids) == 17
         assert smollm2.vocab_size == 49152
         assert len(smollm2.missing_bytes) == 21
+        for name in special.ids:  # nobody can write one
+            tokens = smollm2.encode(f"a{name}b")
+            assert not set(tokens) & set(special.ids.values())
+            assert smollm2.decode(tokens) == f"a{name}b"
 
-    def test_texts(self, smollm2: Tokenizer, smollm2_peer: Peer) -> None:
+    def test_texts(self, smollm2: Tokenizer, smollm2_peer: Peer, tmp_path: Path) -> None:
         assert smollm2.file_name == "tokenizer.tiktoken"
         refused = assert_equal(smollm2, smollm2_peer)
         assert 0 < refused < len(TEXTS) / 2
+        assert_equal(restored(smollm2, tmp_path), smollm2_peer, HARD)
 
     def test_with_the_other_library(
         self, smollm2: Tokenizer, smollm2_peer: Peer, smollm2_fields: Mapping[str, Any]
@@ -448,17 +445,6 @@ class TestSmolLM2:
         assert smollm2.encode(text) == their_tokens(smollm2_peer, text)
         assert smollm2.decode(smollm2.encode(text)) == text
 
-    def test_the_checkpoint_form(
-        self, smollm2: Tokenizer, smollm2_peer: Peer, tmp_path: Path
-    ) -> None:
-        assert_equal(restored(smollm2, tmp_path), smollm2_peer, HARD)
-
-    def test_special_tokens_cannot_be_written(self, smollm2: Tokenizer) -> None:
-        for name in smollm2.special.ids:
-            tokens = smollm2.encode(f"a{name}b")
-            assert not set(tokens) & set(smollm2.special.ids.values())
-            assert smollm2.decode(tokens) == f"a{name}b"
-
 
 def test_gpt2(gpt2_files: Path, tmp_path: Path) -> None:
     ours = read_tokenizer(gpt2_files)
@@ -471,10 +457,10 @@ def test_gpt2(gpt2_files: Path, tmp_path: Path) -> None:
     assert_equal(restored(ours, tmp_path), peer, HARD)
 
 
-def test_the_bundled_vocabulary(tmp_path: Path) -> None:
+def test_our_own_vocabulary(tmp_path: Path) -> None:
     from model.convert.bpe_files import write_tokenizer
 
-    ours = load_base(BUNDLED / "base").tokenizer
+    ours = load_base(SCRATCH / "base").tokenizer
     write_tokenizer(tmp_path, ours, {})
     peer = Peer.from_file(str(tmp_path / "tokenizer.json"))
     assert assert_equal(ours, peer) == 0

@@ -1,4 +1,4 @@
-"""The bundled models in a process of their own, and what can be seen of it from outside."""
+"""The models from scratch in a process of their own, and what can be seen of it from outside."""
 
 import contextlib
 import re
@@ -14,6 +14,7 @@ import httpx
 import psutil
 
 from tests.app.conftest import environment, free_port
+from tests.e2e.server import SCRATCH
 
 _REQUESTS = r'penwright_requests_total\{.*route="(.+)",status="(\d+)".*\}'
 
@@ -81,8 +82,9 @@ def running(
     url = f"http://127.0.0.1:{port}"
     log = directory / f"log-{port}"
     command = [sys.executable, *(program or ("-m", "app.cli")), "--port", str(port), *flags]
+    command += ["--models", str(SCRATCH), "--threads", "1"]
     with log.open("ab") as to:
-        process = subprocess.Popen([*command, "--threads", "1"], env=environment(), stderr=to)
+        process = subprocess.Popen(command, env=environment(), stderr=to)
     try:
         deadline = time.monotonic() + 120
         while True:

@@ -19,6 +19,7 @@ import pytest
 import yaml
 
 from tests.app.conftest import ROOT, Live, free_port, serve
+from tests.e2e.server import SCRATCH
 
 MONITORING = ROOT / "monitoring"
 KEY = "a-key-for-prometheus-and-load"
@@ -87,9 +88,9 @@ AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[httpx.Client, Live]]:
-    """Prometheus after it has watched the bundled models under load, and their service."""
+    """Prometheus after it has watched the models from scratch under load, and their service."""
     out = tmp_path_factory.mktemp("prometheus")
-    with serve(slots=4, api_key=KEY) as live:
+    with serve(models=SCRATCH, slots=4, api_key=KEY) as live:
         target = live.url.removeprefix("http://")
         port = free_port()
         command = ["prometheus", f"--config.file={configuration(out, target)}"]

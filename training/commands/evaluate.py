@@ -1,7 +1,7 @@
 """`penwright-train evaluate`: measure a published checkpoint, or a model set.
 
-    penwright-train evaluate checkpoints/default/spam --data SMSSpamCollection.tsv
-    penwright-train evaluate checkpoints/default/base --data wikitext-2-valid.txt \\
+    penwright-train evaluate checkpoints/scratch/spam --data SMSSpamCollection.tsv
+    penwright-train evaluate checkpoints/scratch/base --data wikitext-2-valid.txt \\
         --blimp blimp.jsonl.xz --json base.json --html base.html
 
 What is measured follows from the checkpoint. A classifier and an instruction follower: those rows
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 
 from model.checkpoint.atomic import write_file
-from model.checkpoint.files import check_file
+from model.checkpoint.files import MODELS, check_file
 from model.checkpoint.model_set import load_model_set
 from model.errors import DataError, UsageError
 from training.commands import flags
@@ -44,7 +44,6 @@ from training.measure.yardstick import yardstick
 from training.report.tables import print_metrics, read_metrics
 from training.tuning.card import machine_fields, portable_command, text_splits
 
-_SET = "models.json"
 _TASK_OF_KIND = {"text": "generate", "labelled": "classify", "instructions": "instruct"}
 
 
@@ -109,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _is_set(path: Path) -> bool:
-    return (path / _SET).is_file()
+    return (path / MODELS).is_file()
 
 
 def _check_outputs(args: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """`penwright-train judge`: another language model marks the answers of a checkpoint.
 
-    penwright-train judge checkpoints/default/instruct --data instruction-data.json \\
+    penwright-train judge checkpoints/scratch/instruct --data instruction-data.json \\
         --judge-url http://localhost:11434 --judge-model llama3 --json judged.json
 
 The checkpoint answers those rows of the data that did not train it, greedily. Then a judge, behind

@@ -3,7 +3,7 @@
 #
 #   training/recipes/instructions.sh BASE OUT [more flags of `penwright-train instruct`]
 #
-# BASE is a checkpoint directory: the bundled checkpoints/default/base, or a GPT-2 that
+# BASE is a checkpoint directory: the checkpoint/scratch/base, or a GPT-2 that
 # `penwright-train import` wrote. The data are the book's 1,100 instructions, below PENWRIGHT_DATA or
 # fetched into data/.
 #

@@ -9,7 +9,7 @@
 #                                  parameters that learn   training   validation   test accuracy
 #   the book, GPT-2 124M                       2,666,528    100.00%       96.64%          98.00%
 #   here, GPT-2 124M           2,359,296 + 1,538 of head
-#   here, the bundled base         589,824 + 770 of head     99.42%       93.55%          95.95%
+#   here, the base from scratch        589,824 + 770 of head     99.42%       93.55%          95.95%
 #
 # The book has separate projections for query, key and value, wraps the output layer it classifies
 # with, and so also freezes that layer's fresh weights. Here the three are one projection, as in

@@ -4,14 +4,14 @@
 #
 #   training/recipes/spam.sh BASE [OUT] [FLAG...]          OUT: runs/spam-last-block
 #
-# BASE is any base: checkpoints/default/base, or what `penwright-train import gpt2` wrote. The
+# BASE is any base: checkpoints/scratch/base, or what `penwright-train import gpt2` wrote. The
 # messages are data/SMSSpamCollection.tsv, or the file that MESSAGES names; they are downloaded if
 # there are none. Further flags go to `penwright-train classify`. LR is the learning rate: 5e-5 is
 # the book's, for GPT-2; a small base needs a larger one.
 #
 #                                     training   validation   test accuracy
 #   the book, GPT-2 124M                97.21%       97.32%          95.67%
-#   the bundled base, LR=1e-3           99.19%       95.16%          95.95%
+#   the base from scratch, LR=1e-3           99.19%       95.16%          95.95%
 #
 # Of the book's 747 spam messages 105 are repeated, some of them on both sides of its split; here
 # repeated ones are dropped first, and each part has as many ham messages as spam: 864 train, 124

@@ -3,7 +3,7 @@
     from pathlib import Path
     from training.tasks import Job, classify
 
-    classify([Path("tickets.csv")], Path("checkpoints/default/base"), Job(out=Path("tickets")))
+    classify([Path("tickets.csv")], Path("checkpoints/scratch/base"), Job(out=Path("tickets")))
 
 A task is one file here, with the flags of its command in `training.commands` and its loss in
 `training.objectives`.

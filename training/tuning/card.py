@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from model.checkpoint.weights_folder import VARIABLE, weights_folder
 from training.loop.settings import LoopSettings
 from training.loop.state import Progress
 
@@ -77,9 +78,10 @@ def _cpu_name() -> str:
 def portable_command(argv: Sequence[str]) -> str:
     """The command as another user would type it, without paths of this machine.
 
-    Files of the directory that PENWRIGHT_DATA names are written by that name, other absolute paths
-    from the working directory, or as `…/NAME` outside of it. Relative paths stay as typed.
-    `--resume` is left out, since a resumed run equals one that was never interrupted.
+    Files of the directories that PENWRIGHT_DATA and PENWRIGHT_WEIGHTS name are written by these
+    names, other absolute paths from the working directory, or as `…/NAME` outside of it. Relative
+    paths stay as typed. `--resume` is left out, since a resumed run equals one that was never
+    interrupted.
     """
     words = ["penwright-train"]
     for argument in argv:
@@ -98,6 +100,7 @@ def portable_command(argv: Sequence[str]) -> str:
 def _portable_path(path: Path) -> str:
     data = os.environ.get("PENWRIGHT_DATA")
     roots = [("$PENWRIGHT_DATA/", Path(data))] if data else []
+    roots += [(f"${VARIABLE}/", weights_folder())]
     for prefix, root in (*roots, ("", Path.cwd())):
         # Either may be a symbolic link: as it is written, then where it leads.
         for inner, outer in ((path, root.absolute()), (path.resolve(), root.resolve())):

@@ -118,7 +118,7 @@ def test_what_is_kept_does_not_grow_with_the_vocabulary(ours: Loss, vocab: int) 
 
 
 def test_rows_of_a_chunk() -> None:
-    """At the bundled size as ever; elsewhere no more logits than there."""
+    """At the size of `small` as ever; elsewhere no more logits than there."""
     sizes = {512: 1024, 8192: 1024, 50257: 166, 151936: 55, 10**6: 32}
     assert {vocab: chunk_rows(vocab) for vocab in sizes} == sizes
 

@@ -114,7 +114,7 @@ def test_the_example_of_the_documentation_runs(
     _, _, rest = text.partition("## From Python")
     example = rest.split("```python\n", 1)[1].split("```", 1)[0]
     example = example.replace("epochs=20", "epochs=1").replace("docs/", f"{ROOT}/docs/")
-    base = Path("checkpoints/default/base")
+    base = Path("checkpoints/scratch/base")
     (tmp_path / base).parent.mkdir(parents=True)
     (tmp_path / base).symlink_to(base_path)
     monkeypatch.chdir(tmp_path)

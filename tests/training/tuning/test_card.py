@@ -42,6 +42,12 @@ def test_other_paths(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+def test_the_folder_of_weights_is_named(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PENWRIGHT_WEIGHTS", str(data))
+    found = portable_command(["import", f"{data.resolve()}/a.gguf", "--out", "out"])
+    assert found == "penwright-train import $PENWRIGHT_WEIGHTS/a.gguf --out out"
+
+
 def test_import_writes_no_paths_of_this_machine(
     data: Path, base_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -53,8 +59,8 @@ def test_import_writes_no_paths_of_this_machine(
     imported = Imported(model=base.model, tokenizer=base.tokenizer, files={}, weights=())
     monkeypatch.setattr(import_, "read_hugging_face", lambda directory: imported)
     out = data / "out"
-    flags = {"source": str(data), "out": out, "dtype": "fp32", "base": None, "task": None}
-    import_.run(argparse.Namespace(**flags))
+    flags = {"source": str(data), "out": out, "dtype": "fp32", "licence": []}
+    import_.run(argparse.Namespace(**flags, base=None, task=None, leave_weights=None))
     card = json.loads((out / "card.json").read_text())
     assert card["command"] == "penwright-train import '…/link' --out '…/out' --dtype fp32"
     assert str(data.parent) not in json.dumps(card)

@@ -1,4 +1,4 @@
-"""The recipe of the bundled models, with a stand-in for `penwright-train`."""
+"""The recipe of the models from scratch, with a stand-in for `penwright-train`."""
 
 import json
 import os
@@ -11,7 +11,7 @@ import pytest
 from training.cli import parser
 from training.commands import flags
 
-RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "default.sh"
+RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "scratch.sh"
 
 # Publishes what $CONTENT says, and fails in the command that $FAIL names.
 STAND_IN = """#!/usr/bin/env bash
@@ -57,7 +57,7 @@ def recipe(work: Path, content: str, fail: str = "") -> tuple[int, dict[str, boo
 
 
 def published(work: Path) -> dict[str, str]:
-    directory = work / "checkpoints" / "default"
+    directory = work / "checkpoints" / "scratch"
     return {path.parent.name: path.read_text().strip() for path in directory.glob("*/card.json")}
 
 
@@ -68,7 +68,9 @@ def test_the_set_is_never_a_mix_and_adapters_follow_their_base(work: Path) -> No
     assert resumed == dict.fromkeys(commands, False)
     first = {"base": "first", "spam": "first", "instruct": "first"}
     assert published(work) == first
-    assert (work / "checkpoints/default/models.json").is_file()
+    about = work / "checkpoints/scratch/README.md"
+    about.write_text("what it is")
+    assert (work / "checkpoints/scratch/models.json").is_file()
 
     code, resumed = recipe(work, "second", fail="instruct")
     assert code != 0
@@ -80,7 +82,8 @@ def test_the_set_is_never_a_mix_and_adapters_follow_their_base(work: Path) -> No
     # The base is done, and so is not trained again.
     assert resumed == {"exercises": False, "classify": True, "instruct": False}
     assert published(work) == dict.fromkeys(first, "second")
-    assert [path.name for path in (work / "checkpoints").iterdir()] == ["default"]
+    assert about.read_text() == "what it is"
+    assert [path.name for path in (work / "checkpoints").iterdir()] == ["scratch"]
 
 
 def test_its_commands_are_ones_that_there_are(tmp_path: Path) -> None:

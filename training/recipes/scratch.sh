@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train the bundled models, checkpoints/default, from the files below PENWRIGHT_DATA:
+# Train the models from scratch, checkpoints/scratch, from the files below PENWRIGHT_DATA:
 #
 #   text/*.txt.xz                           text for the base; documents end with <|endoftext|>
 #   spam/SMSSpamCollection.tsv              `penwright-train data spam` fetches it
@@ -9,20 +9,20 @@
 #
 # and from WordNet, /usr/share/wordnet (`apt-get install wordnet-base`) or the directory WORDNET.
 #
-# The base is trained in three pieces, as the bundled one was: a whole run, more text at a constant
+# The base is trained in three pieces, as that one was: a whole run, more text at a constant
 # rate, and a decay in which two fifths of the tokens are language exercises, from which so small a
 # network learns to copy and to inflect words. On a GPU, make the second piece longer: STEPS=60000.
 #
-# Runs (states, metrics, plots) are kept in runs/default; what is done is not done again. The models
-# are built there, too: checkpoints/default is replaced at the end, by a whole set.
+# Runs (states, metrics, plots) are kept in runs/scratch; what is done is not done again. The models
+# are built there, too: checkpoints/scratch is replaced at the end, by a whole set.
 set -euo pipefail
 
 data=${PENWRIGHT_DATA:?"name the directory of training data"}
 train="${BIN:-.venv/bin}/penwright-train"
-runs=runs/default
+runs=runs/scratch
 models=$runs/models
 exercises=$runs/exercises
-out=checkpoints/default
+out=checkpoints/scratch
 mkdir -p "$models" "$(dirname "$out")"
 
 resume() { [ -e "$1/state/last.pt" ] && echo --resume || true; }
@@ -92,6 +92,7 @@ cat >"$models/models.json" <<'JSON'
 {"format_version": 1, "generate": "base", "classify": "spam", "instruct": "instruct"}
 JSON
 
+[ ! -e "$out/README.md" ] || cp "$out/README.md" "$models"
 rm -rf "$out.old"
 [ ! -e "$out" ] || mv "$out" "$out.old"
 mv "$models" "$out"
