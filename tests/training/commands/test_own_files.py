@@ -34,6 +34,32 @@ def test_a_classifier_is_tested_on_its_user_s_own_file(
     assert "--resume: --" in err
     code, err = cli(*command, "--test", test, "--folds", 3)
     assert (code, "leave out --val and --test" in err) == (2, True)
+    assert "test_by_file" not in card["metrics"]
+
+
+def test_each_file_that_is_tested_has_figures_of_its_own(
+    base_path: Path, spam_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    test = tmp_path / "test.tsv"
+    test.write_text("ham\tsee you at home then\nspam\twin a prize, quite new\nham\tlater\n")
+    out = tmp_path / "out"
+    command = ("classify", "--base", base_path, "--data", spam_file, "--out", out, *SHORT)
+    code, err = cli(*command, "--test", test, spam_file)
+    assert code == 0, err
+    metrics = card_of(out)["metrics"]
+    by_file = metrics["test_by_file"]
+    assert by_file.keys() == {"test.tsv", spam_file.name}
+    assert by_file["test.tsv"]["n"] == 3
+    whole = metrics["test_natural"]
+    for row in (0, 1):
+        for column in (0, 1):
+            cells = [found["confusion"]["counts"][row][column] for found in by_file.values()]
+            assert sum(cells) == whole["confusion"]["counts"][row][column]
+    result = tmp_path / "result.json"
+    code, err = cli("evaluate", out, "--data", spam_file, "--json", result)
+    assert code == 0, err
+    alone = json.loads(result.read_text())["metrics"]["test_natural"]
+    assert alone == by_file[spam_file.name]
 
 
 def test_texts_that_are_too_long_are_left_out_or_cut(
