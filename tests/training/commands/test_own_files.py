@@ -80,9 +80,18 @@ def test_texts_that_are_too_long_are_left_out_or_cut(
     code, err = cli(*command, "--out", tmp_path / "cut", "--max-length", 64, "--cut")
     assert code == 0, err
     assert "4 texts are longer than 64 tokens (--max-length), and cut at their end" in err
-    card = card_of(tmp_path / "cut")["data"]
+    whole, card = card_of(tmp_path / "cut"), card_of(tmp_path / "cut")["data"]
     assert sum(card["truncated"].values()) == 4
     assert sum(sum(of.values()) for of in card["split"]["counts"].values()) == left_out + 4
+    # It is measured again as it was: on texts that are cut there.
+    result = tmp_path / "result.json"
+    code, err = cli("evaluate", tmp_path / "cut", "--data", data, "--json", result)
+    assert code == 0, err
+    cut = card["truncated"]["test"]
+    assert cut
+    assert f"{cut} texts are longer than 64 tokens" in err
+    again = json.loads(result.read_text())["metrics"]
+    assert again["test_natural"] == whole["metrics"]["test_natural"]
 
 
 def test_a_label_whose_texts_are_all_too_long_is_named(
