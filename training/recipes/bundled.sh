@@ -41,9 +41,12 @@ sources=("$data"/spam/{SMSSpamCollection.tsv,youtube-comments.tsv,spam-assassin.
     --licence "SpamAssassin public mail corpus, packed by The Stdlib Authors: PDDL 1.0" \
     --licence "Penwright's own templates of notices: Apache-2.0" $(resume "$runs/spam.run")
 
-# How well such a network tells the messages of the UCI collection apart, beside n-grams on the same
-# folds: on frozen features, with which five folds cost less than one fine-tuning.
+# How well such adapters tell the messages of the UCI collection apart, beside n-grams on the same
+# folds: each message is tested by one that has not seen it. Features of the frozen base are no way
+# to save that time: a logistic regression on the last token's reads 98.6% and F1 0.938 (n = 5,104),
+# less than n-grams; beside the mean over all tokens 99.1% and 0.962, but a head reads the last alone.
 [ -e "$runs/folds/card.json" ] ||
   "$train" classify "${common[@]}" --data "$data/spam/SMSSpamCollection.tsv" --out "$runs/folds" \
-    --run "$runs/folds.run" --method head --folds 5 --epochs 60 --batch-size 64 --lr 3e-3 \
-    --eval-every 200 --licence "$uci" $(resume "$runs/folds.run")
+    --run "$runs/folds.run" --folds 5 --lora-rank 8 --epochs 2 --batch-size 32 --lr 1e-3 \
+    --augment all=0.1 --max-length 192 --cut --eval-every 56 --save-every 56 --licence "$uci" \
+    $(resume "$runs/folds.run")

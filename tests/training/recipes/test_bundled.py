@@ -85,7 +85,7 @@ def test_its_commands_are_ones_that_there_are(work: Path) -> None:
     classifier, folds = (parser().parse_args(words) for words in calls[1:])
     for args in (classifier, folds):
         assert flags.loop(args).epochs
-        assert flags.lengths(args).cut == (not args.folds)
+        assert flags.lengths(args).cut
         assert len(args.licence) == len(args.data)
     args = classifier
     given = flags.given(args)
