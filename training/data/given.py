@@ -46,14 +46,15 @@ class Given:
         Raises:
             UsageError: a file would test and validate.
         """
-        both = _resolved(self.val) & _resolved(self.test)
+        of_data = _resolved(data)
+        # A file of the data has rows for each of its parts.
+        both = _resolved(self.val) & _resolved(self.test) - of_data
         if both:
             raise UsageError(
                 f"--val and --test both name {sorted(both)[0]}; rows that chose the best weights "
                 "are no test of them"
             )
         found = []
-        of_data = _resolved(data)
         for part, paths in (("test", self.test), ("val", self.val)):
             alone = dict.fromkeys(path for path in paths if path.resolve() not in of_data)
             found += [File(path, (part,)) for path in alone]  # type: ignore[arg-type]

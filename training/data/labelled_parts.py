@@ -53,6 +53,8 @@ class Entry(NamedTuple):
     example: Example
     parts: Collection[Part] = _ALL
     """To which it may come."""
+    file: str = ""
+    """Name of the one that it is from, the first if several have it."""
 
     @property
     def set_apart(self) -> bool:
@@ -116,6 +118,7 @@ class Distinct:
             duplicates=self.duplicates,
             conflicts=self.conflicts,
             sources=self.sources,
+            test_files=tuple(entry.file for entry in test),
         )
 
 
@@ -150,6 +153,8 @@ class LabelledData:
     """Those among them that came before with another label."""
     sources: tuple[dict[str, object], ...]
     """Name, SHA-256 and rows of each file."""
+    test_files: tuple[str, ...]
+    """Of each text in `test`, the name of its file."""
 
     def counts(self) -> dict[str, dict[str, int]]:
         """How many texts of each label each part has."""
@@ -287,8 +292,9 @@ def read_distinct(
             if of is file or not of.set_apart:
                 parts.setdefault(identity, set()).update(file.parts)
     by_label: dict[str, list[Entry]] = {}
-    for identity, (example, _) in texts.items():
-        entry = Entry(near_hash(example.text), identity, example, parts[identity])
+    for identity, (example, file) in texts.items():
+        group = near_hash(example.text)
+        entry = Entry(group, identity, example, parts[identity], file.path.name)
         by_label.setdefault(example.label, []).append(entry)
     distinct = Distinct(
         entries={

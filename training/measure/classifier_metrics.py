@@ -27,8 +27,8 @@ from training.measure.intervals import RESAMPLES, SEED, Floats, Ints, measured, 
 def classification_metrics(
     labels: Labels, truth: Ints, probabilities: Floats, decided: Ints | None = None
 ) -> dict[str, Any]:
-    """Accuracy, precision, recall, F1, ROC-AUC and calibration error with n and interval, and the
-    confusion counts.
+    """Accuracy, balanced accuracy (the mean of each label's recall), precision, recall, F1, ROC-AUC
+    and calibration error with n and interval, and the confusion counts.
 
     With a positive label the figures are about that label; otherwise they are means over the
     labels that there are in `truth`; `of` says which. The calibration error is that of
@@ -62,7 +62,8 @@ def decision_metrics(labels: Labels, truth: Ints, decided: Ints, scores: Floats)
     counts = confusion_matrix(truth, decided, labels=range(len(names)))
     positive = None if labels.positive is None else names.index(labels.positive)
     # A label that no row has can be neither found nor missed.
-    chosen = np.unique(truth).tolist() if positive is None else [positive]
+    present = np.unique(truth).tolist()
+    chosen = present if positive is None else [positive]
     precision, recall, f1, _ = (
         float(np.mean(values))
         for values in precision_recall_fscore_support(
@@ -74,6 +75,10 @@ def decision_metrics(labels: Labels, truth: Ints, decided: Ints, scores: Floats)
         "n": n,
         "of": f"the label {labels.positive}" if labels.positive else "the mean over the labels",
         "accuracy": proportion(int(counts.trace()), n),
+        "balanced_accuracy": measured(
+            float(np.mean(counts.diagonal()[present] / counts.sum(axis=1)[present])),
+            *(n, _resampled(counts, present, 1)),
+        ),
         "precision": measured(precision, n, _resampled(counts, chosen, 0)),
         "recall": measured(recall, n, _resampled(counts, chosen, 1)),
         "f1": measured(f1, n, _resampled(counts, chosen, 2)),

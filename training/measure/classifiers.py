@@ -72,10 +72,25 @@ def balanced_rows(targets: Ints) -> Ints:
     return np.sort(np.concatenate([rows[:least] for rows in members]))
 
 
-def measure(network: Network, rows: Rows, padding: int) -> dict[str, Any]:
-    """The metrics of a part, as it is and balanced."""
+def measure(
+    network: Network, rows: Rows, padding: int, files: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The metrics of a part, as it is and balanced.
+
+    Args:
+        files: of each row, the name of its file; where there are several, `test_by_file` has the
+            metrics of the rows of each.
+    """
+    labels, targets = head_of(network).labels, np.array(rows.targets)
     probabilities = all_probabilities(network, rows, padding)
-    return part_metrics(head_of(network).labels, np.array(rows.targets), probabilities)
+    metrics = part_metrics(labels, targets, probabilities)
+    if len(set(files)) > 1:
+        metrics["test_by_file"] = {
+            name: classification_metrics(labels, targets[chosen], probabilities[chosen])
+            for name in sorted(set(files))
+            for chosen in [np.array(files) == name]
+        }
+    return metrics
 
 
 def all_probabilities(network: Network, rows: Rows, padding: int) -> Floats:

@@ -195,12 +195,12 @@ def evaluate_classifier(
         loaded, everything, lambda row: [row.text], whole=whole, names=distinct.names
     )
     print(part)
-    tokenizer, context = loaded.base.tokenizer, loaded.base.config.context_length
-    rows = encode_texts(test, labels.names, tokenizer, context)
+    tokenizer, limit = loaded.base.tokenizer, _limit(loaded)
+    rows = encode_texts(test, labels.names, tokenizer, limit)
     if rows.truncated:
         print(
-            f"{rows.truncated} texts are longer than the context of {context} tokens, and cut at "
-            "their end",
+            f"{rows.truncated} texts are longer than {limit:,} tokens, the context or what the "
+            "training cut them to, and cut at their end",
             file=sys.stderr,
         )
     truth = np.array(rows.targets)
@@ -224,6 +224,15 @@ def evaluate_classifier(
         {"test_natural": classifier_curves(labels, truth, probabilities)},
         {"texts with the wrong label, the most confident first": wrong[:_SHOWN]},
     )
+
+
+def _limit(loaded: Loaded) -> int:
+    """Tokens of a text: the context, or fewer where the training cut its texts, for the numbers on
+    its card are of those."""
+    context = loaded.base.config.context_length
+    data = loaded.card.get("data") or {}
+    cut = any((data.get("truncated") or {}).values())
+    return min(context, int(data["max_length"])) if cut and "max_length" in data else context
 
 
 def evaluate_instructions(

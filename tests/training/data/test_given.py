@@ -68,10 +68,11 @@ def test_what_is_set_apart_is_nothing_else(rows: Any, load: Any, tmp_path: Path)
     assert before
     assert {asked_of(row) for row in tested.val} == before - parts["test"]
     # A file that --data names too gives its part alone.
-    both = load([data], Given(test=(data,)))
-    assert [{asked_of(row) for row in getattr(both, name)} for name in NAMES] == [
-        {asked_of(row) for row in getattr(plain, name)} for name in NAMES
-    ]
+    for given in (Given(test=(data,)), Given(val=(data,), test=(data,))):
+        both = load([data], given)
+        assert [{asked_of(row) for row in getattr(both, name)} for name in NAMES] == [
+            {asked_of(row) for row in getattr(plain, name)} for name in NAMES
+        ]
     assert [source.get("part") for source in found.sources] == ["test", "validation", "training"]
     assert [source.get("part") for source in plain.sources] == [None]
     with pytest.raises(UsageError, match=r"--val and --test both name .*test\.jsonl"):

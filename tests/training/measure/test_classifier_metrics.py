@@ -2,7 +2,13 @@
 
 import numpy as np
 import pytest
-from sklearn.metrics import f1_score, precision_score, recall_score, roc_auc_score
+from sklearn.metrics import (
+    balanced_accuracy_score,
+    f1_score,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 
 from model.classifier import Labels
 from training.measure.calibration import (
@@ -35,13 +41,14 @@ def test_binary_values_are_those_of_scikit_learn() -> None:
         ("precision", precision_score),
         ("recall", recall_score),
         ("f1", f1_score),
+        ("balanced_accuracy", balanced_accuracy_score),
     ):
         assert found[name]["value"] == pytest.approx(function(truth, decided))
     assert found["roc_auc"]["value"] == roc_auc_score(truth, probabilities[:, 1])
     assert found["precision"]["n"] == decided.sum()
     assert found["recall"]["n"] == truth.sum()
     assert np.sum(found["confusion"]["counts"]) == 400
-    for name in ("accuracy", "precision", "recall", "f1", "roc_auc"):
+    for name in ("accuracy", "balanced_accuracy", "precision", "recall", "f1", "roc_auc"):
         low, high = found[name]["interval"]
         assert low < found[name]["value"] < high
     assert found == classification_metrics(LABELS, truth, probabilities)
@@ -55,6 +62,9 @@ def test_more_labels_are_averaged() -> None:
     found = classification_metrics(Labels(("a", "b", "c")), truth, probabilities)
     decided = logits.argmax(axis=1)
     assert found["f1"]["value"] == pytest.approx(f1_score(truth, decided, average="macro"))
+    assert found["balanced_accuracy"]["value"] == pytest.approx(
+        balanced_accuracy_score(truth, decided)
+    )
     assert found["roc_auc"]["value"] == pytest.approx(
         roc_auc_score(truth, probabilities, multi_class="ovr", average="macro")
     )

@@ -1,0 +1,1 @@
+"""Short messages, honest and fraudulent, from templates written by hand; `__main__` makes them."""

