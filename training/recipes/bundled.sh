@@ -43,8 +43,9 @@ sources=("$data"/spam/{SMSSpamCollection.tsv,youtube-comments.tsv,spam-assassin.
 
 # How well such adapters tell the messages of the UCI collection apart, beside n-grams on the same
 # folds: each message is tested by one that has not seen it. Features of the frozen base are no way
-# to save that time: a logistic regression on the last token's reads 98.6% and F1 0.938 (n = 5,104),
-# less than n-grams; beside the mean over all tokens 99.1% and 0.962, but a head reads the last alone.
+# to save that time: a logistic regression (scikit-learn's, standardised, C = 0.03, computed in bf16)
+# on those of the last token reads 98.6% and F1 0.938 over five folds, n = 5,104, less than n-grams;
+# with the mean over all tokens beside them 99.0% and 0.959, but a head reads the last token alone.
 [ -e "$runs/folds/card.json" ] ||
   "$train" classify "${common[@]}" --data "$data/spam/SMSSpamCollection.tsv" --out "$runs/folds" \
     --run "$runs/folds.run" --folds 5 --lora-rank 8 --epochs 2 --batch-size 32 --lr 1e-3 \
