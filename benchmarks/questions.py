@@ -4,7 +4,7 @@
 
 `questions.json` has them, twelve of each kind, with what a right answer says: one of the words or
 phrases, as whole words, whatever else stands around it. Answers are greedy, in the model's own
-template, in fp32. No tuning of a bundled model learns from them (`tests/e2e` holds it).
+template, in fp32. None is among the instructions that the recipes learn from (a test holds it).
 """
 
 import argparse
