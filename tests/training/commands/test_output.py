@@ -90,13 +90,22 @@ def test_what_only_shows_has_failed_then(base_path: Path, text_file: Path) -> No
 def test_the_end_of_the_terminal_stops_after_the_step(words: list[str], tmp_path: Path) -> None:
     words[words.index("--steps") + 1] = "100000"
     process = subprocess.Popen(
-        command(words), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command(words),
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Where these tests run under `nohup`, what they start would ignore the signal as well.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     assert process.stdout is not None
-    while "step 1:" not in process.stdout.readline():
-        assert process.poll() is None
-    process.send_signal(signal.SIGHUP)
-    _, err = process.communicate(timeout=200)
+    try:
+        while "step 1:" not in process.stdout.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGHUP)
+        _, err = process.communicate(timeout=200)
+    finally:
+        process.kill()
     assert process.returncode == 1
     assert "the same command with --resume goes on" in err
     assert (tmp_path / "out.run" / "state" / "last.pt").exists()

@@ -32,7 +32,7 @@ if out.name == os.environ["FAIL"]:
     sys.exit(1)
 out.mkdir(parents=True, exist_ok=True)
 made = ["notices.json", "exercises-train.json", "short-answers.json"]
-for name in ["card.json"] if "--run" in words else made:
+for name in made if words[0] == "-m" else ["card.json"]:
     (out / name).touch()
 """
 
@@ -53,6 +53,7 @@ def recipe(work: Path, fail: str = "", state: str = "state") -> tuple[int, list[
     calls = work / "calls"
     calls.write_text("")
     variables = {"PENWRIGHT_DATA": "data", "BIN": str(work / "bin"), "CALLS": str(calls)}
+    variables["PENWRIGHT_WEIGHTS"] = str(work / "weights")
     done = subprocess.run(
         ["bash", str(RECIPE)],
         cwd=work,
@@ -66,7 +67,11 @@ def recipe(work: Path, fail: str = "", state: str = "state") -> tuple[int, list[
 def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(work: Path) -> None:
     code, calls = recipe(work, fail="spam")
     assert code != 0
-    assert [words[1] for words in calls] == ["examples.notices", "--base"]
+    assert [words[:2] for words in calls] == [
+        ["import", str(work / "weights" / "SmolLM2-135M-Instruct.Q4_1.gguf")],
+        ["-m", "examples.notices"],
+        ["classify", "--base"],
+    ]
     assert not any("--resume" in words for words in calls)
 
     code, calls = recipe(work, fail="folds", state="fold-1/state")
@@ -84,17 +89,32 @@ def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(work: Path)
     code, calls = recipe(work)
     assert code == 0
     assert ["--resume" in words for words in calls] == [True]
-    assert recipe(work) == (0, [])
+    made = work / "checkpoints" / "default"
+    assert sorted(path.name for path in made.iterdir()) == [
+        *("base", "instruct", "models.json", "spam")
+    ]
+    assert not (work / "runs" / "default" / "models").exists()
+
+
+def test_a_set_that_was_there_is_replaced_as_a_whole(work: Path) -> None:
+    old = work / "checkpoints" / "default" / "old"
+    old.mkdir(parents=True)
+    assert recipe(work, fail="instruct")[0] != 0
+    assert old.is_dir()
+    assert recipe(work)[0] == 0
+    assert not old.exists()
+    assert not (work / "checkpoints" / "default.old").exists()
 
 
 def test_its_commands_are_ones_that_there_are(work: Path) -> None:
     """With flags that each of them takes, and no source that is learnt without its licence."""
     code, calls = recipe(work)
     assert code == 0
-    assert notices_parser().parse_args(calls[0][2:]).out == Path("runs/default/notices")
-    assert exercises_parser().parse_args(calls[2][2:]).out == Path("runs/default/exercises")
-    assert answers_parser().parse_args(calls[3][2:]).out == Path("runs/default/answers")
-    classifier, follower, folds = (parser().parse_args(calls[at]) for at in (1, 4, 5))
+    assert notices_parser().parse_args(calls[1][2:]).out == Path("runs/default/notices")
+    assert exercises_parser().parse_args(calls[3][2:]).out == Path("runs/default/exercises")
+    assert answers_parser().parse_args(calls[4][2:]).out == Path("runs/default/answers")
+    assert parser().parse_args(calls[0]).leave_weights == "make weights"
+    classifier, follower, folds = (parser().parse_args(calls[at]) for at in (2, 5, 6))
     assert len(follower.licence) == len(follower.data) == len(follower.repeat)
     assert flags.loop(follower).epochs
     for args in (classifier, folds):
