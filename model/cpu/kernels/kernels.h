@@ -3,7 +3,8 @@
    Every row is computed by the same operations in the same order, whether it comes alone, among
    others, or within a chunk of a prompt, by however many threads and on every path: the same
    sequence gives the same bits. So there is no fused multiply-add (keep -ffp-contract=off), sums of
-   floats have a fixed shape of 16 lanes, and sums of bytes are exact. */
+   floats have a fixed shape of 16 lanes, and sums of bytes are exact. (Loops of training alone, in
+   gradients.h, have other sums on another path.) */
 
 #pragma once
 
