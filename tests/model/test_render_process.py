@@ -251,6 +251,7 @@ def run(script: str) -> "subprocess.Popen[str]":
     )
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", program + script],
+        stdin=subprocess.PIPE,  # what is inherited may be at its end already
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
