@@ -11,7 +11,6 @@ short-answers.json   questions of people and their answers in one line (Databric
 
 import argparse
 import json
-import lzma
 import random
 import re
 import sys
@@ -22,6 +21,8 @@ from typing import Any
 
 from model.checkpoint.atomic import write_file
 from model.errors import DataError, PenwrightError, UsageError
+from training.data.files import read_file
+from training.data.records import loads
 
 _OF_A_TEXT = re.compile(
     r"\b(paragraph|passage|text|article|following|below|above|given|excerpt|reference|context|"
@@ -42,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     found.add_argument("--exercises", type=Path, required=True)
-    found.add_argument("--dolly", type=Path, required=True, help="JSON, or compressed as .json.xz")
+    found.add_argument("--dolly", type=Path, required=True, help="JSON, also as .json.xz")
     found.add_argument("--out", type=Path, required=True, help="directory to write into")
     found.add_argument("--of-a-kind", type=int, default=28, help="exercises of each kind (28)")
     found.add_argument("--answers", type=int, default=1000, help="short answers (1000)")
@@ -73,11 +74,9 @@ def short_answers(rows: Iterable[Row], count: int) -> list[Row]:
 
 def _read(path: Path) -> list[Row]:
     try:
-        content = path.read_bytes()
-        text = lzma.decompress(content) if path.suffix == ".xz" else content
-        rows = json.loads(text)
-    except (OSError, ValueError, lzma.LZMAError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
+        rows = loads(read_file(path).text)
+    except ValueError as error:
+        raise DataError(f"{path}: is no JSON: {error}") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{path}: is no list of rows")
     return rows
@@ -110,9 +109,9 @@ def main() -> int:
     try:
         for path in write(parser().parse_args()):
             print(f"{path}: {path.stat().st_size:,} bytes")
-    except PenwrightError as error:
+    except (PenwrightError, OSError) as error:
         print(f"examples.answers: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     return 0
 
 

@@ -53,6 +53,7 @@ def test_files_are_read_and_written(tmp_path: Path) -> None:
     for name, content, message in (
         ("exercises.json", json.dumps([row("1 + 1", "2")]).encode(), "lacks 'kind'"),
         ("exercises.json", b"{}", "exercises.json: is no list of rows"),
+        ("exercises.json", b"[", "exercises.json: is no JSON"),
         ("exercises.json", b"[1]", "exercises.json: is no list of rows"),
         ("dolly.json.xz", b"{}", "dolly.json.xz: cannot be read"),
     ):
