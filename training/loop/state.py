@@ -155,6 +155,9 @@ def check_same(
 ) -> None:
     """Refuse to go on from `state` with other settings than those it was saved with.
 
+    A base is known by its weights, whatever they are read from; earlier versions knew it by its
+    card, which `identity` has as `base_card`.
+
     Args:
         free: names in `identity` that may differ. What the saved run does not know may, too.
 
@@ -163,7 +166,10 @@ def check_same(
     """
     saved = state["identity"]
     for name, value in identity.items():
-        if name not in free and saved.get(name, value) != value:
+        if name == "base_card" or name in free:
+            continue
+        same = (value, identity.get("base_card")) if name == "base" else (value,)
+        if saved.get(name, value) not in same:
             raise UsageError(
                 f"--resume: --{name.replace('_', '-')} is {value}, but the saved run has "
                 f"{saved[name]}; resume with the same settings"

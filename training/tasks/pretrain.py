@@ -123,7 +123,8 @@ def pretrain(
             "tokenizer": words.sha256,
             "val_fraction": corpus.held_out,
             "weights": list(corpus.weights) or None,
-            "base": start.id if start else None,
+            "base": start.weights if start else None,
+            "base_card": start.id if start else None,
             "encoding": corpus.encoding,
         }
         # Before other tokens take the place of those in the directory of the run.

@@ -86,7 +86,8 @@ def identity(tuning: Tuning, sources: Sequence[Any]) -> dict[str, Any]:
     if lora is not None:
         adapters = {**asdict(lora.settings), "targets": sorted(site.name for site in lora.sites)}
     return {
-        "base": tuning.base.id,
+        "base": tuning.base.weights,
+        "base_card": tuning.base.id,
         "data": list(sources),
         "method": tuning.method,
         "lora": adapters,

@@ -64,6 +64,8 @@ def identity_before(identity: dict[str, Any]) -> dict[str, Any]:
     old = dict(identity)
     if "architecture" in old:
         old["architecture"] = {name: old["architecture"][name] for name in ARCHITECTURE}
+    if "base_card" in old:
+        old["base"] = old.pop("base_card")
     if old.get("lora"):
         targets = sorted(map(name_before, old["lora"]["targets"]))
         old["lora"] = {**old["lora"], "targets": targets}
