@@ -12,7 +12,6 @@ short-answers.json   questions of people and their answers in one line (Databric
 import argparse
 import json
 import random
-import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -21,15 +20,10 @@ from typing import Any
 
 from model.checkpoint.atomic import write_file
 from model.errors import DataError, PenwrightError, UsageError
+from training.data.conversations import Instruction
 from training.data.files import read_file
 from training.data.records import loads
 
-_OF_A_TEXT = re.compile(
-    r"\b(paragraph|passage|text|article|following|below|above|given|excerpt|reference|context|"
-    r"document|summary|summari[sz]e|mentioned|according|extract|from the|"
-    r"this (?:list|sentence|word))\b",
-    re.IGNORECASE,
-)
 _SHORTEST, _LONGEST = 3, 160
 """Characters of an answer."""
 _SEED = 7
@@ -64,7 +58,7 @@ def short_answers(rows: Iterable[Row], count: int) -> list[Row]:
         row
         for row in rows
         if not row["input"]
-        and not _OF_A_TEXT.search(row["instruction"])
+        and not Instruction(row["instruction"], "", row["output"]).needs_a_passage
         and _SHORTEST <= len(row["output"]) <= _LONGEST
         and "\n" not in row["output"]
     ]

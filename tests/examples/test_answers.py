@@ -27,7 +27,7 @@ def test_no_answer_needs_a_text_or_is_long() -> None:
     good = [row(f"What is {name}?") for name in ("a lake", "ice")]
     bad = [
         row("Who is named in the passage?"),
-        row("Summarise what was said"),
+        row("Summarise the text below."),
         row("Who is it?", given="It is I."),
         row("What is it?", "x" * 161),
         row("What is it?", "no"),

@@ -43,6 +43,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="first measure by cross-validation with so many folds, from 2 to 10; 0: do not (0)",
     )
     parser.add_argument(
+        "--beside",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="CHECKPOINT",
+        help="classifiers trained in the same way, in folds or without a source that then tested "
+        "them: the card says what theirs say of their tests",
+    )
+    parser.add_argument(
         "--class-weights",
         default="none",
         help="none, or balanced: rare labels count more (none)",
@@ -85,4 +94,5 @@ def run(args: argparse.Namespace) -> None:
         folds=args.folds,
         given=flags.given(args),
         lengths=flags.lengths(args),
+        beside=args.beside,
     )

@@ -1,5 +1,6 @@
 """One training of a classifier, from split texts to calibrated weights."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,8 @@ class Recipe:
     """How a base that stays frozen is held."""
     head_bias: bool = True
     """Whether the head has a bias."""
+    beside: Sequence[Mapping[str, Any]] = ()
+    """What others that were trained in the same way say of their tests."""
 
     @property
     def limit(self) -> int:
@@ -162,6 +165,8 @@ class ClassifierTraining(Training):
         }
         if self.folds:
             metrics["cross_validation"] = self.folds
+        if self.recipe.beside:
+            metrics["beside"] = list(self.recipe.beside)
         plot_confusion(metrics["test_natural"]["confusion"], directory / "confusion.png")
         options = self.recipe.options
         return {

@@ -22,6 +22,7 @@ from training.objectives.labels import Options
 from training.tasks.classifier import Recipe
 from training.tasks.cross_validation import cross_validate
 from training.tasks.training import Job, train
+from training.tuning.card import measured_beside
 from training.tuning.methods import Method, head_has_bias, load_tunable
 from training.tuning.publishing import keep_apart
 
@@ -52,6 +53,7 @@ def classify(
     folds: int = 0,
     given: Given = NONE_GIVEN,
     lengths: Lengths | None = None,
+    beside: Sequence[Path] = (),
 ) -> Base | Adapter | None:
     """Fine-tune a classifier and publish it.
 
@@ -60,6 +62,7 @@ def classify(
         positive: of two labels, the one sought; by default the rarer.
         folds: first measure by cross-validation with so many; 0 for none.
         given: files that are set apart to validate and to test.
+        beside: classifiers that were trained in the same way, whose figures the card has, too.
 
     Returns:
         The checkpoint; None of a dry run.
@@ -112,6 +115,7 @@ def classify(
             *(loaded, known, method, settings, options, reading, labels, further, given, lengths),
             held=held,
             head_bias=head_has_bias(loaded, directory if job.resume else None),
+            beside=measured_beside(beside, labels),
         )
         training = recipe.prepare(parts, directory)
         training.report()

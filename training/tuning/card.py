@@ -10,7 +10,11 @@ from typing import Any
 
 import torch
 
+from model.checkpoint.files import CARD
 from model.checkpoint.weights_folder import VARIABLE, weights_folder
+from model.classifier import Labels
+from model.errors import UsageError
+from model.json_files import field, read_json
 from training.loop.settings import LoopSettings
 from training.loop.state import Progress
 
@@ -73,6 +77,37 @@ def _cpu_name() -> str:
         lines = []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+def measured_beside(paths: Sequence[Path], labels: Labels) -> list[dict[str, Any]]:
+    """What the cards of other classifiers say of their tests, to stand on the card of one that was
+    trained in the same way: of folds, or of a source that only tested.
+
+    Raises:
+        CheckpointError: a card cannot be read, or lacks what a classifier's has.
+        UsageError: it is of another task, or of other labels.
+    """
+    found = []
+    for path in paths:
+        source = path / CARD
+        card = read_json(source)
+        if card.get("task") != "classify":
+            raise UsageError(f"--beside {path} is no classifier, as its card says")
+        data, metrics = (field(card, name, dict, source) for name in ("data", "metrics"))
+        counts = field(field(data, "split", dict, source), "counts", dict, source)
+        names = sorted({name for part in counts.values() for name in part})
+        if names != sorted(labels.names):
+            raise UsageError(
+                f"--beside {path} tells {', '.join(names)} apart; the labels of --data are "
+                f"{', '.join(labels.names)}"
+            )
+        of = {name: metrics[name] for name in _TESTS if name in metrics}
+        files = field(data, "files", list, source)
+        found.append({"command": card.get("command"), "files": files, "metrics": of})
+    return found
+
+
+_TESTS = ("test_natural", "test_by_file", "cross_validation")
 
 
 def portable_command(argv: Sequence[str]) -> str:

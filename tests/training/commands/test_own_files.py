@@ -62,6 +62,51 @@ def test_each_file_that_is_tested_has_figures_of_its_own(
     assert alone == by_file[spam_file.name]
 
 
+def test_what_others_say_of_their_tests_stands_on_the_card(
+    base_path: Path, spam_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    """Of the same recipe in folds, and without a source that only tested it."""
+    source = tmp_path / "source.tsv"
+    source.write_text("ham\tsee you at home then\nspam\twin a prize, quite new\nham\tlater\n")
+    base = ("classify", "--base", base_path, *SHORT, "--data", spam_file)
+    folds, without = tmp_path / "folds", tmp_path / "without"
+    code, err = cli(*base, "--out", folds, "--folds", 2)
+    assert code == 0, err
+    code, err = cli(*base, "--out", without, "--test", source)
+    assert code == 0, err
+    code, err = cli(*base, source, "--out", tmp_path / "out", "--beside", folds, without)
+    assert code == 0, err
+    card = card_of(tmp_path / "out")
+    in_folds, unseen = card["metrics"]["beside"]
+    theirs = card_of(folds)["metrics"]
+    assert in_folds["metrics"]["cross_validation"] == theirs["cross_validation"]
+    assert unseen["metrics"] == {"test_natural": card_of(without)["metrics"]["test_natural"]}
+    assert unseen["metrics"]["test_natural"]["n"] == 3
+    assert [file["file"] for file in unseen["files"] if file.get("part") == "test"] == [source.name]
+    assert unseen["command"] == card_of(without)["command"]
+    # Its own test is another one.
+    assert card["metrics"]["test_natural"]["n"] != 3
+
+
+def test_only_classifiers_of_the_same_labels_stand_beside(
+    base_path: Path, spam_file: Path, tmp_path: Path, cli: Cli
+) -> None:
+    others = tmp_path / "others.tsv"
+    others.write_text(spam_file.read_text().replace("ham\t", "fine\t"))
+    base = ("classify", "--base", base_path, *SHORT, "--data")
+    code, err = cli(*base, others, "--out", tmp_path / "fine")
+    assert code == 0, err
+    for path, message in (
+        (tmp_path / "fine", "tells fine, spam apart; the labels of --data are ham, spam"),
+        (base_path, f"--beside {base_path} is no classifier, as its card says"),
+        (tmp_path, f"{tmp_path / 'card.json'}: "),
+    ):
+        code, err = cli(*base, spam_file, "--out", tmp_path / "out", "--beside", path)
+        assert code != 0
+        assert message in err
+        assert not (tmp_path / "out").exists()
+
+
 def test_texts_that_are_too_long_are_left_out_or_cut(
     base_path: Path, spam_file: Path, tmp_path: Path, cli: Cli
 ) -> None:

@@ -65,26 +65,32 @@ def recipe(work: Path, fail: str = "", state: str = "state") -> tuple[int, list[
 
 
 def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(work: Path) -> None:
-    code, calls = recipe(work, fail="spam")
+    code, calls = recipe(work, fail="instruct")
     assert code != 0
     assert [words[:2] for words in calls] == [
         ["import", str(work / "weights" / "SmolLM2-135M-Instruct.Q4_1.gguf")],
         ["-m", "examples.notices"],
-        ["classify", "--base"],
+        ["-m", "examples.exercises"],
+        ["-m", "examples.answers"],
+        ["instruct", "--base"],
     ]
     assert not any("--resume" in words for words in calls)
 
     code, calls = recipe(work, fail="folds", state="fold-1/state")
     assert code != 0
     outs = [words[words.index("--out") + 1] for words in calls]
+    assert outs == ["runs/default/models/instruct", "runs/default/folds"]
+    assert ["--resume" in words for words in calls] == [True, False]
+
+    code, calls = recipe(work, fail="spam")
+    assert code != 0
+    outs = [words[words.index("--out") + 1] for words in calls]
     assert outs == [
-        "runs/default/models/spam",
-        "runs/default/exercises",
-        "runs/default/answers",
-        "runs/default/models/instruct",
         "runs/default/folds",
+        *(f"runs/default/without-{name}" for name in ("uci", "youtube", "mails", "notices")),
+        "runs/default/models/spam",
     ]
-    assert ["--resume" in words for words in calls] == [True, False, False, False, False]
+    assert ["--resume" in words for words in calls] == [True, *[False] * 5]
 
     code, calls = recipe(work)
     assert code == 0
@@ -111,17 +117,16 @@ def test_its_commands_are_ones_that_there_are(work: Path) -> None:
     code, calls = recipe(work)
     assert code == 0
     assert notices_parser().parse_args(calls[1][2:]).out == Path("runs/default/notices")
-    assert exercises_parser().parse_args(calls[3][2:]).out == Path("runs/default/exercises")
-    assert answers_parser().parse_args(calls[4][2:]).out == Path("runs/default/answers")
+    assert exercises_parser().parse_args(calls[2][2:]).out == Path("runs/default/exercises")
+    assert answers_parser().parse_args(calls[3][2:]).out == Path("runs/default/answers")
     assert parser().parse_args(calls[0]).leave_weights == "make weights"
-    classifier, follower, folds = (parser().parse_args(calls[at]) for at in (2, 5, 6))
+    follower, folds, *without, args = (parser().parse_args(words) for words in calls[4:])
     assert len(follower.licence) == len(follower.data) == len(follower.repeat)
     assert flags.loop(follower).epochs
-    for args in (classifier, folds):
-        assert flags.loop(args).epochs
-        assert flags.lengths(args).cut
-        assert len(args.licence) == len(args.data)
-    args = classifier
+    for classifier in (folds, *without, args):
+        assert flags.loop(classifier).epochs
+        assert flags.lengths(classifier).cut
+        assert len(classifier.licence) == len(classifier.data)
     given = flags.given(args)
     assert isinstance(given, Given)
     # Each source validates and tests; of the notices, files of their own do.
@@ -130,3 +135,12 @@ def test_its_commands_are_ones_that_there_are(work: Path) -> None:
     assert [Path(files[-1]).name for files in (args.data, given.val, given.test)] == [
         *("notices-train.jsonl", "notices-val.jsonl", "notices-test.jsonl")
     ]
+    # Each of them alone tests what learns from the others, and all that stands on the card.
+    for number, other in enumerate(without):
+        given = flags.given(other)
+        assert given.test == (flags.given(args).test[number],)
+        assert other.data == [*args.data[:number], *args.data[number + 1 :]]
+        assert len(given.val) == 3
+        assert other.licence == [*args.licence[:number], *args.licence[number + 1 :]]
+        assert not set(given.val) & set(given.test)
+    assert args.beside == [each.out for each in (folds, *without)]
