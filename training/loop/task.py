@@ -7,6 +7,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from training.data.order import ShuffledOrder
+
 IGNORE = -100
 """A target with this value adds nothing to the loss."""
 
@@ -62,11 +64,14 @@ class Task(Protocol):
         """Text that shows what the network does so far."""
 
 
-def padded_length(lengths: Sequence[int], batch_size: int) -> int:
-    """Tokens that a row takes on average when each batch is as long as its longest row."""
-    starts = range(0, len(lengths), batch_size)
-    longest = [max(lengths[start : start + batch_size]) for start in starts]
-    return max(1, sum(longest) // len(longest))
+def padded_length(lengths: Sequence[int], batch_size: int, seed: int) -> int:
+    """Tokens that a row takes on average in the batches of an epoch, which are as long as their
+    longest rows: see `ShuffledOrder`."""
+    order = ShuffledOrder(len(lengths), seed, lengths, batch_size)
+    epoch = [lengths[order[position]] for position in range(len(lengths))]
+    starts = range(0, len(epoch), batch_size)
+    longest = [max(epoch[start : start + batch_size]) for start in starts]
+    return max(1, round(sum(longest) / len(longest)))
 
 
 def pad_rows(

@@ -158,7 +158,7 @@ class Classification:
             self.weights = torch.tensor(class_weights(train), device=self.device)
         self.examples = len(train.tokens)
         self.lengths = [len(tokens) for tokens in train.tokens]
-        self.tokens_per_example = padded_length(self.lengths, settings.batch_size)
+        self.tokens_per_example = padded_length(self.lengths, settings.batch_size, settings.seed)
         # Next tokens of a text on average: a constant, so that the loss is a sum over rows.
         self._next_tokens = max(1.0, sum(self.lengths) / len(self.lengths) - 1)
         self._train_states = self._val_states = None

@@ -204,7 +204,9 @@ class PreferenceTuning:
             max(len(chosen.tokens), len(rejected.tokens))
             for chosen, rejected in zip(train.chosen, train.rejected, strict=True)
         ]
-        self.tokens_per_example = 2 * padded_length(self.lengths, settings.batch_size)
+        self.tokens_per_example = 2 * padded_length(
+            self.lengths, settings.batch_size, settings.seed
+        )
         # The reference never changes, so it is asked once; in the precision of the training, so
         # that at first every reward is 0, rounding aside.
         self.reference_train, self.reference_val = (

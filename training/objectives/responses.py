@@ -77,7 +77,7 @@ class InstructionTuning:
             lengths = [sum(lengths[i] for i in some) for some in self._packs]
             self.tokens_per_example = sum(lengths) // len(lengths)
         else:
-            self.tokens_per_example = padded_length(lengths, settings.batch_size)
+            self.tokens_per_example = padded_length(lengths, settings.batch_size, settings.seed)
         self.lengths = [length + 1 for length in lengths]
         self.examples = len(lengths)
 

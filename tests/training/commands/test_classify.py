@@ -323,3 +323,17 @@ def stop_at_the_third_batch(patch: pytest.MonkeyPatch, task: type) -> None:
         return original(self, examples)
 
     patch.setattr(task, "batch", batch)
+
+
+def test_as_many_tokens_train_as_were_asked_for(base_path: Path, tmp_path: Path, cli: Cli) -> None:
+    """Padding counts, and is little, since texts of like length come together."""
+    data = tmp_path / "texts.tsv"
+    rows = (f"{'ab'[i % 2]}\t{'bus ' * (1 + i * 7 % 30)}{i}" for i in range(400))
+    data.write_text("\n".join(rows))
+    out = tmp_path / "out"
+    code, err = cli(
+        *("classify", "--base", base_path, "--data", data, "--out", out, "--tokens", 6000),
+        *("--batch-size", 8, "--warmup", 1, "--eval-every", 1000),
+    )
+    assert code == 0, err
+    assert 5000 < json.loads((out / "card.json").read_text())["tokens"] < 7000
