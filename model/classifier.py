@@ -1,7 +1,8 @@
-"""The classification head: from the hidden state of the last real token to label probabilities.
+"""The classification head: from the hidden states of a text to label probabilities.
 
-The last real token is the only one that has seen the whole text; pooling the last position of a
-padded row would read padding instead.
+It reads the hidden state of the last real token, the only one that has seen the whole text (the
+last position of a padded row would be padding); or beside that the mean over all tokens, in which
+what was seen early weighs as much as what was seen late.
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ from model.errors import UsageError
 
 BIAS = "score.bias"
 """The tensor that a file of a head without a bias lacks."""
+POOLINGS = ("last", "last-mean")
+"""What a head reads: the last token's hidden state, or that and the mean over all tokens."""
 UNSURE = "unsure"
 """What a text is called whose probability is within the band that a user chose."""
 
@@ -76,16 +79,27 @@ def has_bias(config: Architecture) -> bool:
 
 
 class ClassifierHead(nn.Module):
-    """A linear layer on the pooled hidden state, trained in full beside whatever else is.
+    """A linear layer on the pooled hidden states, trained in full beside whatever else is.
 
     Args:
         bias: whether each label has a number that is added to its logit; see `has_bias`.
+        pooling: one of `POOLINGS`; features are n_embd or twice as many.
     """
 
-    def __init__(self, n_embd: int, labels: Labels, *, bias: bool = True) -> None:
+    def __init__(
+        self, n_embd: int, labels: Labels, *, bias: bool = True, pooling: str = "last"
+    ) -> None:
         super().__init__()
-        self.labels = labels
-        self.score = nn.Linear(n_embd, len(labels.names), bias=bias)
+        if pooling not in POOLINGS:
+            raise UsageError(f"pooling is {pooling!r}; it must be one of {', '.join(POOLINGS)}")
+        self.labels, self.pooling = labels, pooling
+        features = 2 * n_embd if self.reads_all else n_embd
+        self.score = nn.Linear(features, len(labels.names), bias=bias)
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether it needs the hidden states of all tokens, and not of the last one only."""
+        return self.pooling == "last-mean"
 
     @property
     def biased(self) -> bool:
@@ -96,18 +110,45 @@ class ClassifierHead(nn.Module):
         if self.biased:
             nn.init.zeros_(self.score.bias)
 
+    def pool(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """What it reads of each row.
+
+        Args:
+            hidden: (batch, time, n_embd)
+            lengths: (batch,), real tokens of each row, at least 1
+
+        Returns:
+            (batch, features)
+        """
+        last = last_token(hidden, lengths)
+        if not self.reads_all:
+            return last
+        lengths = lengths.to(hidden.device)[:, None]
+        real = torch.arange(hidden.shape[1], device=hidden.device) < lengths
+        return self.joined(last, (hidden.double() * real[..., None]).sum(1), lengths)
+
+    def joined(self, last: Tensor, total: Tensor, count: Tensor | int) -> Tensor:
+        """The same, where the hidden states were added up.
+
+        Args:
+            last: (batch, n_embd), of the last token.
+            total: (batch, n_embd) fp64, over all tokens.
+            count: how many they are.
+        """
+        return torch.cat([last, (total / count).to(last.dtype)], dim=-1)
+
     def forward(self, pooled: Tensor) -> Tensor:
-        """(rows, n_embd) -> (rows, labels), logits before calibration"""
+        """(rows, features) -> (rows, labels), logits before calibration"""
         out: Tensor = self.score(pooled)
         return out
 
     def calibrated(self, pooled: Tensor) -> Tensor:
-        """(rows, n_embd) -> (rows, labels) fp32, logits divided by the temperature"""
+        """(rows, features) -> (rows, labels) fp32, logits divided by the temperature"""
         logits: Tensor = self(pooled)
         return logits.float() / self.labels.temperature
 
     def probabilities(self, pooled: Tensor) -> Tensor:
-        """(rows, n_embd) -> (rows, labels), calibrated; rows sum to 1"""
+        """(rows, features) -> (rows, labels), calibrated; rows sum to 1"""
         return torch.softmax(self.calibrated(pooled), dim=-1)
 
 

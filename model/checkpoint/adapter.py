@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from model.checkpoint import golden
-from model.checkpoint.base import Base, identities, labels_from
+from model.checkpoint.base import Base, head_from, identities, labels_from
 from model.checkpoint.bundled import find_base
 from model.checkpoint.files import (
     CARD,
@@ -105,6 +105,8 @@ def save_adapter(
         settings["scaling"] = lora.settings.scaling
     if lora.settings.dora:
         settings["dora"] = True
+    if head is not None and head.pooling != "last":
+        settings["pooling"] = head.pooling
     with new_checkpoint(out) as directory:
         write_json(directory / _SETTINGS, settings)
         write_weights(directory / _WEIGHTS, weights, dtype)
@@ -181,7 +183,7 @@ def _read(path: Path, base: Base, card: dict[str, Any]) -> Adapter:
     }
     if labels is not None:
         with torch.device("meta"):
-            head = ClassifierHead(base.config.n_embd, labels, bias=BIAS in weights)
+            head = head_from(base.config, labels, settings["pooling"], source, BIAS in weights)
     modules: list[nn.Module] = [lora] if head is None else [lora, head]
     assign(modules, weights, path / _WEIGHTS)
     return Adapter(

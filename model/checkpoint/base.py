@@ -141,7 +141,7 @@ def save_base(
         "weights": stored,
         "tokenizer": tokenizer.settings(),
         "template": None if template is None else template.settings(),
-        "classifier": None if head is None else asdict(head.labels),
+        "classifier": None if head is None else _classifier(head),
     }
     with new_checkpoint(out) as directory:
         write_json(directory / CONFIG, config)
@@ -253,9 +253,11 @@ def _read(
     if config["template"] is not None:
         template = from_settings(config["template"], source)
         template.check(tokenizer, source)
-    labels, head = None, None
+    labels, head, pooling = None, None, "last"
     if config["classifier"] is not None:
-        labels = labels_from(config["classifier"], source)
+        classifier = dict(config["classifier"])
+        pooling = classifier.pop("pooling", pooling)
+        labels = labels_from(classifier, source)
     if weights.suffix == ".gguf":
         if labels is not None:
             raise CheckpointError(f"{source}: a GGUF file has no classification head")
@@ -266,7 +268,7 @@ def _read(
         with torch.device("meta"):
             model = Transformer(architecture)
             if labels is not None:
-                head = ClassifierHead(architecture.n_embd, labels, bias=BIAS in shapes)
+                head = head_from(architecture, labels, pooling, source, BIAS in shapes)
         modules: list[nn.Module] = [model] if head is None else [model, head]
         old = config["format_version"] == 1
         names = {current_name(name) if old else name: name for name in shapes}
@@ -292,6 +294,25 @@ def _read(
         template=template,
         weight_hashes=(card["files"][weights.name],) if card else (),
     )
+
+
+def _classifier(head: ClassifierHead) -> dict[str, Any]:
+    """A head as `config.json` has it, where it reads the last token alone as ever."""
+    return asdict(head.labels) | ({"pooling": head.pooling} if head.pooling != "last" else {})
+
+
+def head_from(
+    config: Architecture, labels: Labels, pooling: Any, source: Path, biased: bool
+) -> ClassifierHead:
+    """A head as a settings file describes it, for weights to be put into.
+
+    Raises:
+        CheckpointError: there is no such pooling.
+    """
+    try:
+        return ClassifierHead(config.n_embd, labels, bias=biased, pooling=pooling)
+    except UsageError as error:
+        raise CheckpointError(f"{source}: {error}") from error
 
 
 def labels_from(values: Mapping[str, Any], source: Path) -> Labels:

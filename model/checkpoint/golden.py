@@ -56,9 +56,9 @@ def compute(
     if task == "instruct":
         entries = [{"instruction": text, "input": given} for text, given in _INSTRUCTIONS]
     for entry in entries:
-        hidden = _last_hidden(model, _tokens(entry, tokenizer, template), lora)
+        hidden = _hidden(model, _tokens(entry, tokenizer, template), lora)
         if head is not None:
-            entry["probabilities"] = _rounded(head.probabilities(hidden)[0])
+            entry["probabilities"] = _rounded(_probabilities(head, hidden))
         else:
             top = _log_probabilities(model, hidden).topk(min(_TOP, model.config.vocab_size))
             entry |= {"tokens": top.indices.tolist(), "logprobs": _rounded(top.values)}
@@ -105,9 +105,9 @@ def verify(
         limit = INT8_BOUND if model.quantized else BOUNDS[model.dtype]
     worst = 0.0
     for entry in expected:
-        hidden = _last_hidden(model, _tokens(entry, tokenizer, template), lora)
+        hidden = _hidden(model, _tokens(entry, tokenizer, template), lora)
         if head is not None:
-            values, goal = head.probabilities(hidden)[0], entry["probabilities"]
+            values, goal = _probabilities(head, hidden), entry["probabilities"]
         else:
             values = _log_probabilities(model, hidden)[entry["tokens"]]
             goal = entry["logprobs"]
@@ -170,16 +170,21 @@ def _tokens(entry: dict[str, Any], tokenizer: Tokenizer, template: Template | No
     return encode(template.render(messages), tokenizer).ids
 
 
-def _last_hidden(model: Transformer, tokens: list[int], lora: LoRA | None) -> Tensor:
-    """(1, n_embd)"""
+def _hidden(model: Transformer, tokens: list[int], lora: LoRA | None) -> Tensor:
+    """(1, tokens, n_embd)"""
     batch = torch.tensor([tokens[-model.config.context_length :]], device=model.device)
-    hidden: Tensor = model(batch, adapters=lora)[:, -1]
+    hidden: Tensor = model(batch, adapters=lora)
     return hidden
 
 
+def _probabilities(head: ClassifierHead, hidden: Tensor) -> Tensor:
+    """(labels,)"""
+    return head.probabilities(head.pool(hidden, torch.tensor([hidden.shape[1]])))[0]
+
+
 def _log_probabilities(model: Transformer, hidden: Tensor) -> Tensor:
-    """(vocab,) fp32"""
-    return torch.log_softmax(model.logits(hidden)[0].float(), dim=-1)
+    """(vocab,) fp32, of what comes next"""
+    return torch.log_softmax(model.logits(hidden[:, -1])[0].float(), dim=-1)
 
 
 def _rounded(values: Tensor) -> list[float]:

@@ -44,8 +44,9 @@ _ADAPTER = {
     "temperature": (int, float, _NULL),
     "scaling": (str,),
     "dora": (bool,),
+    "pooling": (str,),
 }
-_NEWER = {"scaling": "rank", "dora": False}
+_NEWER = {"scaling": "rank", "dora": False, "pooling": "last"}
 """What an adapter is without the fields that are written only where they say something else."""
 _ADAPTER_1 = {
     **{name: kinds for name, kinds in _ADAPTER.items() if name not in _NEWER},

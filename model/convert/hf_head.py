@@ -56,11 +56,18 @@ def fold(head: ClassifierHead, norm_bias: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def check_head(head: ClassifierHead, family: str, what: str) -> None:
-    """Refuse heads with a bias, as all had once, where nothing can take it.
+    """Refuse heads that read more than the last token, and those with a bias, as all had once,
+    where nothing can take it.
 
     Raises:
         UsageError: says which family it is, and why.
     """
+    if head.pooling != "last":
+        raise UsageError(
+            f"{what}: the classification head reads the mean of all hidden states beside the last "
+            f"one (--pooling {head.pooling}), and {FAMILIES[family].classifier_class} the last "
+            "one only"
+        )
     if head.biased and family != "gpt2":
         raise UsageError(
             f"{what}: the classification head has a bias, and {FAMILIES[family].classifier_class} "

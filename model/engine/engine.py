@@ -188,7 +188,8 @@ class Engine:
         sequences = []
         for request in requests:
             check(request, self.base, self._adapters, self.context_length)
-            sequences.append(TokenSequence(request, time.monotonic()))
+            adds_up = self._runner.adds_up(request)
+            sequences.append(TokenSequence(request, time.monotonic(), adds_up))
             self._sampler.prepare(sequences[-1])
         slots, most = self.settings.slots, self.settings.max_waiting
         ids = Counter(request.id for request in requests)

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Adapter, Base
-from model.engine.request import Classified, Classify, Embed, Embedded, Event, Failed
+from model.classifier import ClassifierHead
+from model.engine.request import Classified, Classify, Embed, Embedded, Event, Failed, Request
 from model.engine.scheduler import Chunk, TokenSequence
 from model.kv_cache import CacheStep, KVCache
 from model.lora import AdapterRows, LoRA
@@ -62,7 +63,7 @@ class Runner:
         for chunk in chunks:
             start, end = end, end + chunk.length
             sequence, want = chunk.sequence, chunk.sequence.request.want
-            if isinstance(want, Embed):
+            if sequence.adds_up:
                 _add_up(sequence, hidden[start:end])
             if not chunk.completes:
                 continue
@@ -75,11 +76,23 @@ class Runner:
                 rows.append(end - 1)
         return StepOutput(results, generating, self.base.model.logits(hidden[rows]))
 
+    def adds_up(self, request: Request) -> bool:
+        """Whether a request needs the hidden state of every token."""
+        if isinstance(request.want, Classify):
+            return self._head(request).reads_all
+        return isinstance(request.want, Embed)
+
+    def _head(self, request: Request) -> ClassifierHead:
+        head = self.adapters[request.adapter].head if request.adapter else self.base.head
+        assert head is not None, "such a request is refused on submission"
+        return head
+
     def _classified(self, sequence: TokenSequence, hidden: Tensor) -> Event:
         """The label of a sequence whose last token has `hidden`, (1, n_embd)."""
-        name = sequence.request.adapter
-        head = self.adapters[name].head if name else self.base.head
-        assert head is not None, "such a request is refused on submission"
+        head = self._head(sequence.request)
+        if sequence.hidden_sum is not None:
+            total = sequence.hidden_sum[None]
+            hidden = head.joined(hidden, total, sequence.prompt_length)
         logits = head.calibrated(hidden)[0]
         probabilities = torch.softmax(logits, dim=-1).tolist()
         if not _finite(probabilities):
@@ -105,10 +118,14 @@ class Runner:
 
 
 def _add_up(sequence: TokenSequence, hidden: Tensor) -> None:
-    """Add the hidden states of a sequence's next tokens, (tokens, n_embd), to what it has."""
-    total = hidden.float().sum(dim=0)
-    before = sequence.hidden_sum
-    sequence.hidden_sum = total if before is None else before + total
+    """Add the hidden states of a sequence's next tokens, (tokens, n_embd), to what it has.
+
+    One after another, and in fp64, so that the sum does not depend on the chunks: `sum` would add
+    in another order.
+    """
+    if sequence.hidden_sum is not None:
+        hidden = torch.cat([sequence.hidden_sum[None], hidden])
+    sequence.hidden_sum = hidden.double().cumsum(dim=0)[-1]
 
 
 def _embedded(sequence: TokenSequence) -> Event:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from model.engine.blocks import BlockHash, BlockPool, block_hashes, root_hash
 from model.engine.constraints import Matcher
-from model.engine.request import Embed, Request, Timings, TokenLogprob
+from model.engine.request import Request, Timings, TokenLogprob
 from model.kv_cache import BLOCK_TOKENS, blocks_for
 from model.sampling import Processor
 from model.tokenizer import TextStream
@@ -41,6 +41,8 @@ class TokenSequence:
 
     request: Request
     submitted: float
+    adds_up: bool = False
+    """Whether what is wanted needs the hidden state of every token."""
     tokens: list[int] = field(init=False)
     """The prompt, then what was generated."""
 
@@ -59,7 +61,7 @@ class TokenSequence:
 
     # The runner's.
     hidden_sum: Tensor | None = None
-    """Of an embedding: the hidden states of the `cached` tokens, added up; (n_embd,) fp32."""
+    """If it `adds_up`: the hidden states of the `cached` tokens; (n_embd,) fp64."""
 
     # The sampler's.
     text: TextStream | None = None
@@ -95,10 +97,9 @@ class TokenSequence:
     @property
     def reusable_blocks(self) -> int:
         """How many full blocks it may take over from others."""
-        # An embedding needs the hidden state of every token, and the cache has none. Of anything
-        # else the last token has to be computed, since its output is what is wanted.
-        embeds = isinstance(self.request.want, Embed)
-        return 0 if embeds else (len(self.tokens) - 1) // BLOCK_TOKENS
+        # The cache has no hidden states. The last token has to be computed in any case, since its
+        # output is what is wanted.
+        return 0 if self.adds_up else (len(self.tokens) - 1) // BLOCK_TOKENS
 
     def timings(self, now: float) -> Timings:
         first = self.first_result or now

@@ -17,7 +17,16 @@ from model.classifier import ClassifierHead, Labels
 from model.cpu import library
 from model.cpu.quantize import quantize
 from model.engine.engine import Engine
-from model.engine.request import Classified, Classify, Finished, Generate, Request, Text
+from model.engine.request import (
+    Classified,
+    Classify,
+    Embed,
+    Embedded,
+    Finished,
+    Generate,
+    Request,
+    Text,
+)
 from model.engine.settings import EngineSettings
 from model.kv_cache import CacheStep, KVCache
 from model.lora import LoRA, LoRASettings
@@ -85,7 +94,8 @@ def adapters(base: Base) -> dict[str, Adapter]:
                 b.normal_(0, 0.1, generator=generator)
             for gain in lora.gain.values():
                 gain.normal_(0, 0.1, generator=generator)
-        head = ClassifierHead(base.config.n_embd, Labels(("ham", "spam"), "spam"))
+        pooling = "last-mean" if name == "other" else "last"
+        head = ClassifierHead(base.config.n_embd, Labels(("ham", "spam"), "spam"), pooling=pooling)
         head.init_weights(generator)
         lora.tile = base.model.tile
         lora, head = lora.eval().to(base.model.dtype), head.eval().to(base.model.dtype)
@@ -110,6 +120,7 @@ def requests() -> list[Request]:
         want = Generate(20 + i * 7 % 40, sampling, ignore_eos=True, logprobs=3)
         classify = adapter is not None and i % 4 == 3
         made.append(Request(str(i), tokens, Classify() if classify else want, adapter))
+    made += [replace(request, id=f"{request.id}, embedded", want=Embed()) for request in made[1:9]]
     return made
 
 
@@ -119,7 +130,8 @@ Answer = list[object]
 def answers(
     base: Base, adapters: dict[str, Adapter], asked: list[Request], settings: EngineSettings
 ) -> tuple[list[Answer], Engine]:
-    """Tokens and log-probabilities, or label probabilities, of each request: all that is exact."""
+    """Tokens and log-probabilities, label probabilities or an embedding, of each request: all that
+    is exact."""
     engine = Engine(base, adapters, settings, deliver=lambda events: None)
     result: list[Answer] = []
     for events in engine.run(asked):
@@ -129,6 +141,8 @@ def answers(
                 answer += [(v.token, v.logprob, v.top) for v in event.logprobs]
             elif isinstance(event, Finished):
                 answer.append((event.reason, event.completion_tokens))
+            elif isinstance(event, Embedded):
+                answer.append(event.values)
             else:
                 assert isinstance(event, Classified), event
                 answer.append(event.probabilities)

@@ -4,9 +4,10 @@
     penwright-train classify --base base --data tickets.csv --out tickets \\
         --label-column team --text-column message --folds 5 --augment all
 
-The head reads the hidden state of the last real token. The loss is the mean cross-entropy over
-rows. The best evaluation's weights are kept; temperature and threshold are then fitted to the
-validation part, and the test part is measured once: as it is, and with as many texts of each label.
+The head reads the hidden state of the last real token, and with `--pooling last-mean` also the
+mean over all tokens. The loss is the mean cross-entropy over rows. The best evaluation's weights
+are kept; temperature and threshold are then fitted to the validation part, and the test part is
+measured once: as it is, and with as many texts of each label.
 
 `--folds K` first trains K classifiers in the same way, each tested on another K-th of the texts,
 and compares them with n-grams under a linear SVM. `--extra` names files that are only trained on.
@@ -52,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "them: the card says what theirs say of their tests",
     )
     parser.add_argument(
+        "--pooling",
+        default="last",
+        help="what the head reads: last, the last token's hidden state, or last-mean, that and the "
+        "mean over all tokens (last)",
+    )
+    parser.add_argument(
         "--class-weights",
         default="none",
         help="none, or balanced: rare labels count more (none)",
@@ -86,7 +93,9 @@ def run(args: argparse.Namespace) -> None:
         args.base,
         flags.job(args),
         reading=flags.reading(args),
-        options=Options(args.class_weights, args.lm_weight, tuple(args.augment), args.cache_mb),
+        options=Options(
+            args.class_weights, args.lm_weight, tuple(args.augment), args.pooling, args.cache_mb
+        ),
         method=flags.method(args),
         settings=flags.loop(args),
         extra=args.extra,

@@ -101,6 +101,8 @@ def current_identity(saved: Mapping[str, Any], source: str) -> dict[str, Any]:
         source: where it was saved, for errors.
     """
     identity = dict(saved)
+    if "class_weights" in identity:
+        identity.setdefault("pooling", "last")  # before there was a choice
     if isinstance(identity.get("architecture"), dict):
         architecture = Architecture.from_dict(identity["architecture"], source)
         identity["architecture"] = architecture.to_dict()

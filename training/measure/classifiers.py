@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.classifier import Labels, last_token
+from model.classifier import Labels
 from training.loop.task import pad_rows
 from training.measure.calibration import best_threshold, calibrated, fit_temperature
 from training.measure.classifier_metrics import classification_metrics
@@ -29,8 +29,8 @@ _FITTED = 1000
 
 def row_logits(network: Network, inputs: Tensor, lengths: Tensor) -> Tensor:
     """Logits of padded rows, which do not depend on the padding: (rows, labels) fp32"""
-    pooled = last_token(network.hidden(inputs), lengths)
-    out: Tensor = head_of(network)(pooled).float()
+    head = head_of(network)
+    out: Tensor = head(head.pool(network.hidden(inputs), lengths)).float()
     return out
 
 

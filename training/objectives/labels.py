@@ -1,9 +1,9 @@
 """Labels of texts: their encoding, and the loss that learns them.
 
-The head reads the hidden state of the last real token. The loss is the mean cross-entropy over
-rows; with `--lm-weight`, the next-token loss on the training texts is added to it (Radford et al.,
-"Improving Language Understanding by Generative Pre-Training", 2018, section 3.2), which keeps a
-small network from learning the labels by heart.
+The head reads the hidden state of the last real token, or that and the mean of all. The loss is the
+mean cross-entropy over rows; with `--lm-weight`, the next-token loss on the training texts is added
+to it (Radford et al., "Improving Language Understanding by Generative Pre-Training", 2018, section
+3.2), which keeps a small network from learning the labels by heart.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from sklearn.metrics import f1_score
 from torch import Tensor
 
-from model.classifier import ClassifierHead, last_token
+from model.classifier import POOLINGS, ClassifierHead
 from model.errors import UsageError
 from model.tokenizer import Tokenizer
 from training.data.augment import Augmentation, Copies
@@ -44,6 +44,8 @@ class Options:
     """Weight of the next-token loss on the training texts."""
     augment: tuple[str, ...] = ()
     """Changes to the training texts; see `training.data.augment`."""
+    pooling: str = "last"
+    """What the head reads; see `model.classifier.POOLINGS`."""
     cache_mb: int = 1024
     """Megabytes of frozen activations to keep in memory, above which they are kept on disk; 0
     computes them anew in every epoch."""
@@ -58,6 +60,10 @@ class Options:
             raise UsageError(f"--lm-weight is {self.lm_weight}; it must be at least 0")
         if self.cache_mb < 0:
             raise UsageError(f"--cache-mb is {self.cache_mb}; it must be at least 0")
+        if self.pooling not in POOLINGS:
+            raise UsageError(
+                f"--pooling is {self.pooling!r}; it must be one of {', '.join(POOLINGS)}"
+            )
         Augmentation.parse(self.augment)
 
     @property
@@ -223,7 +229,7 @@ class Classification:
         return loss
 
     def _hidden(self, batch: Batch) -> Tensor:
-        """(rows, time, n_embd); (rows, n_embd), of the last tokens, if no more was kept"""
+        """(rows, time, n_embd); or what the head reads, (rows, features), if that alone was kept"""
         states = batch.states if isinstance(batch, TextBatch) else None
         if states is None:
             return self.network.hidden(batch.inputs)
@@ -231,8 +237,9 @@ class Classification:
 
     def _logits(self, hidden: Tensor, batch: Batch) -> Tensor:
         """(rows, labels) fp32"""
-        pooled = hidden if hidden.ndim == 2 else last_token(hidden, batch.lengths)
-        out: Tensor = head_of(self.network)(pooled).float()
+        head = head_of(self.network)
+        pooled = hidden if hidden.ndim == 2 else head.pool(hidden, batch.lengths)
+        out: Tensor = head(pooled).float()
         return out
 
     def evaluate(self) -> dict[str, float]:

@@ -69,13 +69,13 @@ tested=("${messages[@]}" "$notices/notices-test.jsonl")
 
 # Mails are long, and say in their first words what they are: 192 tokens of each are read.
 spam=("$train" classify --base "$base" --positive spam --distinct near --threads "${THREADS:-0}"
-  --lora-rank 8 --batch-size 16 --lr 5e-4 --max-length 192 --cut --save-every 50)
+  --pooling last-mean --lora-rank 8 --batch-size 16 --lr 5e-4 --max-length 192 --cut --save-every 50)
 
 # How well such a filter tells the messages of the UCI collection apart, beside n-grams on the same
-# folds: each message is tested by one that has not seen it. Features of the frozen base are no way
-# to save that time: a logistic regression (scikit-learn's, standardised, C = 0.03, computed in bf16)
-# on those of the last token reads 98.5% and F1 0.935 over five folds, n = 5,104, less than n-grams;
-# with the mean over all tokens beside them 99.2% and 0.964, but a head reads the last token alone.
+# folds: each message is tested by one that has not seen it. The mean over all tokens is what helps:
+# on the first two folds it makes 13 errors in place of 19 (n = 2,042; n-grams 15). Of the frozen
+# base, too: a logistic regression (scikit-learn's, standardised, C = 0.01, features in bf16) on the
+# last token's reads 98.5% and F1 0.932 over five folds (n = 5,104), with the mean 99.2% and 0.964.
 [ -e "$runs/folds/card.json" ] ||
   "${spam[@]}" --out "$runs/folds" --run "$runs/folds.run" --data "${learnt[0]}" --folds 5 \
     --epochs 2 --eval-every 110 --licence "${licences[0]}" $(resume "$runs/folds.run")
@@ -99,7 +99,7 @@ without 0 uci
 [ -e "$models/spam/card.json" ] ||
   "${spam[@]}" --out "$models/spam" --run "$runs/spam.run" --data "${learnt[@]}" \
     --val "${validated[@]}" --test "${tested[@]}" \
-    --epochs 1 --augment all=0.1 --eval-every 150 "${licences[@]/#/--licence=}" \
+    --epochs 2 --augment all=0.1 --eval-every 150 "${licences[@]/#/--licence=}" \
     --beside "$runs"/{folds,without-{notices,uci}} $(resume "$runs/spam.run")
 
 cat >"$models/models.json" <<'JSON'

@@ -74,6 +74,7 @@ class ClassifierTraining(Training):
         self.tuning: Tuning = start_tuning(
             *(base, recipe.method.name, adapters, recipe.labels, settings, recipe.held),
             biased=recipe.head_bias,
+            pooling=options.pooling,
         )
         self.extra = recipe.extra.beside(data)
         limit = recipe.limit
@@ -104,6 +105,7 @@ class ClassifierTraining(Training):
             **asdict(recipe.reading),
             "positive": recipe.labels.positive,
             "class_weights": options.class_weights,
+            "pooling": options.pooling,
             "lm_weight": options.lm_weight,
             "augment": list(options.augment),
             "extra": recipe.extra.sources,

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from model.checkpoint.atomic import writing
-from model.classifier import last_token
 from training.loop.task import pad_rows
 from training.tuning.network import Network
 
@@ -29,8 +28,8 @@ Float32 = npt.NDArray[np.float32]
 class FrozenStates:
     """The hidden states of texts where the part of the network that learns begins.
 
-    With method `head`, of the last token only, after the last layer norm; with `last-block`, of all
-    tokens, before the last block.
+    With method `head`, what the head reads of a text after the last layer norm; with `last-block`,
+    of all tokens, before the last block.
 
     Args:
         texts: their tokens.
@@ -64,6 +63,9 @@ class FrozenStates:
         self._starts = np.empty(len(sizes), np.int64)
         self._starts[self._order] = ends - self._lengths[self._order]
         width = network.model.config.n_embd
+        if self._pooled:
+            assert network.head is not None
+            width = network.head.score.in_features
         self.bytes = 4 * width * int(ends[-1])
         self.in_memory = self.bytes <= limit
         self._states: Float32
@@ -113,9 +115,10 @@ class FrozenStates:
             yield i, of_text[: self._lengths[i]]
 
     def _pass(self, inputs: Tensor, lengths: Tensor) -> Tensor:
-        """(rows, tokens, n_embd), one token where only the last one is wanted"""
+        """(rows, tokens, n_embd); of what the head reads, (rows, 1, features)"""
         if self._pooled:
-            return last_token(self._network.hidden(inputs), lengths)[:, None]
+            assert self._network.head is not None
+            return self._network.head.pool(self._network.hidden(inputs), lengths)[:, None]
         # What enters the last block, out of the network's own pass.
         seen: list[Tensor] = []
 
@@ -128,8 +131,8 @@ class FrozenStates:
         return seen[0]
 
     def batch(self, examples: Sequence[int]) -> Tensor:
-        """(rows, longest, n_embd), zeros after the last token of a text; (rows, n_embd) where only
-        the last token's are kept"""
+        """(rows, longest, n_embd), zeros after the last token of a text; (rows, features) where
+        what the head reads is kept"""
         parts = [
             torch.from_numpy(np.array(self._states[start : start + length]))
             for start, length in ((self._starts[i], self._lengths[i]) for i in examples)
@@ -151,7 +154,7 @@ def _delete(file: Path) -> bool:
 
 def hidden_from(network: Network, states: Tensor) -> Tensor:
     """The rest of the network on a batch of `FrozenStates`: hidden states after the last layer
-    norm, (rows, longest, n_embd), or (rows, n_embd) where the last tokens' were kept."""
+    norm, (rows, longest, n_embd), or (rows, features) where what the head reads was kept."""
     if states.ndim == 2:
         return states
     return network.model.last_block(states)

@@ -182,6 +182,7 @@ def start_tuning(
     held: Held = "fp32",
     *,
     biased: bool | None = None,
+    pooling: str = "last",
 ) -> Tuning:
     """Freeze what the method leaves alone, and make the rest, drawn from the seed on the CPU.
 
@@ -191,6 +192,7 @@ def start_tuning(
     Args:
         held: how a frozen base is held; it is turned into that in place.
         biased: whether the head has a bias; by default as new heads on such a base.
+        pooling: what the head reads.
 
     Raises:
         UsageError: the adapters' rank is above the network's width.
@@ -205,7 +207,7 @@ def start_tuning(
     head = None
     if labels is not None:
         bias = has_bias(base.config) if biased is None else biased
-        head = ClassifierHead(base.config.n_embd, labels, bias=bias)
+        head = ClassifierHead(base.config.n_embd, labels, bias=bias, pooling=pooling)
         head.init_weights(generator)
         head.to(device)
     trained: dict[str, nn.Module] = {} if head is None else {"head": head}
