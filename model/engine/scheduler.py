@@ -29,7 +29,7 @@ from torch import Tensor
 from model.engine.blocks import BlockHash, BlockPool, block_hashes, root_hash
 from model.engine.constraints import Matcher
 from model.engine.request import Embed, Generate, Request, Timings, TokenLogprob
-from model.engine.speculation import Lookup, Speculation
+from model.engine.speculation import LONGEST, Lookup, Speculation
 from model.kv_cache import BLOCK_TOKENS, blocks_for
 from model.sampling import Processor
 from model.tokenizer import TextStream
@@ -208,8 +208,6 @@ class Scheduler:
     def drawn(self, chunks: list[Chunk]) -> None:
         """Tokens were drawn after `chunks`: cached are those of them that a draft had."""
         for chunk in chunks:
-            if not chunk.draft:
-                continue
             sequence = chunk.sequence
             held = max(0, len(sequence.tokens) - 1 - chunk.end)
             self.accepted_tokens += held
@@ -254,7 +252,9 @@ class Scheduler:
             sequence, tokens = chunk.sequence, chunk.sequence.tokens
             if sequence.uncached > 1 or not sequence.generated:
                 continue
-            room = (len(sequence.blocks) + self.pool.free) * BLOCK_TOKENS - len(tokens)
+            # Who waits may find his beginning in a block that is free and not empty.
+            free = self.pool.empty(blocks_for(LONGEST)) if self.waiting else self.pool.free
+            room = (len(sequence.blocks) + free) * BLOCK_TOKENS - len(tokens)
             # The last token that may come needs no successor.
             draft = speculation.draft(sequence.lookup, tokens, min(sequence.to_come - 1, room))
             if draft:

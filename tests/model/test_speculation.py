@@ -153,8 +153,8 @@ def test_drafts_take_what_is_left(blocks: int, step_tokens: int) -> None:
         own = Scheduler(BlockPool(blocks), 6, step_tokens, speculation)
         seen, drafted = [], 0
         for number in range(12):
-            prompt = tuple((number * 50 + i) % 999 for i in range(3 + number * 7 % 60))
-            want = Generate(5 + number % 30)
+            prompt = tuple((number * 50 + i) % 999 for i in range(3 + number * 7 % 30))
+            want = Generate(20 + number * 7 % 60)
             own.add(TokenSequence(Request(str(number), prompt, want), 0.0))
         while own.running or own.waiting:
             chunks = own.schedule()
@@ -173,6 +173,7 @@ def test_drafts_take_what_is_left(blocks: int, step_tokens: int) -> None:
         assert own.pool.free == blocks
         assert own.drafted_tokens == drafted
         assert (drafted > 50) == (speculation is not None)
+        assert (own.preemptions > 0) == (blocks == 9)
         return seen
 
     assert steps(Eager()) == steps(None)
