@@ -31,11 +31,15 @@ class Usage(BaseModel):
 
 
 class Timings(BaseModel):
-    """Seconds; with several choices, the longest of each."""
+    """Seconds, with several choices the longest of each; and tokens, of all choices."""
 
     queue: float = Field(description="Until the engine took the request up.")
     prefill: float = Field(description="From there to the first token.")
     decode: float = Field(description="From there to the last.")
+    drafted_tokens: int = Field(
+        description="Tokens computed in advance, because they had followed the same ones before."
+    )
+    accepted_tokens: int = Field(description="How many of them came, and spared a step.")
 
 
 class Choice(BaseModel):

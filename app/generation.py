@@ -204,6 +204,8 @@ def timings(ends: Sequence[Finished]) -> Timings:
         queue=round(max(end.timings.queue for end in ends), 6),
         prefill=round(max(end.timings.prefill for end in ends), 6),
         decode=round(max(end.timings.decode for end in ends), 6),
+        drafted_tokens=sum(end.drafted_tokens for end in ends),
+        accepted_tokens=sum(end.accepted_tokens for end in ends),
     )
 
 

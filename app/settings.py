@@ -109,6 +109,11 @@ class Settings(BaseSettings):
     reuse_prefixes: bool = Field(
         True, description="take over what an earlier request computed for the same beginning"
     )
+    speculate: bool = Field(
+        True,
+        description="compute tokens in advance that followed the same ones before, where that is "
+        "faster; answers stay the same. With 8-bit weights or --deterministic, on a CPU",
+    )
     request_timeout: float = Field(
         120.0,
         gt=0,
@@ -227,6 +232,7 @@ class Settings(BaseSettings):
             cache_mb=self.cache_mb,
             max_context=self.max_context,
             reuse_prefixes=self.reuse_prefixes,
+            speculate=self.speculate,
         )
 
 

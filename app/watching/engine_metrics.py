@@ -85,6 +85,12 @@ class EngineMetrics(Collector):
             ("cache_queries", "Prompt tokens looked up in the cache", total.prompt_tokens),
             ("cache_hits", "Prompt tokens found in the cache", total.cached_tokens),
             ("steps", "Steps of the engines", total.steps),
+            ("drafted_tokens", "Tokens computed in advance", total.drafted_tokens),
+            (
+                "accepted_tokens",
+                "Tokens computed in advance that were drawn, and spared a step",
+                total.accepted_tokens,
+            ),
             (
                 "generated_tokens",
                 "Tokens drawn, as they are drawn; also for requests that do not end well, "
@@ -136,6 +142,7 @@ _NOTHING = EngineStats(
         (
             *("running", "waiting", "steps", "slots", "blocks", "free_blocks", "cache_bytes"),
             *("preemptions", "prompt_tokens", "cached_tokens", "generated_tokens"),
+            *("drafted_tokens", "accepted_tokens"),
         ),
         0,
     ),

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ from model.sampling import SamplingSettings
 
 
 class Penwright(System):
-    """One engine with the base and its three adapters, as its defaults are but for `slots`."""
+    """One engine with the base and its three adapters, as its defaults are but for `slots`, and
+    without speculation: every system makes a step for each token."""
 
     def __init__(
         self,
@@ -48,7 +50,9 @@ class Penwright(System):
             eight_bit.quantize(base.model)
         paths = (files.head, files.instruct, files.classify) if adapters else ()
         loaded = {path.name: load_adapter(path, base) for path in paths}
-        settings = EngineSettings() if slots is None else EngineSettings(slots=slots)
+        settings = EngineSettings(speculate=False)
+        if slots is not None:
+            settings = replace(settings, slots=slots)
         self._engine = Engine(base, loaded, settings, _nowhere)
         self._numbers = itertools.count()
         self.settings = {

@@ -10,6 +10,7 @@ import hashlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import islice, takewhile
 
 from model.kv_cache import BLOCK_TOKENS
 
@@ -58,6 +59,12 @@ class BlockPool:
     def free(self) -> int:
         """Blocks that nobody uses, whether or not something is in them."""
         return len(self._idle)
+
+    def empty(self, most: int) -> int:
+        """How many free blocks have nothing in them, counted up to `most`."""
+        # They are the first to be taken.
+        first = islice(self._idle, most)
+        return sum(1 for _ in takewhile(lambda block: block not in self._hash_of, first))
 
     def find(self, hashes: Sequence[BlockHash]) -> list[int]:
         """The blocks with the first of `hashes`, up to the first that is not there."""

@@ -21,11 +21,12 @@ from functools import partial
 
 from model.checkpoint import Adapter, Base
 from model.engine.blocks import BlockPool
-from model.engine.request import Constraint, Event, Failed, FailureReason, Request, Text, check
+from model.engine.request import Constraint, Event, Failed, FailureReason, Request, check, ends
 from model.engine.runner import Runner
 from model.engine.sampler import Sampler
-from model.engine.scheduler import Scheduler, TokenSequence
+from model.engine.scheduler import Chunk, Scheduler, TokenSequence
 from model.engine.settings import EngineSettings, cache_dtype
+from model.engine.speculation import Speculation
 from model.engine.stats import EngineStats, Tally
 from model.errors import PenwrightError, UsageError
 from model.kv_cache import KVCache
@@ -75,8 +76,9 @@ class Engine:
         self._cache = KVCache(base.config, blocks, dtype=dtype, device=base.model.device)
         self._pool = BlockPool(blocks, reuse=settings.reuse_prefixes)
         step_tokens = settings.tokens_of_step(base.model)
-        self._scheduler = Scheduler(self._pool, settings.slots, step_tokens)
         self._runner = Runner(base, adapters, self._cache)
+        self._speculation = Speculation() if settings.speculate and self._runner.exact else None
+        self._scheduler = Scheduler(self._pool, settings.slots, step_tokens, self._speculation)
         self._sampler = Sampler(base)
         self._sequences: dict[str, TokenSequence] = {}
         self._tally = Tally()
@@ -159,6 +161,8 @@ class Engine:
             preemptions=self._scheduler.preemptions,
             prompt_tokens=self._scheduler.prompt_tokens,
             cached_tokens=self._scheduler.cached_tokens,
+            drafted_tokens=self._scheduler.drafted_tokens,
+            accepted_tokens=self._scheduler.accepted_tokens,
             generated_tokens=tally.generated_tokens,
             step_seconds=tally.step_seconds.distribution(),
             step_sequences=tally.step_sequences.distribution(),
@@ -281,7 +285,8 @@ class Engine:
             # Who has a result keeps it, should the drawing of others fail.
             events += self._settle(output.results)
             if output.generating:
-                drawn = self._sampler.draw(output.generating, output.logits)
+                drawn = self._sampler.draw_chunks(output.generating, output.logits)
+                self._scheduler.drawn(output.generating)
                 self._count(output.generating)
                 events += self._settle(drawn)
             self._failures = 0
@@ -292,7 +297,10 @@ class Engine:
                 if chunk.sequence.request.id in self._sequences:
                     message = f"the step failed: {type(error).__name__}"
                     events.append(self._fail(chunk.sequence, "internal", message))
-        self._tally.step([chunk.length for chunk in chunks], time.monotonic() - started)
+        lengths, seconds = [chunk.length for chunk in chunks], time.monotonic() - started
+        self._tally.step(lengths, seconds)
+        if self._speculation and all(chunk.length == 1 + len(chunk.draft) for chunk in chunks):
+            self._speculation.cost.observe(sum(lengths), seconds)
         return events
 
     def _expire(self) -> Events:
@@ -308,7 +316,7 @@ class Engine:
     ) -> Iterator[tuple[str, Event]]:
         """The events of each sequence, by its request; a sequence that has ended is removed."""
         for sequence, events in outcomes:
-            if events and not isinstance(events[-1], Text):
+            if ends(events):
                 failed = isinstance(events[-1], Failed) and events[-1].reason == "internal"
                 self._remove(sequence, forget_blocks=failed)
             for event in events:
@@ -320,9 +328,12 @@ class Engine:
         self._remove(sequence)
         return sequence.request.id, Failed(reason, message)
 
-    def _count(self, sequences: Sequence[TokenSequence]) -> None:
-        """Each of `sequences` got a token."""
+    def _count(self, chunks: Sequence[Chunk]) -> None:
+        """Each sequence of `chunks` got a token, or several behind a draft, all of them now."""
         now = time.monotonic()
-        self._tally.tokens([sequence.last_token for sequence in sequences], now)
-        for sequence in sequences:
+        last: list[float] = []
+        for chunk in chunks:
+            sequence = chunk.sequence
+            last += [sequence.last_token, *[now] * (len(sequence.tokens) - chunk.end - 1)]
             sequence.last_token = now
+        self._tally.tokens(last, now)

@@ -168,6 +168,10 @@ class Finished:
     """Tokens of the prompt that an earlier request had left in the cache."""
     completion_tokens: int
     timings: Timings
+    drafted_tokens: int = 0
+    """Tokens that were computed in advance, in the hope that they would be drawn."""
+    accepted_tokens: int = 0
+    """How many of them were, and spared a step."""
 
 
 @dataclass(frozen=True)
@@ -201,3 +205,8 @@ class Failed:
 
 
 Event = Text | Finished | Classified | Embedded | Failed
+
+
+def ends(events: Sequence[Event]) -> bool:
+    """Whether the last of `events` is that of its request."""
+    return bool(events) and not isinstance(events[-1], Text)

@@ -2,7 +2,7 @@
 
 All tokens of a step stand in one dimension, sorted by adapter, so that each adapter is applied to
 one run of neighbouring rows and no padding is computed. Logits, labels and embeddings are computed
-only for sequences whose last token is in the step.
+only for sequences whose last token is in the step; logits for the tokens of its draft as well.
 """
 
 import math
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model.checkpoint import Adapter, Base
 from model.classifier import ClassifierHead
+from model.cpu.quantized_blocks import QuantizedBlocks
 from model.engine.request import Classified, Classify, Embed, Embedded, Event, Failed, Request
 from model.engine.scheduler import Chunk, TokenSequence
 from model.kv_cache import CacheStep, KVCache
@@ -27,9 +28,10 @@ class StepOutput(NamedTuple):
 
     results: list[tuple[TokenSequence, list[Event]]]
     """Labels and embeddings, which end their sequences."""
-    generating: list[TokenSequence]
+    generating: list[Chunk]
     logits: Tensor
-    """(len(generating), vocab), for their next tokens."""
+    """(rows, vocab), for their next tokens: of each chunk for what follows the sequence's last
+    token, then for what follows each token of its draft."""
 
 
 class Runner:
@@ -40,6 +42,20 @@ class Runner:
         self.adapters = dict(adapters)
         self.cache = cache
         self.device = base.model.device
+
+    @property
+    def exact(self) -> bool:
+        """Whether a row gets the same bits whatever else is in its step, and so in any chunk.
+
+        On a CPU with the C kernels, where they compute a network with 8-bit weights as a whole, or
+        products are made in tiles. Elsewhere a row is nearly the same in another batch.
+        """
+        model = self.base.model
+        tiled = model.tile is not None and all(
+            adapter.lora.tile == model.tile for adapter in self.adapters.values()
+        )
+        whole = any(isinstance(module, QuantizedBlocks) for module in model.blocks)
+        return self.cache.paged is not None and (tiled or whole)
 
     @torch.inference_mode()
     def run(self, chunks: Sequence[Chunk]) -> StepOutput:
@@ -58,7 +74,8 @@ class Runner:
             adapters=self._adapter_rows(chunks),
         )
         results: list[tuple[TokenSequence, list[Event]]] = []
-        generating, rows = [], []
+        generating: list[Chunk] = []
+        rows: list[int] = []
         end = 0
         for chunk in chunks:
             start, end = end, end + chunk.length
@@ -72,8 +89,8 @@ class Runner:
             elif isinstance(want, Classify):
                 results.append((sequence, [self._classified(sequence, hidden[end - 1 : end])]))
             else:
-                generating.append(sequence)
-                rows.append(end - 1)
+                generating.append(chunk)
+                rows.extend(range(end - 1 - len(chunk.draft), end))
         return StepOutput(results, generating, self.base.model.logits(hidden[rows]))
 
     def adds_up(self, request: Request) -> bool:

@@ -3,11 +3,15 @@
 Each row passes its own processors and constraint, a token is drawn by its own settings and its own
 random numbers, and becomes text; then the sequence goes on or ends. Whatever goes wrong with a row
 ends its own sequence and no other.
+
+Behind a draft several tokens are drawn, each as if there were none: in rounds, of which the next
+takes the sequences whose last token was the draft's next. Their next row was computed after it.
 """
 
 import logging
 import time
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -22,8 +26,9 @@ from model.engine.request import (
     Generate,
     Text,
     TokenLogprob,
+    ends,
 )
-from model.engine.scheduler import TokenSequence
+from model.engine.scheduler import Chunk, TokenSequence
 from model.sampling import LogitBias, Penalties, SamplingSettings, sample
 from model.sampling.cpu import Floats, log_normaliser, ranked
 from model.tokenizer import TextStream
@@ -54,6 +59,42 @@ class Sampler:
             sequence.processors.append(Penalties(sampling))
         if sampling.logit_bias:
             sequence.processors.append(LogitBias(sampling))
+
+    def draw_chunks(
+        self, chunks: Sequence[Chunk], logits: Tensor
+    ) -> list[tuple[TokenSequence, list[Event]]]:
+        """Draw the next token of each chunk's sequence, and those after it as far as its draft is
+        right.
+
+        Args:
+            logits: (rows, vocab), for each chunk after its sequence's last token and after each
+                token of its draft; they are overwritten.
+
+        Returns:
+            as `draw`
+        """
+        if not any(chunk.draft for chunk in chunks):
+            return self.draw([chunk.sequence for chunk in chunks], logits)
+        events: dict[TokenSequence, list[Event]] = {chunk.sequence: [] for chunk in chunks}
+        counts = [1 + len(chunk.draft) for chunk in chunks]
+        firsts = accumulate(counts[:-1], initial=0)
+        going_on = list(zip(chunks, firsts, strict=True))
+        number = 0
+        while going_on:
+            rows = [first + number for _, first in going_on]
+            for sequence, new in self.draw([chunk.sequence for chunk, _ in going_on], logits[rows]):
+                events[sequence] += new
+            going_on = [
+                (chunk, first)
+                for chunk, first in going_on
+                if number < len(chunk.draft)
+                and chunk.sequence.tokens[-1] == chunk.draft[number]
+                and not ends(events[chunk.sequence])
+            ]
+            for chunk, _ in going_on:
+                chunk.sequence.accepted += 1
+            number += 1
+        return list(events.items())
 
     @torch.inference_mode()
     def draw(
@@ -165,6 +206,8 @@ class Sampler:
                     reason,
                     prompt_tokens=sequence.prompt_length,
                     cached_tokens=sequence.reused,
+                    drafted_tokens=sequence.drafted,
+                    accepted_tokens=sequence.accepted,
                     completion_tokens=sequence.generated,
                     timings=sequence.timings(now),
                 )

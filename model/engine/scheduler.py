@@ -12,18 +12,24 @@ arrival. It takes over what another sequence with the same beginning has in the 
 a while if that is being computed right now. When a running sequence needs a block and there is
 none, the one that was admitted last is preempted: it gives its blocks back and returns to the head
 of the line. Later its tokens are computed anew, and it goes on as if nothing had happened.
+
+What a step has left of its budget, drafts may have, see `model.engine.speculation`. They take what
+is free of the cache for that step alone: nobody waits or makes room for them. Only tokens that were
+drawn count as cached, and only those can others find.
 """
 
 import random
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from model.engine.blocks import BlockHash, BlockPool, block_hashes, root_hash
 from model.engine.constraints import Matcher
-from model.engine.request import Request, Timings, TokenLogprob
+from model.engine.request import Generate, Request, Timings, TokenLogprob
+from model.engine.speculation import LONGEST, Lookup, Speculation
 from model.kv_cache import BLOCK_TOKENS, blocks_for
 from model.sampling import Processor
 from model.tokenizer import TextStream
@@ -58,6 +64,9 @@ class TokenSequence:
     reused: int = 0
     """How many of them were there already when it was first admitted."""
     admitted: float = 0.0
+    lookup: Lookup = field(default_factory=Lookup)
+    drafted: int = 0
+    """Tokens of drafts that were computed for it."""
 
     # The runner's.
     hidden_sum: Tensor | None = None
@@ -74,6 +83,8 @@ class TokenSequence:
     """Text that no event has brought yet."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     """Of the tokens whose text is unsent."""
+    accepted: int = 0
+    """Tokens of drafts after which the next token was drawn without another step."""
     first_result: float = 0.0
     last_token: float = 0.0
 
@@ -88,6 +99,12 @@ class TokenSequence:
     def generated(self) -> int:
         """How many tokens were generated so far."""
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def to_come(self) -> int:
+        """The most tokens that are still to be generated."""
+        want = self.request.want
+        return want.max_new_tokens - self.generated if isinstance(want, Generate) else 0
 
     @property
     def uncached(self) -> int:
@@ -114,19 +131,27 @@ class Chunk:
     start: int
     """How many tokens come before them: all of those are in the cache."""
     length: int
+    """With the draft."""
+    draft: Sequence[int] = ()
+    """What may follow the sequence's last token, which is then in the chunk."""
 
     @property
     def blocks(self) -> list[int]:
         return self.sequence.blocks
 
     @property
+    def end(self) -> int:
+        """How many tokens of the sequence come before its draft."""
+        return self.start + self.length - len(self.draft)
+
+    @property
     def tokens(self) -> list[int]:
-        return self.sequence.tokens[self.start : self.start + self.length]
+        return [*self.sequence.tokens[self.start : self.end], *self.draft]
 
     @property
     def completes(self) -> bool:
         """Whether the last token is among them, whose output is what is wanted."""
-        return self.start + self.length == len(self.sequence.tokens)
+        return self.end == len(self.sequence.tokens)
 
 
 class Scheduler:
@@ -136,19 +161,25 @@ class Scheduler:
         pool: the blocks of the cache; enough for one sequence of a full context.
         slots: sequences that run at once.
         step_tokens: largest number of tokens in a step; at least `slots`.
+        speculation: chooses drafts; without, there are none.
     """
 
-    def __init__(self, pool: BlockPool, slots: int, step_tokens: int) -> None:
+    def __init__(
+        self, pool: BlockPool, slots: int, step_tokens: int, speculation: Speculation | None = None
+    ) -> None:
         assert step_tokens >= slots, "every running sequence needs a token in every step"
         self.pool = pool
         self.slots = slots
         self.step_tokens = step_tokens
+        self.speculation = speculation
         self.waiting: deque[TokenSequence] = deque()
         self.running: list[TokenSequence] = []
         """In the order in which they were admitted."""
         self.preemptions = 0
         self.prompt_tokens = 0
         self.cached_tokens = 0
+        self.drafted_tokens = 0
+        self.accepted_tokens = 0
         self._being_computed: set[BlockHash] = set()  # blocks that running sequences will fill
         self._last_join = float("-inf")  # when a sequence was last admitted beside others
 
@@ -167,20 +198,24 @@ class Scheduler:
         prompts = [sequence for sequence in self.running if sequence.uncached > 1]
         chunks = [Chunk(sequence, sequence.cached, 1) for sequence in decoding]
         budget = self.step_tokens - len(decoding)
-        return chunks + _divide(budget, prompts, self._most_at_once(prompts, budget))
+        chunks += _divide(budget, prompts, self._most_at_once(prompts, budget))
+        return chunks if self.speculation is None else self._with_drafts(chunks, self.speculation)
 
     def computed(self, chunks: list[Chunk]) -> None:
         """The step of `chunks` is done: their keys and values are in the cache."""
         for chunk in chunks:
+            self._advance(chunk.sequence, chunk.end)
+
+    def drawn(self, chunks: list[Chunk]) -> None:
+        """Tokens were drawn after `chunks`: cached are those of them that a draft had."""
+        for chunk in chunks:
             sequence = chunk.sequence
-            before = sequence.cached // BLOCK_TOKENS
-            sequence.cached += chunk.length
-            after = sequence.cached // BLOCK_TOKENS
-            if after > before and self.pool.reuse:
-                hashes = self._hashes(sequence)
-                for index in range(before, after):
-                    self.pool.remember(sequence.blocks[index], hashes[index])
-                    self._being_computed.discard(hashes[index])
+            held = max(0, len(sequence.tokens) - 1 - chunk.end)
+            self.accepted_tokens += held
+            self._advance(sequence, chunk.end + held)
+            needed = blocks_for(len(sequence.tokens))
+            self.pool.release(sequence.blocks[needed:])
+            del sequence.blocks[needed:]
 
     def preempt(self, sequence: TokenSequence) -> None:
         """Take a running sequence's blocks away, and have it wait for others."""
@@ -200,6 +235,36 @@ class Scheduler:
         if forget_blocks:
             self.pool.forget(sequence.blocks)
         self._release(sequence)
+
+    def _advance(self, sequence: TokenSequence, cached: int) -> None:
+        """So many tokens of a sequence are in the cache now; others may share its full blocks."""
+        before, after = sequence.cached // BLOCK_TOKENS, cached // BLOCK_TOKENS
+        sequence.cached = cached
+        if after > before and self.pool.reuse:
+            hashes = self._hashes(sequence)
+            for index in range(before, after):
+                self.pool.remember(sequence.blocks[index], hashes[index])
+                self._being_computed.discard(hashes[index])
+
+    def _with_drafts(self, chunks: list[Chunk], speculation: Speculation) -> list[Chunk]:
+        """The same with drafts behind those that decode, where there is room."""
+        speculation.plan(sum(chunk.length for chunk in chunks), self.step_tokens)
+        for at, chunk in enumerate(chunks):
+            sequence, tokens = chunk.sequence, chunk.sequence.tokens
+            if sequence.uncached > 1 or not sequence.generated:
+                continue
+            # Who waits may find his beginning in a block that is free and not empty.
+            free = self.pool.empty(blocks_for(LONGEST)) if self.waiting else self.pool.free
+            room = (len(sequence.blocks) + free) * BLOCK_TOKENS - len(tokens)
+            # The last token that may come needs no successor.
+            draft = speculation.draft(sequence.lookup, tokens, min(sequence.to_come - 1, room))
+            if draft:
+                chunks[at] = Chunk(sequence, chunk.start, 1 + len(draft), draft)
+                missing = blocks_for(len(tokens) + len(draft)) - len(sequence.blocks)
+                sequence.blocks += [self.pool.take() for _ in range(missing)]
+                sequence.drafted += len(draft)
+                self.drafted_tokens += len(draft)
+        return chunks
 
     def _most_at_once(self, prompts: list[TokenSequence], budget: int) -> int:
         """How many tokens of a long prompt a step computes."""

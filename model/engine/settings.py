@@ -41,6 +41,9 @@ class EngineSettings:
     it."""
     reuse_prefixes: bool = True
     """Whether what an earlier request left in the cache is taken over by one that begins alike."""
+    speculate: bool = True
+    """Whether tokens are computed in advance that followed the same ones before, where that pays
+    and cannot change the result: on a CPU with 8-bit weights, or with products in tiles."""
 
     def __post_init__(self) -> None:
         if self.slots < 1:

@@ -75,6 +75,10 @@ class EngineStats:
     """Tokens of admitted prompts, since the start."""
     cached_tokens: int
     """How many of them were in the cache already."""
+    drafted_tokens: int
+    """Tokens that were computed in advance, since the start."""
+    accepted_tokens: int
+    """How many of them were drawn, and spared a step."""
     generated_tokens: int
     """Tokens that were drawn, since the start."""
     step_seconds: Distribution

@@ -9,6 +9,7 @@ import torch
 from model.architecture import Architecture
 from model.checkpoint import Adapter, Base
 from model.classifier import ClassifierHead, Labels
+from model.cpu.quantize import quantize
 from model.engine.request import Event, Text
 from model.lora import LoRA, LoRASettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
@@ -33,6 +34,48 @@ def random_base(context: int) -> Base:
         for parameter in model.parameters():
             parameter *= 4 if parameter.ndim == 2 else 1
     return Base(Path(), "", "generate", config, model.eval(), tokenizer, (256,), None, {})
+
+
+def exact_base(config: Architecture, dtype: torch.dtype | None) -> Base:
+    """Over bytes; its rows do not depend on their batch.
+
+    Args:
+        dtype: in which products are made in tiles; None is 8-bit weights.
+    """
+    tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, PATTERN, {END_OF_TEXT: 256})
+    model = Transformer(config).eval()
+    model.init_weights(torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter *= 3 if parameter.ndim == 2 else 1
+    if dtype is None:
+        quantize(model)
+    else:
+        model.to(dtype)
+        model.multiply_in_tiles()
+    return Base(Path(), "", "generate", config, model, tokenizer, (256,), None, {})
+
+
+def exact_adapters(base: Base) -> dict[str, Adapter]:
+    """Of an `exact_base`: "spam", and "other" with DoRA and a head that reads all tokens; both
+    classify."""
+    result = {}
+    for seed, name in enumerate(("spam", "other")):
+        generator = torch.Generator().manual_seed(seed)
+        lora = LoRA(base.config, LoRASettings(rank=4 + seed, dora=name == "other"))
+        lora.init_weights(generator)
+        with torch.no_grad():
+            for b in lora.b.values():
+                b.normal_(0, 0.1, generator=generator)
+            for gain in lora.gain.values():
+                gain.normal_(0, 0.1, generator=generator)
+        pooling = "last-mean" if name == "other" else "last"
+        head = ClassifierHead(base.config.n_embd, Labels(("ham", "spam"), "spam"), pooling=pooling)
+        head.init_weights(generator)
+        lora.tile = base.model.tile
+        lora, head = lora.eval().to(base.model.dtype), head.eval().to(base.model.dtype)
+        result[name] = Adapter(Path(), "", "classify", lora, head, {})
+    return result
 
 
 def random_adapter(base: Base, seed: int, *, classifies: bool) -> Adapter:

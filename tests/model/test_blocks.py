@@ -105,5 +105,6 @@ def test_whatever_happens_users_and_free_blocks_add_up(actions: list[tuple[str, 
         elif action == "release" and held:
             pool.release([held.pop(number % len(held))])
         assert pool.free == 4 - len(set(held))
+        assert pool.empty(9) == sum(block not in pool._hash_of for block in pool._idle)
     pool.release(held)
     assert sorted(pool.take() for _ in range(4)) == [0, 1, 2, 3]

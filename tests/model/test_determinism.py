@@ -6,16 +6,13 @@ Log-probabilities are compared as well: they differ where a single bit of the lo
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from model.architecture import Architecture, MLPKind
 from model.checkpoint import Adapter, Base
-from model.classifier import ClassifierHead, Labels
 from model.cpu import library
-from model.cpu.quantize import quantize
 from model.engine.engine import Engine
 from model.engine.request import (
     Classified,
@@ -29,12 +26,10 @@ from model.engine.request import (
 )
 from model.engine.settings import EngineSettings
 from model.kv_cache import CacheStep, KVCache
-from model.lora import LoRA, LoRASettings
 from model.rope import Llama3Scaling, Rope
 from model.sampling import SamplingSettings
-from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
 from model.transformer import Transformer
-from tests.model.engines import Span
+from tests.model.engines import Span, exact_adapters, exact_base
 
 pytestmark = pytest.mark.skipif(
     library.load() is None, reason="the C kernels are not compiled; torch alone promises less"
@@ -67,40 +62,12 @@ NETWORKS = {
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def base(request: pytest.FixtureRequest) -> Base:
-    tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, PATTERN, {END_OF_TEXT: 256})
-    config, dtype = NETWORKS[request.param]
-    model = Transformer(config).eval()
-    model.init_weights(torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter *= 3 if parameter.ndim == 2 else 1
-    if dtype is None:
-        quantize(model)
-    else:
-        model.to(dtype)
-        model.multiply_in_tiles()
-    return Base(Path(), "", "generate", config, model, tokenizer, (256,), None, {})
+    return exact_base(*NETWORKS[request.param])
 
 
 @pytest.fixture(scope="module")
 def adapters(base: Base) -> dict[str, Adapter]:
-    result = {}
-    for seed, name in enumerate(("spam", "other")):
-        generator = torch.Generator().manual_seed(seed)
-        lora = LoRA(base.config, LoRASettings(rank=4 + seed, dora=name == "other"))
-        lora.init_weights(generator)
-        with torch.no_grad():
-            for b in lora.b.values():
-                b.normal_(0, 0.1, generator=generator)
-            for gain in lora.gain.values():
-                gain.normal_(0, 0.1, generator=generator)
-        pooling = "last-mean" if name == "other" else "last"
-        head = ClassifierHead(base.config.n_embd, Labels(("ham", "spam"), "spam"), pooling=pooling)
-        head.init_weights(generator)
-        lora.tile = base.model.tile
-        lora, head = lora.eval().to(base.model.dtype), head.eval().to(base.model.dtype)
-        result[name] = Adapter(Path(), "", "classify", lora, head, {})
-    return result
+    return exact_adapters(base)
 
 
 def requests() -> list[Request]:

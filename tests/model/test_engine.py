@@ -271,8 +271,8 @@ def test_a_row_without_usable_logits_fails_alone(
 
     def spoil_the_second(chunks):  # type: ignore[no-untyped-def]
         output = run(chunks)
-        for row, sequence in enumerate(output.generating):
-            if sequence.request.id == "bad":
+        for row, chunk in enumerate(output.generating):
+            if chunk.sequence.request.id == "bad":
                 with torch.inference_mode():
                     output.logits[row, 7] = float("nan")
         return output
