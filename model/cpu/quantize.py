@@ -10,11 +10,12 @@ attention, rotations, adapters, biases) stays in fp32.
 Networks with SwiGLU have a few very large activations, beside which one scale a row leaves little
 of the others, and a margin between two tokens is soon lost: their layers are *grouped*. Each 32
 weights of a channel have a scale, and each 16 activations of a row. What each part costs SmolLM2 is
-in tests/README.md.
+in tests/README.md. Layers can also take weights of 4 bits, with a scale and a minimum of each 32.
 
 The token embedding is quantized, too, and looked up in the 8-bit output head where the two are
 tied. A copy of it in bf16 would be the largest tensor of the process (77 MB beside the 124 MB of
-GPT-2's weights in 8 bits), and what it would improve is small: see tests/model/test_quantize.py.
+GPT-2's weights in 8 bits), and what it would improve is small: see
+tests/model/test_quantized_network.py.
 
 With the C kernel (`model.cpu`) all blocks are one call of it, at the speed of memory; attention
 and adapters are then computed there, too, and a row gets the same bits in every batch. Without it
@@ -63,7 +64,7 @@ class TorchLinear:
     def __init__(self, values: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         self.values = values
         self.scale = scale
-        self.grouped = scale.ndim == 2
+        self.grouped = scale.ndim > 1
         self.sums = values.sum(1, dtype=torch.int32)
         self.bias = torch.zeros(len(values)) if bias is None else bias.float()
 
@@ -80,23 +81,29 @@ class TorchLinear:
     def _by_groups(self, rows: Tensor) -> Tensor:
         sums = torch.zeros(len(rows), len(self.values))
         for group, start in enumerate(range(0, rows.shape[1], GROUP)):
-            of_group = torch.zeros_like(sums)
+            of_group, of_row = torch.zeros_like(sums), torch.zeros(len(rows), 1)
             for first in range(start, min(start + GROUP, rows.shape[1]), SPAN):
                 span = slice(first, first + SPAN)
                 whole, step = quantize_span(rows[:, span])
                 # 16 × 127 × 127 < 2^24: exact in fp32, whatever the order.
                 of_group += F.linear(whole, self.values[:, span].float()) * step
-            sums += of_group * self.scale[:, group].float()
+                of_row += whole.sum(1, keepdim=True) * step
+            if self.scale.ndim == 2:
+                sums += of_group * self.scale[:, group].float()
+            else:
+                scale, minimum = self.scale[:, group].float().unbind(1)
+                sums += of_group * scale + of_row * minimum
         return sums
 
     def rows(self, channels: Tensor) -> Tensor:
-        scale = self.scale[channels].float()
-        if self.grouped:
-            scale = scale.repeat_interleave(GROUP, -1)[..., : self.values.shape[1]]
-        else:
-            scale = scale.unsqueeze(-1)
-        out: Tensor = self.values[channels] * scale
-        return out
+        values, scale = self.values[channels], self.scale[channels].float()
+        if not self.grouped:
+            return values * scale.unsqueeze(-1)
+        scale = scale.repeat_interleave(GROUP, channels.ndim)
+        scale = scale.narrow(channels.ndim, 0, values.shape[-1])
+        if self.scale.ndim == 2:
+            return values * scale
+        return values * scale[..., 0] + scale[..., 1]
 
 
 def quantize_weight(weight: Tensor, *, grouped: bool = False) -> tuple[Tensor, Tensor]:
