@@ -26,6 +26,7 @@ _KINDS = {
     (torch.int8, torch.float32, 1): 0,
     (torch.int8, torch.bfloat16, 2): 1,
     (torch.uint8, torch.float16, 3): 2,
+    (torch.int8, torch.float16, 2): 3,
 }
 """`Kind` in kernels.h, by the types of values and scale and the latter's dimensions."""
 
@@ -52,8 +53,9 @@ class PackedLinear:
     Args:
         values: (out_features, in_features) int8, at least -127; or uint8, of 4 bits: at most 15.
         scale: (out_features,) fp32: the layer is plain; or (out_features, groups of 32 inputs)
-            bf16: it is grouped, and each 16 inputs of a row have a scale of their own, too. Of 4
-            bits: (out_features, groups, 2) fp16, a scale and what is then added to the product.
+            bf16 or fp16: it is grouped, and each 16 inputs of a row have a scale of their own,
+            too. Of 4 bits: (out_features, groups, 2) fp16, a scale and what is then added to the
+            product.
         bias: (out_features,) fp32.
         paired: whether the first half of the channels and the second, as gate and up of a SwiGLU,
             are packed side by side, so that a block of channels has what becomes a product.

@@ -85,6 +85,7 @@ def linear(chance: random.Random) -> None:
     else:
         weight = numbers(chance, outputs, inputs).nan_to_num(0.0, 0.0, 0.0)
         values, scale = quantize_weight(weight, grouped=chance.random() < 0.5)
+        scale = scale.half() if scale.ndim == 2 and chance.random() < 0.5 else scale
     bias = chance.choice((None, numbers(chance, outputs)))
     x, goal = numbers(chance, rows, inputs), None
     channels = torch.tensor([chance.randint(-2, outputs + 1) for _ in range(3)])

@@ -8,7 +8,8 @@ from torch import Tensor
 from model.cpu import library
 from model.cpu.quantize import quantize_weight
 
-KINDS = ["plain", "grouped", "nibbles"]
+KINDS = ["plain", "grouped", "nibbles", "halves"]
+"""As kernels.h calls them."""
 
 
 def kernel_or_skip(path: str | None = None) -> library.Kernel:
@@ -29,7 +30,8 @@ def numbers_of(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     """(out, in) as the values and the scale of a layer of that kind."""
     if kind == "nibbles":
         return in_nibbles(weight)
-    return quantize_weight(weight, grouped=kind == "grouped")
+    values, scale = quantize_weight(weight, grouped=kind != "plain")
+    return values, scale.half() if kind == "halves" else scale
 
 
 def in_nibbles(weight: Tensor, *, grouped: bool = True) -> tuple[Tensor, Tensor]:

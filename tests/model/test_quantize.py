@@ -77,17 +77,21 @@ def test_every_form_gives_the_same_bits(pack: Pack, inputs: int, outputs: int, k
     assert torch.equal(ours, new_layer(TorchLinear, inputs, outputs, kind)[0](x))
 
 
-@pytest.mark.parametrize("part", [0, 1])
-def test_every_scale_and_minimum_of_16_bits(pack: Pack, part: int) -> None:
-    """Subnormal ones too, and what is no number: in products and in rows that are looked up."""
+@pytest.mark.parametrize("part", [0, 1, None])
+def test_every_scale_and_minimum_in_fp16(pack: Pack, part: int | None) -> None:
+    """Subnormal ones too, and what is no number: in products and in rows that are looked up.
+
+    `part`: the scale or the minimum of 4 bits; None is the scale of 8 bits.
+    """
     bits = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.float16)
     scale = torch.ones(2**16, 2, 2, dtype=torch.float16)
-    scale[:, 1, part] = bits
+    scale[:, 1, part or 0] = bits
     values = (torch.arange(2**16)[:, None] + torch.arange(50)).to(torch.uint8) % 16
+    if part is None:
+        scale, values = scale[..., 0].contiguous(), values.to(torch.int8) - 8
     layer, x = pack(values, scale, None), normal(3, 50)
-    goal = (values * scale[..., 0].float().repeat_interleave(32, 1)[:, :50]) + (
-        scale[..., 1].float().repeat_interleave(32, 1)[:, :50]
-    )
+    of_inputs = scale.float().repeat_interleave(32, 1)[:, :50]
+    goal = values * of_inputs if part is None else values * of_inputs[..., 0] + of_inputs[..., 1]
     assert torch.equal(layer.rows(torch.arange(2**16)).nan_to_num(), goal.nan_to_num())
     assert torch.equal(layer(x).nan_to_num(), TorchLinear(values, scale, None)(x).nan_to_num())
 

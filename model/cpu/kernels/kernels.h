@@ -17,12 +17,12 @@
 #define TOKENS 16   /* of a block of the cache */
 #define GROUP 32    /* inputs whose weights have a scale, in a grouped layer */
 #define SPAN 16     /* inputs of a row that have a scale there */
-/* Of a block's group: weights, bf16 scales; or 4-bit weights, fp16 scales and minima. */
+/* Of a block's group: weights, scales of 16 bits; or 4-bit weights, fp16 scales and minima. */
 #define GROUP_BYTES (GROUP * CHANNELS + 2 * CHANNELS)
 #define NIBBLE_BYTES (GROUP / 2 * CHANNELS + 4 * CHANNELS)
 
-/* A linear layer y = x W^T + b with 8- or 4-bit weights, in blocks of 64 channels, which are read from
-   front to back:
+/* A linear layer y = x W^T + b with 8- or 4-bit weights, in blocks of 64 channels, which are read
+   from front to back:
 
        block (fours, 64, 4): for each four inputs, those 4 weights of channel 0, of 1, ...
 
@@ -44,12 +44,15 @@
        group (fours, 64, 4): input 4 f + i in the low half, input 16 + 4 f + i in the high half
 
    so that what is loaded at once serves both spans. The minimum of a channel meets the sum of the
-   row's group alone. */
-typedef enum { PLAIN, GROUPED, NIBBLES } Kind;
+   row's group alone.
+
+   *Halves* are a grouped layer whose scales are in fp16, as GGUF's Q8_0 has them. For weights that
+   come with no scales bf16 does better: it has no end, and small groups keep their digits. */
+typedef enum { PLAIN, GROUPED, NIBBLES, HALVES } Kind;
 
 typedef struct {
-    const void *weight;   /* plain: int8_t; grouped: GROUP_BYTES for each group, uint8_t then bf16;
-                             nibbles: NIBBLE_BYTES for each */
+    const void *weight;   /* plain: int8_t; grouped: GROUP_BYTES for each group, uint8_t then
+                             scales; nibbles: NIBBLE_BYTES for each */
     const float *scale;   /* of each channel; this, sums and bias are padded as channels are */
     const int32_t *sums;  /* of each channel's weights, to take the zero point out */
     const float *bias;
@@ -57,7 +60,7 @@ typedef struct {
     int64_t kind;         /* there are scales and sums of whole channels in a plain one alone */
 } Weights;
 
-/* An fp16 number in the bytes of a layer of nibbles, exact whether or not the processor takes small
+/* An fp16 number in the bytes of a layer, exact whether or not the processor takes small
    floats for zeros. */
 static inline float fp16_at(const uint8_t *bytes)
 {
@@ -143,9 +146,9 @@ typedef struct {
                 int32_t *sums, const int8_t *ahead, int64_t step);
     /* The same for a grouped layer, into sums in floating point: of each group the two spans' sums
        times their steps, together times the weights' scale, added up from the first group on.
-       `steps` and `offsets` have two numbers for each row and group. */
+       `steps` and `offsets` have two numbers for each row and group. `fp16`: of halves. */
     void (*dot_groups)(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,
-                       const float *steps, const int32_t *offsets, float *sums,
+                       const float *steps, const int32_t *offsets, int fp16, float *sums,
                        const int8_t *ahead, int64_t step);
     /* The same for a layer of nibbles. A group's sum of the row times the minimum is added to it. */
     void (*dot_nibbles)(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,

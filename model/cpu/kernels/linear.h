@@ -132,9 +132,14 @@ static void multiply_tile(const Worker *me, const Weights *w, int64_t b, int64_t
     const uint8_t *x = me->in.bytes + r * bytes;
     const uint8_t *weights = (const uint8_t *)w->weight + b * size_of(w);
     if (w->kind) {
-        (w->kind == NIBBLES ? me->path->dot_nibbles : me->path->dot_groups)(
-            (const int8_t *)x, bytes, weights, groups_of(w), rows, step_of, zero_of, out, ahead,
-            step);
+        const int64_t groups = groups_of(w);
+        const int8_t *spans = (const int8_t *)x;
+        if (w->kind == NIBBLES)
+            me->path->dot_nibbles(spans, bytes, weights, groups, rows, step_of, zero_of, out, ahead,
+                                  step);
+        else
+            me->path->dot_groups(spans, bytes, weights, groups, rows, step_of, zero_of,
+                                 w->kind == HALVES, out, ahead, step);
         for (int64_t i = 0; i < rows; i++)
             for (int64_t c = 0; c < CHANNELS; c++)
                 out[i * CHANNELS + c] += w->bias[b * CHANNELS + c];

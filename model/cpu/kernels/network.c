@@ -21,7 +21,7 @@
 #include "kernels.h"
 #include "linear.h"
 
-#define VERSION 7 /* of this interface; model/cpu/library.py expects it */
+#define VERSION 8 /* of this interface; model/cpu/library.py expects it */
 #define STAGES 9  /* of a block of the network: each is shared among the threads */
 
 /* A block of the network. */
@@ -195,11 +195,13 @@ static float weight_at(const Weights *w, const uint8_t *block, int64_t c, int64_
     const uint8_t *group = block + i / GROUP * group_size(w);
     const int64_t four = i % (w->kind == NIBBLES ? SPAN : GROUP) / 4;
     const int byte = group[(four * CHANNELS + in_block) * 4 + i % 4];
-    if (w->kind == GROUPED)
-        return (byte - 128) * bf16_at(group + GROUP * CHANNELS + 2 * in_block);
-    const uint8_t *scale = group + SPAN * CHANNELS + 2 * in_block;
-    const int nibble = i % GROUP < SPAN ? byte & 15 : byte >> 4;
-    return nibble * fp16_at(scale) + fp16_at(scale + 2 * CHANNELS);
+    if (w->kind == NIBBLES) {
+        const uint8_t *scale = group + SPAN * CHANNELS + 2 * in_block;
+        const int nibble = i % GROUP < SPAN ? byte & 15 : byte >> 4;
+        return nibble * fp16_at(scale) + fp16_at(scale + 2 * CHANNELS);
+    }
+    const uint8_t *scale = group + GROUP * CHANNELS + 2 * in_block;
+    return (byte - 128) * (w->kind == HALVES ? fp16_at(scale) : bf16_at(scale));
 }
 
 /* Weights of single channels, as of an embedding: y (rows, in_features). Returns 0, or -1 if there is
