@@ -79,6 +79,7 @@ class PackedLinear:
         self.kernel = kernel
         self.out_features, self.in_features = values.shape
         self.paired = paired
+        self.bits = 4 if scale.ndim > 2 else 8
         require(0 < self.in_features <= MOST_INPUTS, f"in_features is at most {MOST_INPUTS}")
         groups = (-(-self.in_features // GROUP), 2)[: scale.ndim - 1]
         require(scale.shape == (len(values), *groups), f"scale is {tuple(scale.shape)}")
@@ -213,6 +214,14 @@ def nibbles(values: Tensor) -> Tensor:
     require(not values.numel() or int(values.max()) < 16, "a number of 4 bits is at most 15")
     low, high = values.reshape(*values.shape[:-1], -1, 2, SPAN).unbind(-2)
     return (low | high << 4).flatten(-2)
+
+
+def unpacked(values: Tensor) -> Tensor:
+    """The way back: (…, inputs / 2) uint8 -> (…, inputs); what is no uint8 is whole already."""
+    if values.dtype != torch.uint8:
+        return values
+    spans = values.view(*values.shape[:-1], -1, SPAN)
+    return torch.stack([spans & 15, spans >> 4], dim=-2).flatten(-3)
 
 
 def _row_sums(values: Tensor) -> Tensor:
