@@ -58,7 +58,7 @@ check-kernels: setup ## Test and fuzz the C kernels with the address and undefin
 	$(BIN)/python hatch_build.py --checked
 	LD_PRELOAD="$$($${CC:-gcc} -print-file-name=libasan.so) $$($${CC:-gcc} -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 PENWRIGHT_CHECKED_KERNELS=1 $(BIN)/pytest --capture=sys -m "kernels or not kernels" \
-	  tests/kernels tests/model/test_gradients.py tests/model/test_quantize.py tests/model/test_quantized_blocks.py tests/model/test_attention.py
+	  tests/kernels tests/model/test_gradients.py tests/model/test_quantize.py tests/model/test_quantized_network.py tests/model/test_quantized_blocks.py tests/model/test_attention.py
 
 sbom: setup ## List what the CPU image installs, with licences, as CycloneDX: sbom.json.
 	$(BIN)/pip install --quiet cyclonedx-bom

@@ -138,6 +138,10 @@ class ModelCard(BaseModel):
     base: str | None = Field(description="Of an adapter: the id of the base that it belongs to.")
     parameters: int = Field(description="Of the whole network, the adapter included.")
     adapter_parameters: int | None = Field(description="Of an adapter: how many are its own.")
+    weights: str = Field(
+        description="In what its base is held: int8 is 8 bits, and int4 means that its file has "
+        "weights of 4 bits, which are kept as they are; float32 and bfloat16 are not quantized."
+    )
     context_length: int
     vocab_size: int
     labels: list[str] | None

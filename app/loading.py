@@ -31,11 +31,10 @@ from model.checkpoint import (
 from model.checkpoint.bundled import bundled_sets
 from model.checkpoint.model_set import ModelSet, load_model_set
 from model.classifier import UNSURE, ClassifierHead
-from model.cpu.quantize import quantize
+from model.cpu.quantize import quantize, weights_of
 from model.errors import CheckpointError, PenwrightError, UsageError
 from model.kv_cache import BLOCK_TOKENS
 from model.prompts import Template
-from model.weight_files import dtype_name
 
 logger = logging.getLogger(__name__)
 
@@ -204,9 +203,10 @@ def _named_in_errors(path: Path) -> Iterator[None]:
 def _load_base(path: Path, settings: Settings, device: torch.device) -> Base:
     started = time.monotonic()
     with _named_in_errors(path):
-        # From weights as they are stored, which are smaller than in fp32: the peak of memory.
+        # From weights as they are stored, which are smaller than in fp32: the peak of memory. Some
+        # are kept so: those of 4 and of 8 bits in a GGUF file.
         quantized, dtype = computing.quantizes(settings), computing.dtype(settings)
-        base = load_base(path, dtype=None if quantized else dtype, device=device)
+        base = load_base(path, dtype=dtype, device=device, held="packed" if quantized else None)
         if quantized:
             quantize(base.model)
             if base.head is not None:
@@ -222,7 +222,7 @@ def _load_base(path: Path, settings: Settings, device: torch.device) -> Base:
                 base.head,
                 template=base.template,
             )
-    weights = "int8" if quantized else dtype_name(dtype)
+    weights = weights_of(base.model)
     _log_loaded(path, base.id, started, verified=base.verified, weights=weights)
     return base
 

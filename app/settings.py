@@ -72,7 +72,8 @@ class Settings(BaseSettings):
     quantize: Literal["auto", "none", "int8"] = Field(
         "auto",
         description="8-bit weights on a CPU: a quarter of the memory, several times faster, and "
-        "next to nothing lost; auto uses them on a CPU where the kernel was compiled",
+        "next to nothing lost; auto uses them on a CPU where the kernel was compiled. What a GGUF "
+        "file has in Q4_0, Q4_1 or Q8_0 is kept as it is",
     )
     deterministic: bool = Field(
         False,

@@ -7,6 +7,9 @@
                                channel, as `model.cpu.quantize` has them (Dettmers et al., "QLoRA",
                                2023, with these 8 bits in place of its 4)
     stored    as in the file   the file's own numbers
+    packed    as in the file   the same, where a GGUF file has them in blocks that the kernels can
+                               multiply: 4 or 8 bits and a scale (`model.convert.gguf_blocks`). For
+                               `model.cpu.quantize.quantize`, which takes them as they are
 
 The matrices of projections, the token embedding and the output head are held so; norms, biases and
 learned positions are small, and stay in fp32. Where a product is computed in a wider type than its
@@ -27,12 +30,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from model.cpu.linear import GROUP
-from model.cpu.quantize import quantize_weight, return_freed_memory
+from model.cpu.linear import GROUP, unpacked
+from model.cpu.quantize import numbers, quantize_weight, return_freed_memory
 from model.projection import Adapts, OutputHead, Projection, TokenEmbedding, linear, product_dtype
 from model.transformer import Transformer
 
-Held = Literal["fp32", "bf16", "int8", "stored"]
+Held = Literal["fp32", "bf16", "int8", "stored", "packed"]
 """How the matrices of a network are held; see the module's docstring."""
 
 _MOST = 2**24
@@ -44,10 +47,12 @@ def widened(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
     """(out, in) in `dtype`, a copy unless it is held so.
 
     Args:
-        scale: of 8-bit numbers, (out, groups).
+        scale: of 8-bit numbers, (out, groups) bf16; or of packed ones, as `numbers` takes it.
     """
     if scale is None:
         return weight.to(dtype)
+    if scale.dtype == torch.float16:  # it has digits that bf16 would lose
+        return numbers(unpacked(weight), scale).to(dtype)
     inputs, scale = weight.shape[1], scale.to(dtype)
     if inputs % GROUP:
         return weight * scale.repeat_interleave(GROUP, 1)[:, :inputs]
@@ -153,8 +158,9 @@ class FrozenEmbedding(TokenEmbedding):
     scale: Tensor | None
 
     def forward(self, tokens: Tensor) -> Tensor:
-        scale = None if self.scale is None else self.scale[tokens].flatten(0, -2)
-        rows = widened(self.weight[tokens].flatten(0, -2), scale, torch.float32)
+        wanted = tokens.flatten()
+        scale = None if self.scale is None else self.scale[wanted]
+        rows = widened(self.weight[wanted], scale, torch.float32)
         return rows.view(*tokens.shape, -1)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -183,11 +189,19 @@ def has_matrix(module: nn.Module) -> bool:
     return type(module) in _FROZEN or type(module) in _PLAIN
 
 
-def place(model: nn.Module, name: str, tensor: Tensor, held: Held) -> None:
-    """Give the parameter `name` of `model` the numbers of `tensor`, frozen."""
+def place(
+    model: nn.Module, name: str, tensor: Tensor, held: Held, scale: Tensor | None = None
+) -> None:
+    """Give the parameter `name` of `model` the numbers of `tensor`, frozen.
+
+    Args:
+        scale: of packed numbers, which a matrix gets as they are.
+    """
     path, _, leaf = name.rpartition(".")
     owner = model.get_submodule(path)
-    if leaf == "weight" and has_matrix(owner):
+    if scale is not None:
+        _take(owner, tensor, scale)
+    elif leaf == "weight" and has_matrix(owner):
         _hold(owner, tensor, held)
     else:
         setattr(owner, leaf, nn.Parameter(tensor.float(), requires_grad=False))
@@ -241,7 +255,7 @@ def _hold(owner: nn.Module, tensor: Tensor, held: Held) -> None:
     if held == "int8":
         _take(owner, *quantize_weight(tensor, grouped=True))
         return
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "stored": tensor.dtype}[held]
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}.get(held, tensor.dtype)
     # A copy, where it must outlive the file: what is mapped from one is changed with it.
     _take(owner, tensor.to(dtype, copy=held == "bf16"), None)
 

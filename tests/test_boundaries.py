@@ -48,11 +48,11 @@ def test_packages_stay_apart(package: str) -> None:
 
 
 MODEL = (
-    *("errors", "tasks", "json_files", "subprocesses", "rope", "architecture"),
+    *("errors", "tasks", "json_files", "weight_files", "subprocesses", "rope", "architecture"),
     # The kernels of training stand below the network, what serves it in 8 bits above.
     *("cpu.library", "cpu.gradients", "fused"),
     *("dora", "projection", "positions", "attention", "transformer", "classifier", "lora", "cpu"),
-    *("frozen", "kv_cache", "weight_files"),
+    *("frozen", "kv_cache"),
     *("tokenizer", "prompts", "sampling"),
     # What reads other programs' files, checkpoints, and what writes other programs' files.
     *("convert", "checkpoint", "convert.hf_write", "convert.gguf_write"),

@@ -8,6 +8,7 @@ from app.answers import ModelCard, ModelsResponse
 from app.loading import ServedModel
 from app.routes.problems import problems
 from app.service import ServiceDependency
+from model.cpu.quantize import weights_of
 
 router = APIRouter()
 
@@ -41,6 +42,7 @@ def _card(model: ServedModel) -> ModelCard:
         base=None if adapter is None else base.id,
         parameters=base.model.parameter_count() + (head if own is None else own),
         adapter_parameters=own,
+        weights=weights_of(base.model),
         context_length=model.context_length,
         vocab_size=base.tokenizer.vocab_size,
         labels=list(labels.names) if labels else None,

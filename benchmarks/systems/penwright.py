@@ -45,7 +45,8 @@ class Penwright(System):
     ) -> None:
         torch.set_num_threads(threads)
         files, adapters = Files(work), adapters and not smollm2
-        base = load_base(smollm2_file() if smollm2 else files.penwright)
+        path = smollm2_file() if smollm2 else files.penwright
+        base = load_base(path, held="packed" if quantize else None)
         if quantize:
             eight_bit.quantize(base.model)
         paths = (files.head, files.instruct, files.classify) if adapters else ()
@@ -56,7 +57,7 @@ class Penwright(System):
         self._engine = Engine(base, loaded, settings, _nowhere)
         self._numbers = itertools.count()
         self.settings = {
-            "weights": "int8" if quantize else "fp32",
+            "weights": eight_bit.weights_of(base.model),
             "engine": vars(settings),
             "torch": torch.__version__,
         }

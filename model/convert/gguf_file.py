@@ -2,8 +2,8 @@
 
 The reader of the package `gguf` trusts what it reads: 49 bytes that announce an array of 2^60
 elements keep it busy for ever. Here every count, length, size and offset is held against what is
-left of the file before anything loops over it or takes memory for it. The package only turns
-quantized blocks into numbers.
+left of the file before anything loops over it or takes memory for it. What blocks become is in
+`model.convert.gguf_blocks`.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -12,7 +12,6 @@ import math
 import mmap
 import stat
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.errors import CheckpointError, UsageError
+from model.convert.gguf_blocks import decoder
+from model.errors import CheckpointError
 from model.json_files import shown
 
 VERSIONS = (2, 3)
@@ -58,7 +58,6 @@ _OTHER_KINDS |= {20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 24: "I8",
 _OTHER_KINDS |= {26: "I32", 27: "I64", 28: "F64", 29: "IQ1_M", 34: "TQ1_0", 35: "TQ2_0"}
 _OTHER_KINDS |= {39: "MXFP4", 40: "NVFP4", 41: "Q1_0"}
 """What is refused by its name; a newer number is refused as a number."""
-_PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 _BOOL, _STRING, _ARRAY = 7, 8, 9
 _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 10: "Q", 11: "q", 12: "d"}
@@ -106,10 +105,9 @@ class GGUFFile:
             UsageError: `gguf` is not installed, which quantized tensors need.
         """
         info = self._info(name)
-        block, size = next((n, size) for kind, n, size in KINDS.values() if kind == info.kind)
-        numbers = _decoder(info.kind, self.path)
-        count = info.nbytes // size
-        stored = self._bytes(info).reshape(count, size)
+        numbers = decoder(info.kind, self.path)
+        stored = self.blocks(name)
+        count, block = len(stored), math.prod(info.shape) // len(stored)
         try:
             result = torch.empty(info.shape, dtype=dtype)
         except RuntimeError as error:
@@ -122,6 +120,17 @@ class GGUFFile:
             # The copy is torch's to keep; the map is read-only and perhaps not aligned.
             flat[start * block : stop * block] = numbers(np.array(stored[start:stop]))
         return result
+
+    def blocks(self, name: str) -> NDArray[np.uint8]:
+        """A tensor as it is stored, mapped into memory: (blocks, bytes of one).
+
+        Raises:
+            CheckpointError: there is no such tensor, or the file has changed; names file and
+                tensor.
+        """
+        info = self._info(name)
+        size = next(size for kind, _, size in KINDS.values() if kind == info.kind)
+        return self._bytes(info).reshape(-1, size)
 
     def same(self, a: str, b: str) -> bool:
         """Whether two tensors are the same bytes; only slices of them are in memory at a time.
@@ -330,24 +339,3 @@ class _Header:
 
     def error(self, what: str) -> CheckpointError:
         return CheckpointError(f"{self.path}: {what}")
-
-
-def _decoder(kind: str, source: Path) -> Callable[[NDArray[np.uint8]], Tensor]:
-    """What turns blocks, (blocks, bytes of one), into numbers in one row."""
-    if kind in _PLAIN:
-        return lambda blocks: torch.from_numpy(blocks.reshape(-1)).view(_PLAIN[kind])
-    try:
-        import gguf
-    except ImportError as error:
-        raise UsageError(
-            f"{source}: has tensors of {kind}, which need the package gguf (`pip install gguf`)"
-        ) from error
-    number = gguf.GGMLQuantizationType[kind]
-
-    def dequantize(blocks: NDArray[np.uint8]) -> Tensor:
-        with np.errstate(all="ignore"):  # a scale that is not finite
-            # As one row: the package goes through 16 rows at a time, in Python.
-            row = gguf.quants.dequantize(blocks.reshape(1, -1), number)
-        return torch.from_numpy(row.reshape(-1))
-
-    return dequantize

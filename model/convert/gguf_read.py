@@ -8,6 +8,7 @@ from torch import Tensor
 
 from model.architecture import Architecture
 from model.convert.families import FAMILIES
+from model.convert.gguf_blocks import packed
 from model.convert.gguf_config import DIVISORS, family_of, read_architecture
 from model.convert.gguf_file import GGUFFile, read_header
 from model.convert.gguf_rows import LLAMA, halves, heads_side_by_side
@@ -148,6 +149,13 @@ class _Stored:
     def read(self, dtype: torch.dtype | None) -> Tensor:
         tensor = self.file.read(self.name, dtype or torch.float32)
         return halves(tensor, self.heads) if self.heads else tensor
+
+    def packed(self) -> tuple[Tensor, Tensor] | None:
+        found = packed(self.file.blocks(self.name), self.file.tensors[self.name].kind, self.shape)
+        if found is None or not self.heads:
+            return found
+        values, scale = (halves(part, self.heads) for part in found)
+        return values, scale
 
 
 def _network(

@@ -177,6 +177,9 @@ class _Stored:
         tensor = tensor.T if self.turned else tensor
         return tensor if dtype is None else tensor.to(dtype)
 
+    def packed(self) -> None:
+        """No file of this kind has blocks."""
+
 
 def _open(files: tuple[Path, ...], family: str, stack: contextlib.ExitStack) -> dict[str, _Stored]:
     """The tensors by their names; buffers, which are no weights, are left out."""

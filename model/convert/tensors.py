@@ -16,7 +16,7 @@ from model.architecture import Architecture
 from model.classifier import ClassifierHead
 from model.convert.families import Table, their_names
 from model.errors import CheckpointError
-from model.frozen import Held, place
+from model.frozen import Held, has_matrix, place
 from model.projection import Projection
 from model.prompts import Template
 from model.tasks import TaskName
@@ -44,6 +44,10 @@ class Stored(Protocol):
 
     def read(self, dtype: torch.dtype | None) -> Tensor:
         """Its numbers; None as they are stored."""
+
+    def packed(self) -> tuple[Tensor, Tensor] | None:
+        """The same as whole numbers and their scales, as `model.frozen` holds what is packed; None
+        if it is not stored so."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,11 @@ def fill(
         raise CheckpointError(f"{source}: {len(unused)} unknown tensors: {names}")
     weights = {}
     for name, entries in found.items():
+        if held == "packed" and has_matrix(model.get_submodule(name.rpartition(".")[0])):
+            whole = _packed(entries)
+            if whole is not None:
+                place(model, name, whole[0].to(device), held, whole[1].to(device))
+                continue
         parts = [entry.read(None if held else dtype).to(device) for entry in entries]
         tensor = (parts[0] if len(parts) == 1 else torch.cat(parts)).contiguous()
         if held:
@@ -134,6 +143,18 @@ def fill(
     if not held:
         model.load_state_dict(weights, assign=True)
     return model.eval()
+
+
+def _packed(entries: Sequence[Stored]) -> tuple[Tensor, Tensor] | None:
+    """Their whole numbers and scales, one below the other, where all are stored in one way."""
+    found: list[tuple[Tensor, Tensor]] = []
+    for entry in entries:
+        part = entry.packed()
+        if part is None or (found and part[0].dtype != found[0][0].dtype):
+            return None
+        found.append(part)
+    values, scales = zip(*found, strict=True)
+    return torch.cat(values), torch.cat(scales)
 
 
 def taken_apart(

@@ -15,7 +15,7 @@ from torch import Tensor
 PATHS = ("portable", "avx2", "avx512-vnni")
 """The instruction sets, slowest first; all give the same bits."""
 _LIBRARY = Path(__file__).with_name("kernels") / "libkernels.so"
-_VERSION = 6
+_VERSION = 8
 _log = logging.getLogger(__name__)
 
 _POINTER, _INT64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int

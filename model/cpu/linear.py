@@ -1,4 +1,4 @@
-"""Linear layers with 8-bit weights in the compiled kernels.
+"""Linear layers with 8- or 4-bit weights in the compiled kernels.
 
     layer = PackedLinear(kernel, values, scale, bias)
     y = layer(x)
@@ -22,6 +22,13 @@ SPAN = 16
 """Inputs of a row that have a scale of their own there."""
 MOST_INPUTS = 65536
 """The largest sum of products must fit 32 bits."""
+_KINDS = {
+    (torch.int8, torch.float32, 1): 0,
+    (torch.int8, torch.bfloat16, 2): 1,
+    (torch.uint8, torch.float16, 3): 2,
+    (torch.int8, torch.float16, 2): 3,
+}
+"""`Kind` in kernels.h, by the types of values and scale and the latter's dimensions."""
 
 
 class _Weights(ctypes.Structure):
@@ -34,7 +41,7 @@ class _Weights(ctypes.Structure):
         ("bias", ctypes.c_void_p),
         ("in_features", ctypes.c_int64),
         ("out_features", ctypes.c_int64),
-        ("grouped", ctypes.c_int64),
+        ("kind", ctypes.c_int64),
     ]
 
 
@@ -44,9 +51,11 @@ class PackedLinear:
     The C side holds pointers into its tensors.
 
     Args:
-        values: (out_features, in_features) int8, at least -127.
+        values: (out_features, in_features) int8, at least -127; or uint8, of 4 bits: at most 15.
         scale: (out_features,) fp32: the layer is plain; or (out_features, groups of 32 inputs)
-            bf16: it is grouped, and each 16 inputs of a row have a scale of their own, too.
+            bf16 or fp16: it is grouped, and each 16 inputs of a row have a scale of their own,
+            too. Of 4 bits: (out_features, groups, 2) fp16, a scale and what is then added to the
+            product.
         bias: (out_features,) fp32.
         paired: whether the first half of the channels and the second, as gate and up of a SwiGLU,
             are packed side by side, so that a block of channels has what becomes a product.
@@ -64,25 +73,29 @@ class PackedLinear:
         *,
         paired: bool = False,
     ) -> None:
-        require(values.dtype == torch.int8 and values.ndim == 2, "values must be a matrix of int8")
+        require(values.ndim == 2, f"values are {tuple(values.shape)}; they must be a matrix")
+        kind = _KINDS.get((values.dtype, scale.dtype, scale.ndim), -1)
+        require(kind >= 0, f"{values.dtype} with a scale of {scale.dtype} is no kind of layer")
         self.kernel = kernel
         self.out_features, self.in_features = values.shape
-        self.grouped, self.paired = scale.ndim == 2, paired
+        self.paired = paired
+        self.bits = 4 if scale.ndim > 2 else 8
         require(0 < self.in_features <= MOST_INPUTS, f"in_features is at most {MOST_INPUTS}")
-        groups = (-(-self.in_features // GROUP),) if self.grouped else ()
-        kind = torch.bfloat16 if self.grouped else torch.float32
+        groups = (-(-self.in_features // GROUP), 2)[: scale.ndim - 1]
         require(scale.shape == (len(values), *groups), f"scale is {tuple(scale.shape)}")
-        require(scale.dtype == kind, f"scale is {scale.dtype}; it must be {kind}")
         require(bias is None or bias.shape == (len(values),), "each channel needs a bias")
-        missing = -self.in_features % (GROUP if self.grouped else 4)
+        missing = -self.in_features % (GROUP if groups else 4)
         values = self._whole_blocks(F.pad(values, (0, missing)) if missing else values)
         scale = self._whole_blocks(scale)
         bias = torch.zeros(self.out_features) if bias is None else bias.float()
         self.bias = self._whole_blocks(bias)
         self.scale: Tensor | None = None
         self.sums: Tensor | None = None
-        if self.grouped:
-            self.weight = _with_scales(_in_fours(values.view(torch.uint8) ^ 128), scale)
+        if groups:
+            stored = (
+                values.view(torch.uint8) ^ 128 if values.dtype == torch.int8 else nibbles(values)
+            )
+            self.weight = _with_scales(_in_fours(stored), scale)
         else:
             self.weight, self.scale, self.sums = _in_fours(values), scale, _row_sums(values)
         self._weights = _Weights(
@@ -92,7 +105,7 @@ class PackedLinear:
             self.bias.data_ptr(),
             self.in_features,
             len(values) if paired else self.out_features,
-            self.grouped,
+            kind,
         )
         self.pointer = ctypes.addressof(self._weights)
 
@@ -170,18 +183,45 @@ def _in_fours(values: Tensor) -> Tensor:
 
 
 def _with_scales(fours: Tensor, scale: Tensor) -> Tensor:
-    """Behind the fours of each group, its scales.
+    """Behind the fours of each group, its scales, and then its minima where there are such.
 
     Args:
         fours: (blocks, fours, CHANNELS) int32, each four bytes.
-        scale: (channels, groups) bf16.
+        scale: (channels, groups, or groups and 2) of 16 bits.
 
     Returns:
         (blocks, groups, bytes) uint8
     """
-    weights = fours.view(torch.uint8).view(len(fours), scale.shape[1], -1)
-    of_blocks = scale.view(-1, CHANNELS, scale.shape[1]).transpose(1, 2).contiguous()
-    return torch.cat([weights, of_blocks.view(torch.uint8)], dim=2).contiguous()
+    groups = scale.shape[1]
+    weights = fours.view(torch.uint8).view(len(fours), groups, -1)
+    of_blocks = scale.view(len(fours), CHANNELS, groups, -1).permute(0, 2, 3, 1).flatten(2)
+    return torch.cat([weights, of_blocks.contiguous().view(torch.uint8)], dim=2).contiguous()
+
+
+def nibbles(values: Tensor) -> Tensor:
+    """Two 4-bit numbers a byte, as GGUF has them: byte j of a group has input j in its low half,
+    and input 16 + j in its high one.
+
+    Args:
+        values: (…, inputs) uint8, whole groups of numbers up to 15.
+
+    Returns:
+        (…, inputs / 2) uint8
+
+    Raises:
+        ValueError: a number is too large.
+    """
+    require(not values.numel() or int(values.max()) < 16, "a number of 4 bits is at most 15")
+    low, high = values.reshape(*values.shape[:-1], -1, 2, SPAN).unbind(-2)
+    return (low | high << 4).flatten(-2)
+
+
+def unpacked(values: Tensor) -> Tensor:
+    """The way back: (…, inputs / 2) uint8 -> (…, inputs); what is no uint8 is whole already."""
+    if values.dtype != torch.uint8:
+        return values
+    spans = values.view(*values.shape[:-1], -1, SPAN)
+    return torch.stack([spans & 15, spans >> 4], dim=-2).flatten(-3)
 
 
 def _row_sums(values: Tensor) -> Tensor:

@@ -12,9 +12,13 @@ of the others, and a margin between two tokens is soon lost: their layers are *g
 weights of a channel have a scale, and each 16 activations of a row. What each part costs SmolLM2 is
 in tests/README.md.
 
+What is packed (`model.frozen`), as a GGUF file's matrices of 4 or 8 bits can be, is multiplied as
+the file has it: such a layer is grouped, and of its weights nothing is lost.
+
 The token embedding is quantized, too, and looked up in the 8-bit output head where the two are
 tied. A copy of it in bf16 would be the largest tensor of the process (77 MB beside the 124 MB of
-GPT-2's weights in 8 bits), and what it would improve is small: see tests/model/test_quantize.py.
+GPT-2's weights in 8 bits), and what it would improve is small: see
+tests/model/test_quantized_network.py.
 
 With the C kernel (`model.cpu`) all blocks are one call of it, at the speed of memory; attention
 and adapters are then computed there, too, and a row gets the same bits in every batch. Without it
@@ -33,11 +37,12 @@ from torch import Tensor, nn
 
 from model.cpu import library
 from model.cpu.library import Kernel
-from model.cpu.linear import GROUP, SPAN, PackedLinear
+from model.cpu.linear import GROUP, SPAN, PackedLinear, unpacked
 from model.cpu.quantized_blocks import QuantizedBlocks, fits
 from model.errors import UsageError
 from model.projection import Adapts, Projection
 from model.transformer import Transformer
+from model.weight_files import dtype_name
 
 _ROWS_AT_ONCE = 4096
 _EXACT_INPUTS = 512  # 512 × 255 × 127 < 2^24: sums of so many products are exact in fp32
@@ -52,6 +57,10 @@ class Layer(Protocol):
     def rows(self, channels: Tensor) -> Tensor:
         """The weights of some output channels: (…,) -> (…, in_features), fp32"""
 
+    @property
+    def bits(self) -> int:
+        """Of a weight."""
+
 
 class TorchLinear:
     """What the kernel computes, bit for bit, in torch alone.
@@ -63,7 +72,8 @@ class TorchLinear:
     def __init__(self, values: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         self.values = values
         self.scale = scale
-        self.grouped = scale.ndim == 2
+        self.grouped = scale.ndim > 1
+        self.bits = 4 if scale.ndim > 2 else 8
         self.sums = values.sum(1, dtype=torch.int32)
         self.bias = torch.zeros(len(values)) if bias is None else bias.float()
 
@@ -80,23 +90,35 @@ class TorchLinear:
     def _by_groups(self, rows: Tensor) -> Tensor:
         sums = torch.zeros(len(rows), len(self.values))
         for group, start in enumerate(range(0, rows.shape[1], GROUP)):
-            of_group = torch.zeros_like(sums)
+            of_group, of_row = torch.zeros_like(sums), torch.zeros(len(rows), 1)
             for first in range(start, min(start + GROUP, rows.shape[1]), SPAN):
                 span = slice(first, first + SPAN)
                 whole, step = quantize_span(rows[:, span])
                 # 16 × 127 × 127 < 2^24: exact in fp32, whatever the order.
                 of_group += F.linear(whole, self.values[:, span].float()) * step
-            sums += of_group * self.scale[:, group].float()
+                of_row += whole.sum(1, keepdim=True) * step
+            if self.scale.ndim == 2:
+                sums += of_group * self.scale[:, group].float()
+            else:
+                scale, minimum = self.scale[:, group].float().unbind(1)
+                sums += of_group * scale + of_row * minimum
         return sums
 
     def rows(self, channels: Tensor) -> Tensor:
-        scale = self.scale[channels].float()
-        if self.grouped:
-            scale = scale.repeat_interleave(GROUP, -1)[..., : self.values.shape[1]]
-        else:
-            scale = scale.unsqueeze(-1)
-        out: Tensor = self.values[channels] * scale
-        return out
+        rows = channels.flatten()
+        values, scale = self.values[rows], self.scale[rows]
+        found = numbers(values, scale) if self.grouped else values * scale[:, None]
+        return found.view(*channels.shape, -1)
+
+
+def numbers(values: Tensor, scale: Tensor) -> Tensor:
+    """What whole numbers stand for in a grouped layer, in fp32: (channels, in).
+
+    Args:
+        values, scale: as of `PackedLinear`.
+    """
+    scale = scale.float().repeat_interleave(GROUP, 1)[:, : values.shape[1]]
+    return values * scale if scale.ndim == 2 else values * scale[..., 0] + scale[..., 1]
 
 
 def quantize_weight(weight: Tensor, *, grouped: bool = False) -> tuple[Tensor, Tensor]:
@@ -243,8 +265,9 @@ class QuantizedEmbedding(nn.Module):
 def quantize(model: Transformer, kernel: Kernel | None = None) -> None:
     """Give `model` 8-bit weights, in place; what remains becomes fp32. For inference only.
 
-    A network that is held in bf16 is quantized from bf16: the same result as from fp32 where the
-    checkpoint stores bf16, and the peak of memory is lower.
+    What is held as whole numbers and scales already keeps them, be they of 8 bits or of 4. What is
+    held in bf16 is quantized from bf16: the same result as from fp32 where the checkpoint stores
+    bf16, and the peak of memory is lower.
 
     Args:
         kernel: computes the products; by default `library.load()`, or torch where there is none.
@@ -258,8 +281,13 @@ def quantize(model: Transformer, kernel: Kernel | None = None) -> None:
     grouped = model.config.mlp == "swiglu"
     fused = kernel is not None and fits(model.config)
 
-    def layer(weight: Tensor, bias: Tensor | None = None, *, paired: bool = False) -> Layer:
-        values, scale = quantize_weight(weight, grouped=grouped)
+    def layer(owner: nn.Module, bias: Tensor | None = None, *, paired: bool = False) -> Layer:
+        weight, scale = owner.weight, getattr(owner, "scale", None)
+        assert isinstance(weight, Tensor)
+        if scale is None:
+            values, scale = quantize_weight(weight, grouped=grouped)
+        else:
+            values = unpacked(weight)
         if kernel is None:
             return TorchLinear(values, scale, bias)
         return PackedLinear(kernel, values, scale, bias, paired=paired)
@@ -268,21 +296,29 @@ def quantize(model: Transformer, kernel: Kernel | None = None) -> None:
     for name in [n for n, module in model.named_modules() if isinstance(module, Projection)]:
         old = model.get_submodule(name)
         assert isinstance(old, Projection)
-        new = layer(old.weight, old.bias, paired=fused and name.endswith("gate_up"))
+        new = layer(old, old.bias, paired=fused and name.endswith("gate_up"))
         model.set_submodule(name, QuantizedProjection(old.path, new, old.bias))
         return_freed_memory()  # now and then: it would add up to more than the network
     if kernel:
         for name in [n for n, module in model.named_modules() if isinstance(module, nn.GELU)]:
             model.set_submodule(name, FastGELU(kernel))
     if model.head is not None:
-        model.set_submodule("head", QuantizedEmbedding(layer(model.head.weight)))
-    model.set_submodule("embedding", QuantizedEmbedding(layer(model.embedding.weight)))
+        model.set_submodule("head", QuantizedEmbedding(layer(model.head)))
+    model.set_submodule("embedding", QuantizedEmbedding(layer(model.embedding)))
     model.float().requires_grad_(False)
     if kernel and fused:
         blocks = QuantizedBlocks(kernel, list(model.blocks), model.config)
         model.blocks = nn.ModuleList([blocks])
     model.quantized = True
     return_freed_memory()
+
+
+def weights_of(model: Transformer) -> str:
+    """In what the weights of `model` are: "int8", "int4, int8" where a file has some of them in 4
+    bits, or what it computes in where it is not quantized."""
+    kinds = (QuantizedProjection, QuantizedEmbedding)
+    bits = {module.layer.bits for module in model.modules() if isinstance(module, kinds)}
+    return ", ".join(f"int{each}" for each in sorted(bits)) or dtype_name(model.dtype)
 
 
 def return_freed_memory() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from model.cpu import library
+
 from .conftest import CONTEXT, serve
 
 
@@ -210,6 +212,7 @@ def test_models_are_described(client: httpx.Client, checkpoints: Path) -> None:
     assert base["base"] is None
     assert base["metrics"] == {"perplexity": {"value": 300.0, "n": 1000}}
     assert base["context_length"] == CONTEXT
+    assert base["weights"] == spam["weights"] == ("int8" if library.load() else "float32")
     assert spam["base"] == base["checkpoint"]
     assert spam["labels"] == ["ham", "spam"]
     assert spam["positive"] == "spam"

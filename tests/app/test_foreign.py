@@ -22,6 +22,7 @@ from model.errors import UsageError
 from model.tokenizer import byte_of_character
 from tests.app.conftest import Live, events, serve
 from tests.parity import families
+from tests.parity.gguf_files import write_gguf
 
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
@@ -230,6 +231,14 @@ def test_8_bits_are_the_default_and_close_to_fp32(made: tuple[Path, Any, Any]) -
     if library.load() is not None:
         assert found["auto"] == found["int8"]
     assert 0 < abs(found["int8"] - found["none"]) < 0.2
+
+
+def test_4_bits_of_a_file_stay_so(tmp_path: Path) -> None:
+    peer = families.new_peer(families.CASES["llama-groups"])
+    with serve(base=write_gguf(tmp_path / "x.gguf", peer, "Q4_1"), quantize="int8") as live:
+        [model] = live.client.get("/models").json()["models"]
+        assert model["weights"].startswith("int4")
+        assert live.client.post("/generate", json={"prompt": "a"}).status_code == 200
 
 
 def test_a_panic_while_loading_ends_in_failed(checkpoints: Path, tmp_path: Path) -> None:

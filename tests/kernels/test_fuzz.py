@@ -66,12 +66,26 @@ def same(one: Tensor, other: Tensor) -> bool:
     return torch.equal(one.nan_to_num(1e35), other.nan_to_num(1e35))
 
 
+def nibbles(chance: random.Random, outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
+    """Weights of 4 bits; scales and minima are any 16 bits, of numbers or of none."""
+    generator = torch.Generator().manual_seed(chance.randrange(2**31))
+    values = torch.randint(16, (outputs, inputs), generator=generator, dtype=torch.uint8)
+    if chance.random() < 0.3:
+        bits = torch.randint(-(2**15), 2**15, (outputs, -(-inputs // 32), 2), generator=generator)
+        return values, bits.to(torch.int16).view(torch.float16)
+    return values, numbers(chance, outputs, -(-inputs // 32), 2).half()
+
+
 def linear(chance: random.Random) -> None:
     inputs, rows = chance.randint(1, 300), chance.choice((0, 1, 2, 3, 4, 5, 17, 130))
     paired = chance.random() < 0.3
     outputs = 2 * chance.randint(1, 100) if paired else chance.randint(1, 200)
-    weight = numbers(chance, outputs, inputs).nan_to_num(0.0, 0.0, 0.0)
-    values, scale = quantize_weight(weight, grouped=chance.random() < 0.5)
+    if chance.random() < 0.3:
+        values, scale = nibbles(chance, outputs, inputs)
+    else:
+        weight = numbers(chance, outputs, inputs).nan_to_num(0.0, 0.0, 0.0)
+        values, scale = quantize_weight(weight, grouped=chance.random() < 0.5)
+        scale = scale.half() if scale.ndim == 2 and chance.random() < 0.5 else scale
     bias = chance.choice((None, numbers(chance, outputs)))
     x, goal = numbers(chance, rows, inputs), None
     channels = torch.tensor([chance.randint(-2, outputs + 1) for _ in range(3)])

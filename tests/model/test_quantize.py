@@ -1,10 +1,9 @@
-"""8-bit layers: every path exact, equal to the others bit for bit, and close to fp32."""
+"""8- and 4-bit layers: every path exact, equal to the others bit for bit, and close to fp32."""
 
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,18 +11,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import Module
 
-from model.architecture import Architecture
-from model.checkpoint import golden, load_base, save_base
 from model.cpu import library, quantize
 from model.cpu.linear import PackedLinear
-from model.cpu.quantize import Layer, QuantizedProjection, TorchLinear
-from model.cpu.quantized_blocks import QuantizedBlocks
-from model.errors import CheckpointError, UsageError
-from model.lora import LoRA, LoRASettings
-from model.tokenizer import Tokenizer
-from model.transformer import Transformer
+from model.cpu.quantize import Layer, TorchLinear
+from tests.model.layers import KINDS, kernel_or_skip, normal, numbers_of
 
 SHAPES = [(1, 1), (4, 1), (7, 5), (32, 96), (50, 257), (384, 384), (768, 130), (3072, 64)]
 """(in, out); few are multiples of the tile's 4 inputs and 64 channels."""
@@ -44,16 +36,6 @@ def pack(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Pac
     return TorchLinear
 
 
-def kernel_or_skip(path: str | None = None) -> library.Kernel:
-    try:
-        kernel = library.load(path)
-    except ValueError:
-        pytest.skip(f"this processor has no {path}")
-    if kernel is None:
-        pytest.skip("the C kernel was not compiled when the package was installed")
-    return kernel
-
-
 @pytest.fixture
 def two_threads() -> Iterator[None]:
     before = torch.get_num_threads()
@@ -62,15 +44,11 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 def new_layer(
-    pack: Pack, inputs: int, outputs: int, *, grouped: bool = False
+    pack: Pack, inputs: int, outputs: int, kind: str = "plain"
 ) -> tuple[Layer, Tensor, Tensor]:
     weight, bias = normal(outputs, inputs), normal(outputs, seed=1)
-    return pack(*quantize.quantize_weight(weight, grouped=grouped), bias), weight, bias
+    return pack(*numbers_of(weight, kind), bias), weight, bias
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
@@ -92,13 +70,30 @@ def test_sums_are_exact(pack: Pack, inputs: int, outputs: int, extreme: bool) ->
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
-@pytest.mark.parametrize("grouped", [False, True])
-def test_every_form_gives_the_same_bits(
-    pack: Pack, inputs: int, outputs: int, grouped: bool
-) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_form_gives_the_same_bits(pack: Pack, inputs: int, outputs: int, kind: str) -> None:
     x = normal(23, inputs, seed=2) * torch.logspace(-20, 20, 23)[:, None]
-    ours = new_layer(pack, inputs, outputs, grouped=grouped)[0](x)
-    assert torch.equal(ours, new_layer(TorchLinear, inputs, outputs, grouped=grouped)[0](x))
+    ours = new_layer(pack, inputs, outputs, kind)[0](x)
+    assert torch.equal(ours, new_layer(TorchLinear, inputs, outputs, kind)[0](x))
+
+
+@pytest.mark.parametrize("part", [0, 1, None])
+def test_every_scale_and_minimum_in_fp16(pack: Pack, part: int | None) -> None:
+    """Subnormal ones too, and what is no number: in products and in rows that are looked up.
+
+    `part`: the scale or the minimum of 4 bits; None is the scale of 8 bits.
+    """
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.float16)
+    scale = torch.ones(2**16, 2, 2, dtype=torch.float16)
+    scale[:, 1, part or 0] = bits
+    values = (torch.arange(2**16)[:, None] + torch.arange(50)).to(torch.uint8) % 16
+    if part is None:
+        scale, values = scale[..., 0].contiguous(), values.to(torch.int8) - 8
+    layer, x = pack(values, scale, None), normal(3, 50)
+    of_inputs = scale.float().repeat_interleave(32, 1)[:, :50]
+    goal = values * of_inputs if part is None else values * of_inputs[..., 0] + of_inputs[..., 1]
+    assert torch.equal(layer.rows(torch.arange(2**16)).nan_to_num(), goal.nan_to_num())
+    assert torch.equal(layer(x).nan_to_num(), TorchLinear(values, scale, None)(x).nan_to_num())
 
 
 @pytest.mark.parametrize("path", library.PATHS)
@@ -140,7 +135,7 @@ def test_in_groups_an_outlier_costs_its_neighbours_nothing(
     pack: Pack, inputs: int, outputs: int
 ) -> None:
     """Each number of a span is off by half a step of its own span, each weight of its group."""
-    layer, weight, bias = new_layer(pack, inputs, outputs, grouped=True)
+    layer, weight, bias = new_layer(pack, inputs, outputs, "grouped")
     x = normal(9, inputs, seed=3)
     x[1:, 0] *= 1000
     weight_off = whole_groups(weight, 32).abs().amax(-1, keepdim=True) * (0.5 + 2**-8) / 127
@@ -162,12 +157,25 @@ def whole_groups(x: Tensor, size: int) -> Tensor:
     return F.pad(x, (0, -x.shape[1] % 32)).view(len(x), -1, size)
 
 
-@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
+def test_of_4_bits_the_activations_alone_are_rounded(pack: Pack, inputs: int, outputs: int) -> None:
+    """By at most half a step of each span, whose outlier is no other's."""
+    layer, _, bias = new_layer(pack, inputs, outputs, "nibbles")
+    weight = layer.rows(torch.arange(outputs))
+    x = normal(9, inputs, seed=3)
+    x[1:, 0] *= 1000
+    step = whole_groups(x, 16).abs().amax(-1, keepdim=True) / 127
+    off = torch.einsum("rsi,osi->ro", (step / 2).expand(-1, -1, 16), whole_groups(weight, 16).abs())
+    exact = x.double() @ weight.double().T + bias
+    assert torch.all((layer(x) - exact).abs() <= 1.001 * off + 1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("inputs", "outputs"), [(32, 96), (50, 257), (768, 130)])
 def test_a_row_does_not_depend_on_its_neighbours(
-    pack: Pack, inputs: int, outputs: int, grouped: bool
+    pack: Pack, inputs: int, outputs: int, kind: str
 ) -> None:
-    layer = new_layer(pack, inputs, outputs, grouped=grouped)[0]
+    layer = new_layer(pack, inputs, outputs, kind)[0]
     x = normal(64, inputs, seed=4)
     x[::3] *= 1000  # a scale for the whole batch would drown the other rows
     together = layer(x)
@@ -179,18 +187,18 @@ def test_a_row_does_not_depend_on_its_neighbours(
 
 @pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("rows", [1, 3, 64])
-@pytest.mark.parametrize("grouped", [False, True])
-def test_threads_change_nothing(pack: Pack, rows: int, grouped: bool) -> None:
-    layer = new_layer(pack, 384, 1000, grouped=grouped)[0]  # enough work for two
+@pytest.mark.parametrize("kind", KINDS)
+def test_threads_change_nothing(pack: Pack, rows: int, kind: str) -> None:
+    layer = new_layer(pack, 384, 1000, kind)[0]  # enough work for two
     x = normal(rows, 384, seed=5)
     two = layer(x)
     torch.set_num_threads(1)
     assert torch.equal(layer(x), two)
 
 
-@pytest.mark.parametrize("grouped", [False, True])
-def test_extreme_rows(pack: Pack, grouped: bool) -> None:
-    layer, weight, bias = new_layer(pack, 50, 70, grouped=grouped)
+@pytest.mark.parametrize("kind", KINDS)
+def test_extreme_rows(pack: Pack, kind: str) -> None:
+    layer, weight, bias = new_layer(pack, 50, 70, kind)
     x = normal(8, 50, seed=6)
     x[1], x[2], x[3], x[4] = 0, 3.0, -3.0, x[4] * 1e-38
     x[5, 7], x[6, 8], x[7, 9] = torch.inf, torch.nan, -torch.inf
@@ -199,7 +207,8 @@ def test_extreme_rows(pack: Pack, grouped: bool) -> None:
     assert torch.equal(y[4], bias)
     for row, value in ((2, 3.0), (3, -3.0)):  # a constant row is exact but for its weights
         goal = F.linear(torch.full((50,), value), weight, bias)
-        assert (y[row] - goal).abs().max() < 50 * 3 * weight.abs().max() / 127 / 2
+        step = weight.abs().max() * (2 / 15 if kind == "nibbles" else 1 / 127)
+        assert (y[row] - goal).abs().max() < 50 * 3 * step / 2
     assert y[:5].isfinite().all()
     assert y[5:].isnan().all()
     assert torch.equal(layer(x[:1]), y[:1])
@@ -207,10 +216,11 @@ def test_extreme_rows(pack: Pack, grouped: bool) -> None:
     assert layer(torch.tensor([[largest, -largest] * 25])).shape == (1, 70)
 
 
-def test_zero_and_tiny_weights(pack: Pack) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_zero_and_tiny_weights(pack: Pack, kind: str) -> None:
     weight = normal(5, 8)
     weight[1], weight[2] = 0, 1e-40
-    y = pack(*quantize.quantize_weight(weight), None)(normal(3, 8, seed=1))
+    y = pack(*numbers_of(weight, kind), None)(normal(3, 8, seed=1))
     assert torch.equal(y[:, 1:3], torch.zeros(3, 2))
     assert y.isfinite().all()
 
@@ -226,18 +236,44 @@ def test_shapes_and_types_of_rows(pack: Pack) -> None:
     assert layer(x[:0]).shape == (0, 3, 70)
 
 
-@pytest.mark.parametrize("grouped", [False, True])
-def test_rows_of_weights_are_looked_up(pack: Pack, grouped: bool) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_of_weights_are_looked_up(pack: Pack, kind: str) -> None:
     weight = normal(130, 50)
-    values, scale = quantize.quantize_weight(weight, grouped=grouped)
+    values, scale = numbers_of(weight, kind)
     tokens = torch.tensor([[0, 63, 64], [129, 128, 0]])
     rows = pack(values, scale, None).rows(tokens)
-    of_inputs = scale.float().repeat_interleave(32, 1)[:, :50] if grouped else scale[:, None]
-    assert torch.equal(rows, (values * of_inputs)[tokens])
+    of_inputs = scale[:, None] if kind == "plain" else scale.repeat_interleave(32, 1)[:, :50]
+    of_inputs, least = of_inputs.float().unbind(-1) if kind == "nibbles" else (of_inputs.float(), 0)
+    assert torch.equal(rows, (values * of_inputs + least)[tokens])
     with pytest.raises(IndexError):
         pack(values, scale, None).rows(torch.tensor([0, 130]))
-    half = weight.abs().amax(1, keepdim=True) / 127 / 2
-    assert torch.all((rows - weight[tokens]).abs() <= 1.001 * half[tokens])
+    steps = 15 / 2 if kind == "nibbles" else 127
+    half = weight.abs().amax(1, keepdim=True) / steps / 2
+    assert torch.all((rows - weight[tokens]).abs() <= 1.01 * half[tokens])
+
+
+def test_numbers_that_are_no_layer_are_refused() -> None:
+    kernel, values, scale = kernel_or_skip(), *numbers_of(normal(5, 50), "nibbles")
+    for wrong in (
+        (values + 15, scale),
+        (values, scale.bfloat16()),
+        (values, scale[..., 0]),
+        (values, scale[:, :1]),
+        (values.view(torch.int8), scale),
+    ):
+        with pytest.raises(ValueError, match=r"4 bits|no kind|scale is"):
+            PackedLinear(kernel, *wrong, None)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("outputs", [2, 130, 256])
+def test_in_pairs_it_is_the_same(kind: str, outputs: int) -> None:
+    values, scale = numbers_of(normal(outputs, 50), kind)
+    plain, paired = (
+        PackedLinear(kernel_or_skip(), values, scale, normal(outputs), paired=paired)
+        for paired in (False, True)
+    )
+    assert torch.equal(plain(normal(5, 50, seed=1)), paired(normal(5, 50, seed=1)))
 
 
 def test_the_fallback_is_exact_where_int_mm_is_not() -> None:
@@ -253,116 +289,3 @@ def test_the_fallback_is_exact_where_int_mm_is_not() -> None:
     root = Path(__file__).parents[2]
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2", "PYTHONPATH": str(root)}
     subprocess.run([sys.executable, "-c", script], check=True, env=environment)
-
-
-# The network.
-
-
-@pytest.fixture(params=[4, 2])
-def config(request: pytest.FixtureRequest, config: Architecture) -> Architecture:
-    """With heads of 8 dimensions, whose blocks stay apart, and of 16."""
-    return replace(config, n_head=request.param, n_kv_head=0, head_dim=0)
-
-
-@pytest.fixture
-def trained(model: Transformer) -> Transformer:
-    """With weights as large as a trained network has them."""
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.15)
-            parameter.copy_(parameter.bfloat16())  # as a checkpoint stores them
-    return model
-
-
-def block_of(model: Transformer, number: int) -> Module:
-    return (
-        model.blocks[0].blocks if isinstance(model.blocks[0], QuantizedBlocks) else model.blocks
-    )[number]
-
-
-def copy_of(model: Transformer) -> Transformer:
-    copy = Transformer(model.config).eval()
-    copy.load_state_dict(model.state_dict())
-    return copy
-
-
-@torch.inference_mode()
-def loss_of(model: Transformer, tokens: Tensor) -> float:
-    logits = model.logits(model(tokens[:, :-1]))
-    return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
-
-
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("compiled", [True, False])
-def test_the_loss_stays(
-    trained: Transformer, tied: bool, compiled: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if compiled:
-        kernel_or_skip()
-    else:
-        monkeypatch.setattr(library, "load", lambda: None)
-    if not tied:
-        trained = Transformer(replace(trained.config, tied=False)).eval()
-        trained.init_weights(torch.Generator().manual_seed(1))
-    quantized = copy_of(trained)
-    quantize.quantize(quantized)
-    assert (quantized.quantized, trained.quantized) == (True, False)
-    tokens = torch.randint(0, 261, (16, 32), generator=torch.Generator().manual_seed(8))
-    # 1% of perplexity, which is e to the loss
-    assert abs(loss_of(quantized, tokens) - loss_of(trained, tokens)) < 0.01
-
-
-def test_no_matrix_and_no_slow_gelu_stays(trained: Transformer) -> None:
-    kernel_or_skip()
-    quantize.quantize(trained)
-    assert not any(isinstance(module, torch.nn.GELU) for module in trained.modules())
-    left = {name for name, p in trained.named_parameters() if p.ndim > 1}
-    assert left == {"positions.weight"}
-    assert isinstance(block_of(trained, 1).get_submodule("mlp.up"), QuantizedProjection)
-
-
-def test_quantizing_from_bf16_is_the_same(trained: Transformer) -> None:
-    half = copy_of(trained).bfloat16()
-    quantize.quantize(half)
-    quantize.quantize(trained)
-    assert half.dtype == torch.float32
-    tokens = torch.arange(32)[None]
-    assert torch.equal(half.logits(half(tokens)), trained.logits(trained(tokens)))
-
-
-def test_adapters_act_on_a_quantized_network(trained: Transformer) -> None:
-    lora = LoRA(trained.config, LoRASettings(rank=4))
-    with torch.no_grad():
-        for i, parameter in enumerate(lora.parameters()):
-            parameter.copy_(normal(*parameter.shape, seed=i) * 0.1)
-    quantized = copy_of(trained)
-    quantize.quantize(quantized)
-    tokens = torch.arange(32)[None]
-    with torch.inference_mode():
-        plain = quantized(tokens)
-        adapted, goal = quantized(tokens, adapters=lora), trained(tokens, adapters=lora)
-    assert (adapted - goal).norm() < 0.1 * (adapted - plain).norm()
-    assert torch.equal(quantized(tokens), plain)
-
-
-def test_golden_outputs_hold_and_a_wrong_scale_shows(
-    trained: Transformer, tokenizer: Tokenizer, tmp_path: Path
-) -> None:
-    save_base(tmp_path / "base", trained, tokenizer, card={})
-    base = load_base(tmp_path / "base", dtype=torch.bfloat16)
-    quantize.quantize(base.model)
-    expected = base.card["golden"]
-    assert golden.verify("base", expected, base.model, tokenizer) <= golden.INT8_BOUND
-    layer = block_of(base.model, 0).get_submodule("mlp.down").layer
-    assert isinstance(layer, PackedLinear | TorchLinear)
-    layer.scale *= 3
-    with pytest.raises(CheckpointError, match="differs from its card"):
-        golden.verify("base", expected, base.model, tokenizer)
-
-
-def test_only_a_cpu_is_quantized(config: Architecture) -> None:
-    with torch.device("meta"):
-        model = Transformer(config)
-    with pytest.raises(UsageError, match="for the CPU"):
-        quantize.quantize(model)

@@ -11,12 +11,14 @@ from torch import Tensor
 from model.architecture import Architecture
 from model.attention import Attends
 from model.cpu import library
+from model.cpu import quantize as quantize_module
 from model.cpu.attention import TOKENS, PagedCache, Plan
 from model.cpu.quantize import TorchLinear, quantize
 from model.cpu.quantized_blocks import CACHE_DTYPE, QuantizedBlocks
 from model.lora import AdapterRows, LoRA, LoRASettings
 from model.rope import Llama3Scaling, Rope
 from model.transformer import Transformer
+from tests.model.layers import in_nibbles, kernel_or_skip
 
 VOCAB, CONTEXT = 101, 64
 _MODERN: dict[str, Any] = {"norm": "rms", "mlp": "swiglu", "bias": "none", "rope": Rope()}
@@ -72,19 +74,20 @@ class Step(Attends):
         return self.plan.attend(layer, query, key, value)
 
 
-def kernel_or_skip(path: str | None = None) -> library.Kernel:
-    try:
-        kernel = library.load(path)
-    except ValueError:
-        pytest.skip(f"this processor has no {path}")
-    if kernel is None:
-        pytest.skip("the C kernels were not compiled when the package was installed")
-    return kernel
+@pytest.fixture(params=[*FAMILIES, *(f"{name}, with 4 bits" for name in ("gpt2", "llama"))])
+def config(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Architecture:
+    """Of some networks, the layers that read the residual stream get weights of 4 bits."""
+    name: str = request.param.removesuffix(", with 4 bits")
+    config = FAMILIES[name]
+    if name != request.param:
+        quantize_weight = quantize_module.quantize_weight
 
+        def mixed(weight: Tensor, *, grouped: bool) -> tuple[Tensor, Tensor]:
+            of_stream = weight.shape[1] == config.n_embd
+            return (in_nibbles if of_stream else quantize_weight)(weight, grouped=grouped)
 
-@pytest.fixture(params=FAMILIES)
-def config(request: pytest.FixtureRequest) -> Architecture:
-    return FAMILIES[request.param]
+        monkeypatch.setattr(quantize_module, "quantize_weight", mixed)
+    return config
 
 
 def new_model(config: Architecture) -> Transformer:

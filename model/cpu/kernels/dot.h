@@ -14,8 +14,8 @@ static void dot_portable(const uint8_t *x, int64_t stride, const int8_t *w, int6
 }
 
 static void dot_groups_portable(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
-                                int rows, const float *steps, const int32_t *offsets, float *sums,
-                                const int8_t *ahead, int64_t step)
+                                int rows, const float *steps, const int32_t *offsets, int fp16,
+                                float *sums, const int8_t *ahead, int64_t step)
 {
     memset(sums, 0, sizeof(float) * CHANNELS * rows);
     for (int r = 0; r < rows; r++, sums += CHANNELS, steps += 2 * groups, offsets += 2 * groups)
@@ -36,9 +36,10 @@ static void dot_groups_portable(const int8_t *x, int64_t stride, const uint8_t *
                 for (int c = 0; c < CHANNELS; c++)
                     both[half][c] = (float)whole[c] * steps[2 * g + half];
             }
+            const uint8_t *scales = of_group + GROUP * CHANNELS;
             for (int c = 0; c < CHANNELS; c++)
                 sums[c] += (both[0][c] + both[1][c]) *
-                           bf16_at(of_group + GROUP * CHANNELS + 2 * c);
+                           (fp16 ? fp16_at(scales + 2 * c) : bf16_at(scales + 2 * c));
         }
 }
 
@@ -109,7 +110,7 @@ AVX2 static inline __attribute__((always_inline)) __m256 span_avx2(__m256i first
 AVX2 static inline __attribute__((always_inline)) void
 tile_groups_avx2(const int8_t *x, int64_t stride, const uint8_t *w, const uint8_t *scales,
                  int64_t groups, const int rows, const float *steps, const int32_t *offsets,
-                 float *sums)
+                 int fp16, float *sums)
 {
     __m256 all[2][2]; /* each: 8 channels */
     for (int r = 0; r < rows; r++)
@@ -146,8 +147,8 @@ tile_groups_avx2(const int8_t *x, int64_t stride, const uint8_t *w, const uint8_
         }
         for (int q = 0; q < 2; q++) {
             const __m128i bits = _mm_loadu_si128((const __m128i *)(scales + 16 * q));
-            const __m256 scale =
-                _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+            const __m256i widened = _mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16);
+            const __m256 scale = fp16 ? _mm256_cvtph_ps(bits) : _mm256_castsi256_ps(widened);
             for (int r = 0; r < rows; r++)
                 all[r][q] = _mm256_add_ps(
                     all[r][q],
@@ -160,19 +161,19 @@ tile_groups_avx2(const int8_t *x, int64_t stride, const uint8_t *w, const uint8_
 }
 
 AVX2 static void dot_groups_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
-                                 int rows, const float *steps, const int32_t *offsets, float *sums,
-                                 const int8_t *ahead, int64_t step)
+                                 int rows, const float *steps, const int32_t *offsets, int fp16,
+                                 float *sums, const int8_t *ahead, int64_t step)
 {
     for (int c = 0; c < CHANNELS; c += 16) {
         const uint8_t *weights = w + 4 * c, *scales = w + GROUP * CHANNELS + 2 * c;
         int r = 0;
         for (; r + 2 <= rows; r += 2)
             tile_groups_avx2(x + r * stride, stride, weights, scales, groups, 2,
-                             steps + 2 * r * groups, offsets + 2 * r * groups,
+                             steps + 2 * r * groups, offsets + 2 * r * groups, fp16,
                              sums + r * CHANNELS + c);
         if (r < rows)
             tile_groups_avx2(x + r * stride, stride, weights, scales, groups, 1,
-                             steps + 2 * r * groups, offsets + 2 * r * groups,
+                             steps + 2 * r * groups, offsets + 2 * r * groups, fp16,
                              sums + r * CHANNELS + c);
     }
 }
@@ -220,7 +221,7 @@ VNNI static void dot_vnni(const uint8_t *x, int64_t stride, const int8_t *w, int
 VNNI static inline __attribute__((always_inline)) void
 tile_groups_vnni(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, const int rows,
                  const int vectors, const int first, const float *steps, const int32_t *offsets,
-                 float *sums, const int8_t *ahead, int64_t step)
+                 int fp16, float *sums, const int8_t *ahead, int64_t step)
 {
     __m512 all[ROWS][4];
     for (int r = 0; r < rows; r++)
@@ -261,8 +262,8 @@ tile_groups_vnni(const int8_t *x, int64_t stride, const uint8_t *w, int64_t grou
         for (int q = 0; q < vectors; q++) {
             const uint8_t *scales = w + GROUP * CHANNELS + 2 * (first + 16 * q);
             const __m256i bits = _mm256_loadu_si256((const __m256i *)scales);
-            const __m512 scale =
-                _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+            const __m512i widened = _mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
+            const __m512 scale = fp16 ? _mm512_cvtph_ps(bits) : _mm512_castsi512_ps(widened);
             for (int r = 0; r < rows; r++)
                 all[r][q] = _mm512_add_ps(all[r][q], _mm512_mul_ps(spans[r][q], scale));
         }
@@ -273,23 +274,23 @@ tile_groups_vnni(const int8_t *x, int64_t stride, const uint8_t *w, int64_t grou
 }
 
 VNNI static void dot_groups_vnni(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
-                                 int rows, const float *steps, const int32_t *offsets, float *sums,
-                                 const int8_t *ahead, int64_t step)
+                                 int rows, const float *steps, const int32_t *offsets, int fp16,
+                                 float *sums, const int8_t *ahead, int64_t step)
 {
     switch (rows) {
     case 1:
-        tile_groups_vnni(x, stride, w, groups, 1, 4, 0, steps, offsets, sums, ahead, step);
+        tile_groups_vnni(x, stride, w, groups, 1, 4, 0, steps, offsets, fp16, sums, ahead, step);
         break;
     case 2:
-        tile_groups_vnni(x, stride, w, groups, 2, 4, 0, steps, offsets, sums, ahead, step);
+        tile_groups_vnni(x, stride, w, groups, 2, 4, 0, steps, offsets, fp16, sums, ahead, step);
         break;
     case 3:
-        tile_groups_vnni(x, stride, w, groups, 3, 2, 0, steps, offsets, sums, ahead, step);
-        tile_groups_vnni(x, stride, w, groups, 3, 2, 32, steps, offsets, sums, NULL, 0);
+        tile_groups_vnni(x, stride, w, groups, 3, 2, 0, steps, offsets, fp16, sums, ahead, step);
+        tile_groups_vnni(x, stride, w, groups, 3, 2, 32, steps, offsets, fp16, sums, NULL, 0);
         break;
     default:
-        tile_groups_vnni(x, stride, w, groups, ROWS, 2, 0, steps, offsets, sums, ahead, step);
-        tile_groups_vnni(x, stride, w, groups, ROWS, 2, 32, steps, offsets, sums, NULL, 0);
+        tile_groups_vnni(x, stride, w, groups, ROWS, 2, 0, steps, offsets, fp16, sums, ahead, step);
+        tile_groups_vnni(x, stride, w, groups, ROWS, 2, 32, steps, offsets, fp16, sums, NULL, 0);
     }
 }
 #endif

@@ -17,31 +17,63 @@
 #define TOKENS 16   /* of a block of the cache */
 #define GROUP 32    /* inputs whose weights have a scale, in a grouped layer */
 #define SPAN 16     /* inputs of a row that have a scale there */
-#define GROUP_BYTES (GROUP * CHANNELS + 2 * CHANNELS) /* of a block's group: weights, bf16 scales */
+/* Of a block's group: weights, scales of 16 bits; or 4-bit weights, fp16 scales and minima. */
+#define GROUP_BYTES (GROUP * CHANNELS + 2 * CHANNELS)
+#define NIBBLE_BYTES (GROUP / 2 * CHANNELS + 4 * CHANNELS)
 
-/* A linear layer y = x W^T + b with 8-bit weights, in blocks of 64 channels, which are read from
-   front to back:
+/* A linear layer y = x W^T + b with 8- or 4-bit weights, in blocks of 64 channels, which are read
+   from front to back:
 
        block (fours, 64, 4): for each four inputs, those 4 weights of channel 0, of 1, ...
 
    because `vpdpbusd` multiplies 16 channels x 4 inputs of weights by 4 inputs of x, repeated, and
    adds them up in 16 sums. Channels are padded to whole blocks, inputs to whole fours (zeros).
 
-   There are two kinds. In the plain one each output channel has a scale, and so has each row of
+   There are three kinds. In the plain one each output channel has a scale, and so has each row of
    activations: bytes from 0 to 255 and a zero point, which use their range whichever side of zero
    they are on. In a *grouped* layer each 32 inputs of a channel have a scale, in bf16 behind their
    weights, and each 16 of a row: there one large number does not make the others coarse. As
    `vpdpbusd` takes one factor with a sign and one without, the weights are stored without: 128 higher
    than they are. What that adds, 128 times the sum of the activations, is the same for all channels
-   and taken out again. */
+   and taken out again.
+
+   A layer of *nibbles* is grouped, too, but a weight is d q + m, q from 0 to 15, with a scale d and
+   a minimum m of each group, in fp16: what GGUF's Q4_1 has, and Q4_0 where m is -8 d. A byte has
+   two weights:
+
+       group (fours, 64, 4): input 4 f + i in the low half, input 16 + 4 f + i in the high half
+
+   so that what is loaded at once serves both spans. The minimum of a channel meets the sum of the
+   row's group alone.
+
+   *Halves* are a grouped layer whose scales are in fp16, as GGUF's Q8_0 has them. For weights that
+   come with no scales bf16 does better: it has no end, and small groups keep their digits. */
+typedef enum { PLAIN, GROUPED, NIBBLES, HALVES } Kind;
+
 typedef struct {
-    const void *weight;   /* plain: int8_t; grouped: GROUP_BYTES for each group, uint8_t then bf16 */
+    const void *weight;   /* plain: int8_t; grouped: GROUP_BYTES for each group, uint8_t then
+                             scales; nibbles: NIBBLE_BYTES for each */
     const float *scale;   /* of each channel; this, sums and bias are padded as channels are */
     const int32_t *sums;  /* of each channel's weights, to take the zero point out */
     const float *bias;
     int64_t in_features, out_features;
-    int64_t grouped;      /* there are no scales and sums of whole channels then */
+    int64_t kind;         /* there are scales and sums of whole channels in a plain one alone */
 } Weights;
+
+/* An fp16 number in the bytes of a layer, exact whether or not the processor takes small
+   floats for zeros. */
+static inline float fp16_at(const uint8_t *bytes)
+{
+    uint16_t half;
+    memcpy(&half, bytes, 2);
+    const uint32_t size = half & 0x7FFF;
+    float number = (float)size * 0x1p-24f; /* subnormal */
+    if (size >= 0x400) {
+        const uint32_t rebased = (size << 13) + ((size >= 0x7C00 ? 224u : 112u) << 23);
+        memcpy(&number, &rebased, 4);
+    }
+    return half & 0x8000 ? -number : number;
+}
 
 /* A bf16 number in the bytes of a grouped layer. */
 static inline float bf16_at(const uint8_t *bytes)
@@ -114,10 +146,14 @@ typedef struct {
                 int32_t *sums, const int8_t *ahead, int64_t step);
     /* The same for a grouped layer, into sums in floating point: of each group the two spans' sums
        times their steps, together times the weights' scale, added up from the first group on.
-       `steps` and `offsets` have two numbers for each row and group. */
+       `steps` and `offsets` have two numbers for each row and group. `fp16`: of halves. */
     void (*dot_groups)(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,
-                       const float *steps, const int32_t *offsets, float *sums,
+                       const float *steps, const int32_t *offsets, int fp16, float *sums,
                        const int8_t *ahead, int64_t step);
+    /* The same for a layer of nibbles. A group's sum of the row times the minimum is added to it. */
+    void (*dot_nibbles)(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,
+                        const float *steps, const int32_t *offsets, float *sums,
+                        const int8_t *ahead, int64_t step);
     /* CHANNELS outputs of a row, from channel `first` on. */
     void (*finish)(const Weights *w, int64_t first, const int32_t *sums, float step, int32_t zero,
                    float *y);

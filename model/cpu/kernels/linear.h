@@ -10,7 +10,7 @@ typedef struct {
     int64_t rank;             /* the largest, padded */
 } Adapters;
 
-/* The rows that a linear layer reads. Where it is grouped, the bytes have a sign, and there is a
+/* The rows that a linear layer reads. Where it is not plain, the bytes have a sign, and there is a
    step and an offset of each span; else a step and a zero point of each row. */
 typedef struct {
     uint8_t *bytes;
@@ -39,18 +39,24 @@ static int64_t groups_of(const Weights *w) { return (w->in_features + GROUP - 1)
 /* What a layer reads of each row: bytes, and how many steps say what they mean. */
 static int64_t bytes_of(const Weights *w)
 {
-    return w->grouped ? groups_of(w) * GROUP : (w->in_features + 3) / 4 * 4;
+    return w->kind ? groups_of(w) * GROUP : (w->in_features + 3) / 4 * 4;
 }
 
 static int64_t steps_of(const Weights *w)
 {
-    return w->grouped ? groups_of(w) * (GROUP / SPAN) : 1;
+    return w->kind ? groups_of(w) * (GROUP / SPAN) : 1;
+}
+
+/* Bytes of a group in a block of channels, where the layer is not plain. */
+static int64_t group_size(const Weights *w)
+{
+    return w->kind == NIBBLES ? NIBBLE_BYTES : GROUP_BYTES;
 }
 
 /* Bytes of a block of channels. */
 static int64_t size_of(const Weights *w)
 {
-    return w->grouped ? groups_of(w) * GROUP_BYTES : CHANNELS * bytes_of(w);
+    return w->kind ? groups_of(w) * group_size(w) : CHANNELS * bytes_of(w);
 }
 
 static int64_t blocks_of(const Weights *w) { return (w->out_features + CHANNELS - 1) / CHANNELS; }
@@ -86,7 +92,7 @@ static void encode_rows(const Worker *me, const Weights *w, const float *x, cons
         uint8_t *to = me->in.bytes + (first + i) * bytes;
         float *step = me->in.steps + (first + i) * steps;
         int32_t *zero = me->in.zeros + (first + i) * steps;
-        if (w->grouped)
+        if (w->kind)
             me->path->quantize_spans(x + i * n, n, (int8_t *)to, step, zero);
         else /* padding meets weights of zero: any bytes will do */
             me->path->quantize(x + i * n, n, to, step, zero);
@@ -125,9 +131,15 @@ static void multiply_tile(const Worker *me, const Weights *w, int64_t b, int64_t
     const int32_t *zero_of = me->in.zeros + r * steps;
     const uint8_t *x = me->in.bytes + r * bytes;
     const uint8_t *weights = (const uint8_t *)w->weight + b * size_of(w);
-    if (w->grouped) {
-        me->path->dot_groups((const int8_t *)x, bytes, weights, groups_of(w), rows, step_of,
-                             zero_of, out, ahead, step);
+    if (w->kind) {
+        const int64_t groups = groups_of(w);
+        const int8_t *spans = (const int8_t *)x;
+        if (w->kind == NIBBLES)
+            me->path->dot_nibbles(spans, bytes, weights, groups, rows, step_of, zero_of, out, ahead,
+                                  step);
+        else
+            me->path->dot_groups(spans, bytes, weights, groups, rows, step_of, zero_of,
+                                 w->kind == HALVES, out, ahead, step);
         for (int64_t i = 0; i < rows; i++)
             for (int64_t c = 0; c < CHANNELS; c++)
                 out[i * CHANNELS + c] += w->bias[b * CHANNELS + c];

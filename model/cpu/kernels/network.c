@@ -12,12 +12,16 @@
 #define omp_get_num_threads() 1
 #endif
 
+#ifdef __x86_64__
+#include <cpuid.h>
+#endif
+
 #include "team.h"
 #include "contention.h"
 #include "kernels.h"
 #include "linear.h"
 
-#define VERSION 6 /* of this interface; model/cpu/library.py expects it */
+#define VERSION 8 /* of this interface; model/cpu/library.py expects it */
 #define STAGES 9  /* of a block of the network: each is shared among the threads */
 
 /* A block of the network. */
@@ -166,11 +170,14 @@ static Worker this_worker(int path, int64_t rows, int64_t inputs, const Adapters
 
 int int8_version(void) { return VERSION; }
 
-/* The number of paths this processor can run: portable, then AVX2, then AVX-512 with VNNI. */
+/* The number of paths this processor can run: portable, then AVX2 with F16C, then AVX-512 with
+   VNNI. */
 int int8_paths(void)
 {
 #ifdef __x86_64__
-    if (!__builtin_cpu_supports("avx2"))
+    unsigned a, b, features = 0, d; /* not all compilers know F16C by its name */
+    __get_cpuid(1, &a, &b, &features, &d);
+    if (!__builtin_cpu_supports("avx2") || !(features & bit_F16C))
         return 1;
     return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                    __builtin_cpu_supports("avx512vnni") ? 3 : 2;
@@ -179,23 +186,35 @@ int int8_paths(void)
 #endif
 }
 
+/* The weight of channel `c`, which is in `block`, for input `i`. */
+static float weight_at(const Weights *w, const uint8_t *block, int64_t c, int64_t i)
+{
+    const int64_t in_block = c % CHANNELS;
+    if (w->kind == PLAIN)
+        return (int8_t)block[(i / 4 * CHANNELS + in_block) * 4 + i % 4] * w->scale[c];
+    const uint8_t *group = block + i / GROUP * group_size(w);
+    const int64_t four = i % (w->kind == NIBBLES ? SPAN : GROUP) / 4;
+    const int byte = group[(four * CHANNELS + in_block) * 4 + i % 4];
+    if (w->kind == NIBBLES) {
+        const uint8_t *scale = group + SPAN * CHANNELS + 2 * in_block;
+        const int nibble = i % GROUP < SPAN ? byte & 15 : byte >> 4;
+        return nibble * fp16_at(scale) + fp16_at(scale + 2 * CHANNELS);
+    }
+    const uint8_t *scale = group + GROUP * CHANNELS + 2 * in_block;
+    return (byte - 128) * (w->kind == HALVES ? fp16_at(scale) : bf16_at(scale));
+}
+
 /* Weights of single channels, as of an embedding: y (rows, in_features). Returns 0, or -1 if there is
    no such channel. */
 int int8_rows(const Weights *w, const int64_t *channels, int64_t rows, float *y)
 {
     for (int64_t r = 0; r < rows; r++) {
-        const int64_t c = channels[r], in_block = c % CHANNELS;
+        const int64_t c = channels[r];
         if (c < 0 || c >= w->out_features)
             return -1;
         const uint8_t *block = (const uint8_t *)w->weight + c / CHANNELS * size_of(w);
-        for (int64_t i = 0; i < w->in_features; i++) {
-            const uint8_t *group = block + (w->grouped ? i / GROUP * GROUP_BYTES : 0);
-            const int64_t four = (w->grouped ? i % GROUP : i) / 4;
-            const uint8_t byte = group[(four * CHANNELS + in_block) * 4 + i % 4];
-            const float scale =
-                w->grouped ? bf16_at(group + GROUP * CHANNELS + 2 * in_block) : w->scale[c];
-            y[r * w->in_features + i] = (w->grouped ? byte - 128 : (int8_t)byte) * scale;
-        }
+        for (int64_t i = 0; i < w->in_features; i++)
+            y[r * w->in_features + i] = weight_at(w, block, c, i);
     }
     return 0;
 }

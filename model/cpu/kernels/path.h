@@ -46,8 +46,8 @@
 #include "gradients.h"
 
 static const Path NAMED(path) = {
-    norm_row, quantize, quantize_spans, NAMED(dot), NAMED(dot_groups), finish,
-    gelu, swiglu, down, up, head,
+    norm_row, quantize, quantize_spans, NAMED(dot), NAMED(dot_groups), NAMED(dot_nibbles),
+    finish, gelu, swiglu, down, up, head,
     widen, narrow, rms_norm, rms_norm_gradient, gated, gated_gradient, rotate,
     cross_entropy,
 };

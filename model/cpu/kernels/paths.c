@@ -4,10 +4,11 @@
 #include "kernels.h"
 #include "exp2.h"
 
-#define AVX2 __attribute__((target("avx2")))
+#define AVX2 __attribute__((target("avx2,f16c")))
 #define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 
 #include "dot.h"
+#include "nibbles.h"
 
 /* To the nearest, ties to even. */
 static inline __attribute__((always_inline)) uint16_t to_bf16(float x)
