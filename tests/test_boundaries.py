@@ -59,8 +59,8 @@ MODEL = (
     *("convert.peft_modules", "convert.peft_read", "convert.peft_write"),
     *("engine.settings", "engine.stats", "engine.request"),
     *("engine.json_schema", "engine.grammar_check", "engine.constraints"),
-    *("engine.blocks", "engine.speculation", "engine.scheduler", "engine.runner"),
-    *("engine.sampler", "engine.engine"),
+    *("engine.blocks", "engine.speculation", "engine.sequence", "engine.scheduler"),
+    *("engine.runner", "engine.sampler", "engine.engine"),
 )
 """The modules and folders of `model`, the lowest first."""
 

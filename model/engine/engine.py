@@ -24,7 +24,8 @@ from model.engine.blocks import BlockPool
 from model.engine.request import Constraint, Event, Failed, FailureReason, Request, check, ends
 from model.engine.runner import Runner
 from model.engine.sampler import Sampler
-from model.engine.scheduler import Chunk, Scheduler, TokenSequence
+from model.engine.scheduler import Scheduler
+from model.engine.sequence import Chunk, TokenSequence
 from model.engine.settings import EngineSettings, cache_dtype
 from model.engine.speculation import Speculation
 from model.engine.stats import EngineStats, Tally

@@ -18,7 +18,7 @@ from model.checkpoint import Adapter, Base
 from model.classifier import ClassifierHead
 from model.cpu.quantized_blocks import QuantizedBlocks
 from model.engine.request import Classified, Classify, Embed, Embedded, Event, Failed, Request
-from model.engine.scheduler import Chunk, TokenSequence
+from model.engine.sequence import Chunk, TokenSequence
 from model.kv_cache import CacheStep, KVCache
 from model.lora import AdapterRows, LoRA
 

@@ -28,7 +28,7 @@ from model.engine.request import (
     TokenLogprob,
     ends,
 )
-from model.engine.scheduler import Chunk, TokenSequence
+from model.engine.sequence import Chunk, TokenSequence
 from model.sampling import LogitBias, Penalties, SamplingSettings, sample
 from model.sampling.cpu import Floats, log_normaliser, ranked
 from model.tokenizer import TextStream

@@ -148,7 +148,8 @@ def test_after_making_room_for_others(
 ) -> None:
     monkeypatch.setattr(EngineSettings, "blocks", lambda *_: 16)  # one full context
     for reuse in (False, True):
-        settings = EngineSettings(slots=16, step_tokens=64, reuse_prefixes=reuse)
+        # Drafts are made as time allows, and with them it varies how often room is made.
+        settings = EngineSettings(slots=16, step_tokens=64, reuse_prefixes=reuse, speculate=False)
         together, engine = answers(base, adapters, requests(), settings)
         assert engine.stats().preemptions >= 2
         assert together == alone

@@ -16,7 +16,7 @@ from model.engine.request import (
     Request,
     Text,
 )
-from model.engine.scheduler import TokenSequence
+from model.engine.sequence import TokenSequence
 from model.engine.settings import EngineSettings
 from model.errors import UsageError
 from model.sampling import SamplingSettings

@@ -22,7 +22,7 @@ from model.engine.request import (
     TokenLogprob,
 )
 from model.engine.sampler import Sampler
-from model.engine.scheduler import TokenSequence
+from model.engine.sequence import TokenSequence
 from model.sampling import SamplingSettings, sample
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer

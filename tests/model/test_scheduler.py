@@ -6,7 +6,8 @@ import pytest
 
 from model.engine.blocks import BlockPool
 from model.engine.request import Generate, Request
-from model.engine.scheduler import Chunk, Scheduler, TokenSequence
+from model.engine.scheduler import Scheduler
+from model.engine.sequence import Chunk, TokenSequence
 
 
 def sequence(

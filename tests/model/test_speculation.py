@@ -11,7 +11,8 @@ from model.cpu import library
 from model.engine.blocks import BlockPool
 from model.engine.engine import Engine
 from model.engine.request import Generate, Request
-from model.engine.scheduler import Scheduler, TokenSequence
+from model.engine.scheduler import Scheduler
+from model.engine.sequence import TokenSequence
 from model.engine.settings import EngineSettings
 from model.engine.speculation import LONGEST, Lookup, Speculation, StepCost
 from tests.model.engines import exact_adapters, exact_base, random_base

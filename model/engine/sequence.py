@@ -1,0 +1,131 @@
+"""A request while it is in the engine, and what a step computes of it."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from model.engine.blocks import BlockHash
+from model.engine.constraints import Matcher
+from model.engine.request import Generate, Request, Timings, TokenLogprob
+from model.engine.speculation import Lookup
+from model.kv_cache import BLOCK_TOKENS
+from model.sampling import Processor
+from model.tokenizer import TextStream
+
+
+@dataclass(eq=False)
+class TokenSequence:
+    """A request while it is in the engine, and all of its state.
+
+    Times are on the clock of `time.monotonic`.
+    """
+
+    request: Request
+    submitted: float
+    adds_up: bool = False
+    """Whether what is wanted needs the hidden state of every token."""
+    tokens: list[int] = field(init=False)
+    """The prompt, then what was generated."""
+
+    # The scheduler's.
+    running: bool = False
+    """Whether it has its blocks, and a part in the steps."""
+    blocks: list[int] = field(default_factory=list)
+    """Of the cache, for all of `tokens` while it is running."""
+    block_hashes: list[BlockHash] = field(default_factory=list)
+    """Of its full blocks, as far as they were asked for."""
+    cached: int = 0
+    """Tokens whose keys and values are in the cache."""
+    reused: int = 0
+    """How many of them were there already when it was first admitted."""
+    admitted: float = 0.0
+    lookup: Lookup = field(default_factory=Lookup)
+    drafted: int = 0
+    """Tokens of drafts that were computed for it."""
+
+    # The runner's.
+    hidden_sum: Tensor | None = None
+    """If it `adds_up`: the hidden states of the `cached` tokens; (n_embd,) fp64."""
+
+    # The sampler's.
+    text: TextStream | None = None
+    draws: random.Random | None = None
+    """Source of the uniform numbers that its tokens are drawn by."""
+    processors: list[Processor] = field(default_factory=list)
+    matcher: Matcher | None = None
+    """Of the request's constraint, from the first drawn token on."""
+    unsent: str = ""
+    """Text that no event has brought yet."""
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    """Of the tokens whose text is unsent."""
+    accepted: int = 0
+    """Tokens of drafts after which the next token was drawn without another step."""
+    first_result: float = 0.0
+    last_token: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.tokens)
+
+    @property
+    def prompt_length(self) -> int:
+        return len(self.request.tokens)
+
+    @property
+    def generated(self) -> int:
+        """How many tokens were generated so far."""
+        return len(self.tokens) - self.prompt_length
+
+    @property
+    def to_come(self) -> int:
+        """The most tokens that are still to be generated."""
+        want = self.request.want
+        return want.max_new_tokens - self.generated if isinstance(want, Generate) else 0
+
+    @property
+    def uncached(self) -> int:
+        """How many tokens are still to be computed: 1 in decode, more in prefill."""
+        return len(self.tokens) - self.cached
+
+    @property
+    def reusable_blocks(self) -> int:
+        """How many full blocks it may take over from others."""
+        # The cache has no hidden states. The last token has to be computed in any case, since its
+        # output is what is wanted.
+        return 0 if self.adds_up else (len(self.tokens) - 1) // BLOCK_TOKENS
+
+    def timings(self, now: float) -> Timings:
+        first = self.first_result or now
+        return Timings(self.admitted - self.submitted, first - self.admitted, now - first)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The tokens of one sequence that are computed in one step."""
+
+    sequence: TokenSequence
+    start: int
+    """How many tokens come before them: all of those are in the cache."""
+    length: int
+    """With the draft."""
+    draft: Sequence[int] = ()
+    """What may follow the sequence's last token, which is then in the chunk."""
+
+    @property
+    def blocks(self) -> list[int]:
+        return self.sequence.blocks
+
+    @property
+    def end(self) -> int:
+        """How many tokens of the sequence come before its draft."""
+        return self.start + self.length - len(self.draft)
+
+    @property
+    def tokens(self) -> list[int]:
+        return [*self.sequence.tokens[self.start : self.end], *self.draft]
+
+    @property
+    def completes(self) -> bool:
+        """Whether the last token is among them, whose output is what is wanted."""
+        return self.end == len(self.sequence.tokens)
