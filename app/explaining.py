@@ -8,7 +8,8 @@ value estimation", 2022). Both orders lead from the empty text, which is the end
 whole, so the contributions add up to exactly what separates the two.
 
 It takes forward passes alone: two short of twice as many as the text has tokens, of half its length
-on average, of which the prefixes are mostly in the cache.
+on average, of which the prefixes are mostly in the cache; unless the head reads all tokens
+(`--pooling last-mean`), which takes nothing from there.
 """
 
 import asyncio

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from model.cpu import library
 from model.cpu.attention import TOKENS, PagedCache, Plan
+from tests.model.layers import kernel_or_skip
 
 SHAPES = [(12, 64), (4, 16), (2, 96)]
 """(heads, head_dim)"""
@@ -29,12 +30,7 @@ def new_cache(
     group: int = 1,
 ) -> PagedCache:
     """Full of NaN: what was not stored must not be read."""
-    try:
-        kernel = library.load(path)
-    except ValueError:
-        pytest.skip(f"this processor has no {path}")
-    if kernel is None:
-        pytest.skip("the C kernels were not compiled when the package was installed")
+    kernel = kernel_or_skip(path)
     heads, dim = shape
     keys = torch.full((2, BLOCKS, heads, TOKENS, dim), torch.nan, dtype=dtype)
     return PagedCache(kernel, keys, keys.clone(), group)
