@@ -139,8 +139,9 @@ class ModelCard(BaseModel):
     parameters: int = Field(description="Of the whole network, the adapter included.")
     adapter_parameters: int | None = Field(description="Of an adapter: how many are its own.")
     weights: str = Field(
-        description="In what its base is held: int8 is 8 bits, and int4 means that its file has "
-        "weights of 4 bits, which are kept as they are; float32 and bfloat16 are not quantized."
+        description="In what its base is held: int8 is 8 bits; int4 means that its file has "
+        "weights of 4 bits, which are kept as they are, or that they were given 4 bits here; "
+        "float32 and bfloat16 are not quantized."
     )
     context_length: int
     vocab_size: int

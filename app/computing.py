@@ -19,16 +19,16 @@ def device(settings: Settings) -> torch.device:
     return torch.device("cuda" if available and settings.device != "cpu" else "cpu")
 
 
-def quantizes(settings: Settings) -> bool:
-    """Whether the weights are to have 8 bits."""
+def weight_bits(settings: Settings) -> int | None:
+    """How many bits the weights are to have, 8 or 4; None where they stay floats."""
     if settings.quantize != "auto":
-        return settings.quantize == "int8"
+        return {"none": None, "int8": 8, "int4": 4}[settings.quantize]
     on_cpu = device(settings).type == "cpu" and settings.dtype == "auto"
-    return on_cpu and library.load() is not None
+    return 8 if on_cpu and library.load() is not None else None
 
 
 def dtype(settings: Settings) -> torch.dtype:
-    """Of the weights that have no 8 bits, and of what is computed."""
+    """Of the weights that are not quantized, and of what is computed."""
     if settings.dtype == "auto":
         return torch.bfloat16 if device(settings).type == "cuda" else torch.float32
     return torch.bfloat16 if settings.dtype == "bf16" else torch.float32

@@ -205,10 +205,10 @@ def _load_base(path: Path, settings: Settings, device: torch.device) -> Base:
     with _named_in_errors(path):
         # From weights as they are stored, which are smaller than in fp32: the peak of memory. Some
         # are kept so: those of 4 and of 8 bits in a GGUF file.
-        quantized, dtype = computing.quantizes(settings), computing.dtype(settings)
-        base = load_base(path, dtype=dtype, device=device, held="packed" if quantized else None)
-        if quantized:
-            quantize(base.model)
+        bits, dtype = computing.weight_bits(settings), computing.dtype(settings)
+        base = load_base(path, dtype=dtype, device=device, held="packed" if bits else None)
+        if bits:
+            quantize(base.model, bits=bits)
             if base.head is not None:
                 base.head.float()
         elif settings.deterministic:

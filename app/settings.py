@@ -69,11 +69,12 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="precision of the weights; auto is bf16 on a GPU and fp32 on a CPU"
     )
-    quantize: Literal["auto", "none", "int8"] = Field(
+    quantize: Literal["auto", "none", "int8", "int4"] = Field(
         "auto",
         description="8-bit weights on a CPU: a quarter of the memory, several times faster, and "
         "next to nothing lost; auto uses them on a CPU where the kernel was compiled. What a GGUF "
-        "file has in Q4_0, Q4_1 or Q8_0 is kept as it is",
+        "file has in Q4_0, Q4_1 or Q8_0 is kept as it is. int4 is for other weights: half the "
+        "memory again, and some quality lost",
     )
     deterministic: bool = Field(
         False,
@@ -211,8 +212,8 @@ class Settings(BaseSettings):
             raise ValueError(f"--{name} is {str(path)!r}: there is no such {what}")
         if self.api_keys is not None and not self.api_keys.is_file():
             raise ValueError(f"--api-keys is {str(self.api_keys)!r}: there is no such file")
-        if self.quantize == "int8" and self.dtype == "bf16":
-            raise ValueError("--quantize int8 computes in fp32: leave --dtype bf16 out")
+        if self.quantize in ("int8", "int4") and self.dtype == "bf16":
+            raise ValueError(f"--quantize {self.quantize} computes in fp32: leave --dtype bf16 out")
         if self.step_tokens and self.step_tokens < self.slots:
             raise ValueError(
                 f"--step-tokens is {self.step_tokens}; it must be at least --slots ({self.slots})"

@@ -110,7 +110,7 @@ class Transformer(nn.Module):
     def __init__(self, config: Architecture, dropout: float = 0.0) -> None:
         super().__init__()
         self.config = config
-        self.quantized = False  # whether `model.cpu.quantize` has given it 8-bit weights
+        self.quantized = 0  # to how many bits `model.cpu.quantize` has rounded its matrices
         self.embedding = TokenEmbedding(config.vocab_size, config.n_embd)
         self.positions = make_positions(config)
         self.dropout = nn.Dropout(dropout)

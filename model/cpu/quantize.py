@@ -13,7 +13,8 @@ weights of a channel have a scale, and each 16 activations of a row. What each p
 in tests/README.md.
 
 What is packed (`model.frozen`), as a GGUF file's matrices of 4 or 8 bits can be, is multiplied as
-the file has it: such a layer is grouped, and of its weights nothing is lost.
+the file has it: such a layer is grouped, and of its weights nothing is lost. Others can be given
+4 bits, too (`model.cpu.four_bits`), but for the embedding and the output head, which stay at 8.
 
 The token embedding is quantized, too, and looked up in the 8-bit output head where the two are
 tied. A copy of it in bf16 would be the largest tensor of the process (77 MB beside the 124 MB of
@@ -35,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model.cpu import library
+from model.cpu import four_bits, library
 from model.cpu.library import Kernel
 from model.cpu.linear import GROUP, SPAN, PackedLinear, unpacked
 from model.cpu.quantized_blocks import QuantizedBlocks, fits
@@ -262,7 +263,7 @@ class QuantizedEmbedding(nn.Module):
 
 
 @torch.no_grad()
-def quantize(model: Transformer, kernel: Kernel | None = None) -> None:
+def quantize(model: Transformer, kernel: Kernel | None = None, *, bits: int = 8) -> None:
     """Give `model` 8-bit weights, in place; what remains becomes fp32. For inference only.
 
     What is held as whole numbers and scales already keeps them, be they of 8 bits or of 4. What is
@@ -271,20 +272,27 @@ def quantize(model: Transformer, kernel: Kernel | None = None) -> None:
 
     Args:
         kernel: computes the products; by default `library.load()`, or torch where there is none.
+        bits: 8, or 4: then the matrices of all projections come to 4 bits, those held in 8 as well.
 
     Raises:
         UsageError: the model is not on a CPU.
     """
     if model.device.type != "cpu":
-        raise UsageError(f"--quantize int8 is for the CPU; the model is on {model.device}")
+        raise UsageError(f"--quantize int{bits} is for the CPU; the model is on {model.device}")
     kernel = kernel or library.load()
     grouped = model.config.mlp == "swiglu"
     fused = kernel is not None and fits(model.config)
 
-    def layer(owner: nn.Module, bias: Tensor | None = None, *, paired: bool = False) -> Layer:
+    def layer(
+        owner: nn.Module, bias: Tensor | None = None, *, bits: int = 8, paired: bool = False
+    ) -> Layer:
         weight, scale = owner.weight, getattr(owner, "scale", None)
         assert isinstance(weight, Tensor)
-        if scale is None:
+        if bits == 4 and weight.dtype != torch.uint8:
+            values, scale = four_bits.quantize_weight(
+                weight if scale is None else numbers(weight, scale)
+            )
+        elif scale is None:
             values, scale = quantize_weight(weight, grouped=grouped)
         else:
             values = unpacked(weight)
@@ -296,7 +304,7 @@ def quantize(model: Transformer, kernel: Kernel | None = None) -> None:
     for name in [n for n, module in model.named_modules() if isinstance(module, Projection)]:
         old = model.get_submodule(name)
         assert isinstance(old, Projection)
-        new = layer(old, old.bias, paired=fused and name.endswith("gate_up"))
+        new = layer(old, old.bias, bits=bits, paired=fused and name.endswith("gate_up"))
         model.set_submodule(name, QuantizedProjection(old.path, new, old.bias))
         return_freed_memory()  # now and then: it would add up to more than the network
     if kernel:
@@ -309,7 +317,7 @@ def quantize(model: Transformer, kernel: Kernel | None = None) -> None:
     if kernel and fused:
         blocks = QuantizedBlocks(kernel, list(model.blocks), model.config)
         model.blocks = nn.ModuleList([blocks])
-    model.quantized = True
+    model.quantized = bits
     return_freed_memory()
 
 

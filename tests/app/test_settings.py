@@ -73,6 +73,12 @@ def test_a_wrong_value_names_its_flag_and_what_is_allowed(
     assert "\n" not in message
 
 
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_quantized_weights_compute_in_fp32(quantize: str) -> None:
+    with pytest.raises(UsageError, match=f"--quantize {quantize} computes in fp32"):
+        load_settings(quantize=quantize, dtype="bf16")
+
+
 @pytest.mark.parametrize(
     ("files", "quota"),
     [

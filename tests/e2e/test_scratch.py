@@ -103,12 +103,14 @@ def test_evaluation_gives_the_numbers_of_the_card_again(real_data: Path, tmp_pat
                 assert value["value"] == pytest.approx(entry["value"], abs=1e-4), name
 
 
-@pytest.fixture(scope="module", params=["none", "int8"])
+@pytest.fixture(scope="module", params=["none", "int8", "int4"])
 def client(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[httpx.Client]:
     log = tmp_path_factory.mktemp("log") / "serve.log"
     with serve(log, "--models", SCRATCH, "--quantize", request.param) as (client, _):
+        weights = {model["weights"] for model in client.get("/models").json()["models"]}
+        assert weights == {{"none": "float32", "int8": "int8", "int4": "int4, int8"}[request.param]}
         yield client
 
 

@@ -16,6 +16,7 @@ from model.cpu.linear import PackedLinear
 from model.cpu.quantize import QuantizedProjection, TorchLinear
 from model.cpu.quantized_blocks import QuantizedBlocks
 from model.errors import CheckpointError, UsageError
+from model.frozen import hold
 from model.lora import LoRA, LoRASettings
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
@@ -71,10 +72,34 @@ def test_the_loss_stays(
         trained.init_weights(torch.Generator().manual_seed(1))
     quantized = copy_of(trained)
     quantize.quantize(quantized)
-    assert (quantized.quantized, trained.quantized) == (True, False)
+    assert (quantized.quantized, trained.quantized) == (8, 0)
     tokens = torch.randint(0, 261, (16, 32), generator=torch.Generator().manual_seed(8))
     # 1% of perplexity, which is e to the loss
     assert abs(loss_of(quantized, tokens) - loss_of(trained, tokens)) < 0.01
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_in_4_bits(trained: Transformer, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All projections, held in 8 bits or not; neither the embedding nor the output head."""
+    if compiled:
+        kernel_or_skip()
+    else:
+        monkeypatch.setattr(library, "load", lambda: None)
+    quantized, held = copy_of(trained), copy_of(trained)
+    quantize.quantize(quantized, bits=4)
+    assert quantized.quantized == 4
+    assert quantize.weights_of(quantized) == "int4, int8"
+    kinds = (QuantizedProjection, quantize.QuantizedEmbedding)
+    for module in quantized.modules():
+        if isinstance(module, kinds):
+            assert module.layer.bits == (4 if isinstance(module, QuantizedProjection) else 8)
+    tokens = torch.randint(0, 261, (16, 32), generator=torch.Generator().manual_seed(8))
+    # Its weights are random, and so less forgiving than a trained network's.
+    assert abs(loss_of(quantized, tokens) - loss_of(trained, tokens)) < 0.1
+    hold(held, "int8")
+    quantize.quantize(held, bits=4)
+    assert quantize.weights_of(held) == "int4, int8"
+    assert abs(loss_of(held, tokens) - loss_of(quantized, tokens)) < 0.05
 
 
 def test_no_matrix_and_no_slow_gelu_stays(trained: Transformer) -> None:
