@@ -12,7 +12,7 @@ TORCH_PIP_ARGS ?=
 # A worker for each core, of one thread: threads that share a core make each other ten times slower.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help setup serve weights test test-weights test-browser test-cluster test-image soak check-kernels sbom lock check format models models-scratch bench
+.PHONY: help setup serve weights test test-weights test-browser test-cluster test-image soak check-kernels sbom lock check format models models-scratch bench bench-quick
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -92,3 +92,8 @@ models-scratch: setup ## Train checkpoints/scratch anew.
 bench: setup ## Measure beside other engines, and refresh benchmarks/README.md.
 	$(BIN)/pip install --quiet --constraint constraints.txt $(TORCH_PIP_ARGS) --editable '.[train,dev,bench]'
 	$(BIN)/python -m benchmarks.report $(BENCH)
+
+bench-quick: setup ## Measure beside llama.cpp on the bundled base's file, in 5 minutes.
+	$(BIN)/pip install --quiet --constraint constraints.txt $(TORCH_PIP_ARGS) --editable '.[train,dev,bench]'
+	$(BIN)/python -m benchmarks.decode --model smollm2 --rows 1 16 prefill --rounds 5 \
+	  --systems penwright penwright-int8 'only reading' llama.cpp-q4_0 llama.cpp-q4_1 llama.cpp-q8_0

@@ -2,9 +2,7 @@
 
 from typing import Any
 
-from benchmarks.systems import OURS, SMOLLM2
-
-_OURS = (OURS, SMOLLM2[0])
+from benchmarks.systems import NO_PEERS
 
 
 def number(value: float) -> str:
@@ -13,7 +11,9 @@ def number(value: float) -> str:
 
 def ratio(work: dict[str, Any], peer: str, goal: float) -> str:
     """How many times faster ours is than a peer, beside the goal."""
-    systems = {name: values for name, values in work["systems"].items() if name not in _OURS}
+    systems = dict(work["systems"])
+    if peer in ("", "as they come"):
+        systems = {name: of for name, of in systems.items() if not name.startswith(NO_PEERS)}
     if peer == "as they come":
         systems = {name: values for name, values in systems.items() if "sorted" not in name}
     if peer in ("", "as they come"):

@@ -1,11 +1,11 @@
 """Messages classified per second: our engine, which pads nothing, and padded batches.
 
-    PENWRIGHT_DATA=DIR python -m benchmarks.classify [--texts 256] [--rounds 5] [--json FILE]
+    PENWRIGHT_DATA=DIR python -m benchmarks.classify [--model smollm2] [--texts 256] [--rounds 5]
 
 The messages are those of the UCI SMS Spam Collection (DIR/spam/SMSSpamCollection.tsv), in the order
 of the file; without it, random tokens of the same distribution of lengths, and the output says so.
 All systems get token ids, other messages in each round. `transformers` runs
-`GPT2ForSequenceClassification` in batches of 16 and 32, as the messages come and (`sorted`) with
+`…ForSequenceClassification` in batches of 16 and 32, as the messages come and (`sorted`) with
 all messages of a round sorted by length first, which a service that answers at once cannot do.
 """
 
@@ -14,8 +14,10 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import gpt2, record
+from benchmarks import record
+from benchmarks.models import prepare
 from benchmarks.rounds import Outcome, Turn, Work, Workers, compare, say, table
+from benchmarks.smollm2 import VOCAB
 from benchmarks.systems import OURS
 from benchmarks.systems.base import Tokens
 from benchmarks.worker import Worker
@@ -61,7 +63,7 @@ def texts(hugging_face: Path, data: str | None) -> Texts:
     for _ in range(5000):
         tenth = generator.randrange(10)
         length = generator.randint(_DECILES[tenth], _DECILES[tenth + 1])
-        tokens.append([generator.randrange(50256) for _ in range(length)])
+        tokens.append([generator.randrange(VOCAB) for _ in range(length)])
     return Texts("random tokens with the lengths of SMS messages", tokens)
 
 
@@ -77,10 +79,10 @@ def variants() -> dict[str, tuple[str, int, bool]]:
 
 
 def measure(arguments: "Arguments") -> tuple[list[Outcome], dict[str, object]]:
-    files = gpt2.prepare(arguments.work)
+    files = prepare(arguments.model, arguments.work)
     messages = texts(files.hugging_face, arguments.data)
     say(f"{messages.source}; {arguments.texts} in each round")
-    with Workers((OURS, *DTYPES), arguments.work, arguments.threads) as workers:
+    with Workers((OURS, *DTYPES), files.work, arguments.threads) as workers:
         difference = check(workers, messages.of_round(-1, 32))
         variant = variants()
 
@@ -132,6 +134,7 @@ def check(workers: Workers, given: list[Tokens]) -> float | None:
 class Arguments:
     """What a run is asked for."""
 
+    model: str
     work: Path
     data: str | None
     threads: int
@@ -142,10 +145,13 @@ class Arguments:
 def main() -> None:
     parser = record.parser(__doc__.splitlines()[0])
     parser.add_argument("--texts", type=int, default=256, help="messages in each round")
+    parser.add_argument("--model", choices=("gpt2", "smollm2"), default="gpt2")
     given = parser.parse_args()
     count, rounds = (32, 1) if given.quick else (given.texts, given.rounds)
     data = os.environ.get("PENWRIGHT_DATA")
-    outcomes, about = measure(Arguments(given.work, data, given.threads, count, rounds))
+    outcomes, about = measure(
+        Arguments(given.model, given.work, data, given.threads, count, rounds)
+    )
     print(table(outcomes, OURS))
     rows = [outcome.to_dict(OURS) for outcome in outcomes]
     values = record.record("benchmarks.classify", given, rounds=rounds, works=rows, **about)

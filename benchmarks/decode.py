@@ -1,14 +1,16 @@
-"""Tokens per second of GPT-2 124M on a CPU: ours and others', in turns, in one run.
+"""Tokens per second of a network on a CPU: ours and others', in turns, in one run.
 
     python -m benchmarks.decode [--check] [--rounds 5] [--systems NAME …] [--json FILE]
-    python -m benchmarks.decode --model smollm2     the real SmolLM2-135M, beside llama.cpp
+    python -m benchmarks.decode --model smollm2     the real SmolLM2-135M in 4 bits
+    python -m benchmarks.decode --model llama-1b    the shape of Llama 3.2 1B in 4 bits
 
-Rows
-    decoding one sequence    64 random prompt tokens; 64 steps of one sequence, greedily
-    16 sequences at once     prompts of 16 to 128 tokens, each with its own sampling settings;
-                             64 steps of all of them
-    16 with their prompts    the same as the time to answer: 16 × 65 new tokens over all of the time
-    prefill                  a prompt of 512 tokens, and its most probable next token
+Rows, of which --rows names some
+    1              decoding one sequence: 64 random prompt tokens; 64 steps, greedily
+    16, 32         sequences at once: prompts of 16 to 128 tokens, each with its own sampling
+                   settings; 64 steps of all of them. "With their prompts" is the same as the time
+                   to answer: 16 × 65 new tokens over all of the time
+    prefill        a prompt of 512 tokens, and its most probable next token
+    long-prefill   the same of 4,000 tokens
 
 The time of decoding is the difference between 65 new tokens and 1 new token after prompts of the
 same lengths: prompts, and what a call costs, cancel out for every system in the same way. Every
@@ -19,17 +21,21 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import gpt2, record, smollm2
+from benchmarks import record, smollm2
 from benchmarks.agree import agree
+from benchmarks.models import MODELS, prepare
 from benchmarks.rounds import Outcome, Work, Workers, compare, everyone, say, table
-from benchmarks.systems import OURS, PEERS, SMOLLM2, SYSTEMS
+from benchmarks.systems import COMPARED, OURS, SYSTEMS
 from benchmarks.systems.base import GREEDY, Sampling, Tokens
 from benchmarks.worker import Worker, WorkerFailed
 
 STEPS = 64
 ONE = (64,)
-SIXTEEN = tuple(16 + round(i * 112 / 15) for i in range(16))
-PREFILL, PREFILL_PROMPTS = 512, 3
+SIXTEEN, THIRTY_TWO = (tuple(16 + round(i * 112 / (n - 1)) for i in range(n)) for n in (16, 32))
+PREFILLS = {512: 3, 4000: 1}
+"""How many prompts a turn has, by their length."""
+ROWS = ("1", "16", "32", "prefill", "long-prefill")
+USUAL = {"gpt2": ("1", "16", "prefill"), "smollm2": ROWS, "llama-1b": ("1", "16", "prefill")}
 _ATTEMPTS = 3
 """Something else may take the processor during the shorter of the two measurements."""
 SAMPLINGS: tuple[Sampling, ...] = (
@@ -75,65 +81,84 @@ def decoding(
     return Work(dict.fromkeys(names, "tokens/s"), everyone(systems, turn))
 
 
-def prefilling(systems: Sequence[str], row: str) -> Work:
+def prefilling(systems: Sequence[str], length: int, row: str) -> Work:
     def turn(worker: Worker, number: int) -> dict[str, float]:
-        given = prompts([PREFILL] * PREFILL_PROMPTS, row, number)
+        given = prompts([length] * PREFILLS[length], row, number)
         seconds = sum(worker.call("prefill", prompt=prompt).seconds for prompt in given)
-        return {row: PREFILL * PREFILL_PROMPTS / seconds}
+        return {row: length * len(given) / seconds}
 
     return Work({row: "tokens/s"}, everyone(systems, turn))
 
 
-def works(systems: Sequence[str]) -> list[Work]:
-    return [
-        decoding(systems, ONE, "decoding one sequence"),
-        decoding(systems, SIXTEEN, "16 sequences at once", "16 sequences with their prompts"),
-        prefilling(systems, "prefill of 512 tokens"),
-    ]
+def works(systems: Sequence[str], rows: Sequence[str]) -> list[Work]:
+    found = {
+        "1": decoding(systems, ONE, "decoding one sequence"),
+        "16": decoding(systems, SIXTEEN, "16 sequences at once", "16 sequences with their prompts"),
+        "32": decoding(
+            systems, THIRTY_TWO, "32 sequences at once", "32 sequences with their prompts"
+        ),
+        "prefill": prefilling(systems, 512, "prefill of 512 tokens"),
+        "long-prefill": prefilling(systems, 4000, "prefill of 4,000 tokens"),
+    }
+    return [found[row] for row in rows]
 
 
-def tune(workers: Workers) -> None:
-    """Let each system choose its settings for both batches."""
+def tune(workers: Workers, rows: Sequence[str]) -> None:
+    """Let each system choose its settings for each kind of work."""
+    lengths = {
+        "1": ONE,
+        "16": SIXTEEN,
+        "32": THIRTY_TWO,
+        "prefill": (512,),
+        "long-prefill": (4000,),
+    }
     for name, worker in list(workers.running.items()):
-        for lengths in (ONE, SIXTEEN):
+        for row in rows:
             try:
-                worker.call("tune", prompts=prompts(lengths, "tune"))
+                new = 1 if "prefill" in row else 16
+                worker.call("tune", prompts=prompts(lengths[row], "tune"), new=new)
             except WorkerFailed as error:
                 say(f"{name}: not tuned: {error}")
 
 
 def measure(
-    systems: Sequence[str], work: Path, threads: int, rounds: int, *, check: bool
+    systems: Sequence[str],
+    work: Path,
+    threads: int,
+    rounds: int,
+    rows: Sequence[str] = USUAL["gpt2"],
+    *,
+    check: bool,
 ) -> tuple[list[Outcome], dict[str, object]]:
-    """The outcomes, and what else is known of the run."""
-    if not set(systems) <= set(SMOLLM2):
-        gpt2.prepare(work)
-    work.mkdir(parents=True, exist_ok=True)
+    """The outcomes, and what else is known of the run.
+
+    Args:
+        work: where the files of the model are.
+    """
     with Workers(systems, work, threads) as workers:
         agreement = agree(workers) if check else {}
-        tune(workers)
-        outcomes = compare(workers, works(systems), rounds)
+        tune(workers, rows)
+        outcomes = compare(workers, works(systems, rows), rounds)
         return outcomes, {"settings": workers.settings(), "agreement": agreement}
 
 
 def main() -> None:
     parser = record.parser(__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=("gpt2", "smollm2"), default="gpt2")
+    parser.add_argument("--model", choices=MODELS, default="gpt2")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, help="some of a model's")
     parser.add_argument(
         "--systems", nargs="+", choices=SYSTEMS, help="others than all of a model's"
     )
     parser.add_argument("--check", action="store_true", help="first see that all compute the same")
     arguments = parser.parse_args()
     rounds = 1 if arguments.quick else arguments.rounds
-    all_of_them = SMOLLM2 if arguments.model == "smollm2" else (OURS, *PEERS)
-    systems = arguments.systems or all_of_them
-    outcomes, about = measure(
-        systems, arguments.work, arguments.threads, rounds, check=arguments.check
-    )
-    ours = all_of_them[0]
-    print(table(outcomes, ours))
-    rows = [outcome.to_dict(ours) for outcome in outcomes]
-    values = record.record("benchmarks.decode", arguments, rounds=rounds, works=rows, **about)
+    systems = arguments.systems or COMPARED[arguments.model]
+    work = prepare(arguments.model, arguments.work).work
+    rows = arguments.rows or USUAL[arguments.model]
+    outcomes, about = measure(systems, work, arguments.threads, rounds, rows, check=arguments.check)
+    print(table(outcomes, OURS))
+    found = [outcome.to_dict(OURS) for outcome in outcomes]
+    values = record.record("benchmarks.decode", arguments, rounds=rounds, works=found, **about)
     record.write(values, arguments.json)
 
 

@@ -36,28 +36,33 @@ LABELS = Labels(("ham", "spam"))
 
 @dataclass(frozen=True)
 class Files:
-    """Where each format lies."""
+    """Where each format of a model lies."""
 
     work: Path
 
     @property
     def penwright(self) -> Path:
-        return self.work / "penwright"
+        """A checkpoint, or the GGUF file where that is what there is of the model."""
+        file = self.work / "penwright.gguf"
+        return file if file.exists() else self.work / "penwright"
+
+    def adapter(self, name: str) -> Path:
+        return self.work / "adapters" / name
 
     @property
     def head(self) -> Path:
         """An adapter of rank 0: a classification head on the unchanged base."""
-        return self.work / "adapters" / "head"
+        return self.adapter("head")
 
     @property
     def instruct(self) -> Path:
         """An adapter of rank 16 on all projections."""
-        return self.work / "adapters" / "instruct"
+        return self.adapter("instruct")
 
     @property
     def classify(self) -> Path:
         """Another one, with a head."""
-        return self.work / "adapters" / "classify"
+        return self.adapter("classify")
 
     @property
     def hugging_face(self) -> Path:
@@ -73,8 +78,8 @@ class Files:
         return self.work / "ctranslate2-int8"
 
     def gguf(self, kind: str) -> Path:
-        """`kind` is f16 or q8_0."""
-        return self.work / "gguf" / f"gpt2-{kind}.gguf"
+        """`kind` is f16, q8_0, q4_0 or q4_1."""
+        return self.work / "gguf" / f"{kind}.gguf"
 
 
 def default_work() -> Path:
@@ -99,7 +104,7 @@ def prepare(work: Path, config: Architecture | None = None) -> Files:
     ):
         if not path.exists():
             base = base or load_base(files.penwright)
-            _write_adapter(path, base, rank, seed=10 + number)
+            write_adapter(path, base, LoRASettings(rank=rank), seed=10 + number)
     made(files.hugging_face_classifier, lambda out: _write_classifier(out, files))
     return files
 
@@ -167,13 +172,14 @@ def _config_of(hugging_face: Path) -> Architecture:
 
 
 @torch.no_grad()
-def _write_adapter(out: Path, base: Base, rank: int, seed: int) -> None:
+def write_adapter(out: Path, base: Base, settings: LoRASettings, seed: int) -> None:
+    """An adapter with random weights; one called `instruct…` has no head."""
     generator = torch.Generator().manual_seed(seed)
-    lora = LoRA(base.config, LoRASettings(rank=rank))
+    lora = LoRA(base.config, settings)
     lora.init_weights(generator)
     for b in lora.b.values():  # at first zero: an adapter that is computed, but changes nothing
         b.normal_(0.0, 0.01, generator=generator)
-    labelled = out.name != "instruct"
+    labelled = not out.name.startswith("instruct")
     head = ClassifierHead(base.config.n_embd, LABELS) if labelled else None
     if head is not None:
         head.init_weights(generator)

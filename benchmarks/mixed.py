@@ -14,7 +14,8 @@ import random
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpt2, record
+from benchmarks import record
+from benchmarks.models import prepare
 from benchmarks.rounds import Outcome, say
 from benchmarks.systems import OURS
 from benchmarks.worker import Worker
@@ -84,7 +85,7 @@ def resident(work: Path, threads: int) -> dict[str, int]:
     """Bytes resident once loaded and used, with the base alone and with its adapters."""
     found = {}
     given = requests("generate", 2, "memory")
-    for name, adapters in (("base", False), ("base and 3 adapters", True)):
+    for name, adapters in (("base", ()), ("base and 3 adapters", None)):
         with Worker(OURS, work, threads, adapters=adapters) as worker:
             found[name] = worker.call("mixed", requests=given).resident
     return found
@@ -93,9 +94,9 @@ def resident(work: Path, threads: int) -> dict[str, int]:
 def main() -> None:
     given = record.parser(__doc__.splitlines()[0]).parse_args()
     rounds, scale = (1, 0.25) if given.quick else (given.rounds, 1.0)
-    gpt2.prepare(given.work)
-    memory = resident(given.work, given.threads)
-    result = measure(given.work, given.threads, rounds, scale)
+    work = prepare("gpt2", given.work).work
+    memory = resident(work, given.threads)
+    result = measure(work, given.threads, rounds, scale)
     for name, taken in result["seconds"].items():
         print(f"{name:<12}" + " ".join(f"{value:8.3f}" for value in taken) + "  s")
     print(f"the mix has {result['mixed_to_unmixed']:.2f} of the rate of its parts (n={rounds})")

@@ -20,17 +20,22 @@ from typing import Any
 
 from benchmarks import record, report_training
 from benchmarks.cells import number, ratio
-from benchmarks.systems import OURS, SMOLLM2
+from benchmarks.systems import OURS
 
 README = Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of the results -->"
-ENGINE = ("decode", "smollm2", "classify", "mixed", "serve", "startup")
+ENGINE = (
+    *("decode", "smollm2", "llama-1b", "classify", "classify-smollm2", "mixed", "adapters"),
+    *("speculation", "serve", "startup"),
+)
 TRAINING = ("train", "lora", "finetune", "muon")
 """These want a peer's clone or a text to be named, or hours: only those that --only names run."""
 NAMES = (*ENGINE, *TRAINING)
 _COMMANDS = {
     "decode": ["benchmarks.decode", "--check"],
     "smollm2": ["benchmarks.decode", "--model", "smollm2"],
+    "llama-1b": ["benchmarks.decode", "--model", "llama-1b"],
+    "classify-smollm2": ["benchmarks.classify", "--model", "smollm2"],
 }
 
 Goals = Mapping[str, tuple[tuple[str, float], ...]]
@@ -47,6 +52,17 @@ GOALS: Goals = {
 }
 """What each work is to be faster by, and than whom: "" is the best peer, "as they come" the best
 of those that do not sort."""
+SMOLLM2: Goals = {
+    "decoding one sequence": (("", 1.5), ("only reading", 0.9)),
+    "16 sequences at once": (("", 3.0),),
+    "32 sequences at once": (("", 3.0),),
+    "prefill of 512 tokens": (("", 1.3),),
+    "prefill of 4,000 tokens": (("", 1.3),),
+}
+LLAMA_1B: Goals = {
+    "decoding one sequence": (("", 1.2), ("only reading", 0.9)),
+    "16 sequences at once": (("", 2.5),),
+}
 
 Run = dict[str, Any]
 
@@ -86,26 +102,44 @@ def provenance(run: Run) -> str:
     )
 
 
-def _rates(run: Run, ours: str = OURS, goals: Goals | None = None) -> str:
+def _rates(run: Run, goals: Goals = GOALS) -> str:
     lines = [
-        f"| work | {ours} | peers, the best first | {ours} is faster by |",
+        f"| work | {OURS} | peers, the best first | {OURS} is faster by |",
         "|---|---|---|---|",
     ]
     for work in run["works"]:
         systems = work["systems"]
-        mine = systems.get(ours)
+        mine = systems.get(OURS)
         peers = sorted(
-            (name for name in systems if name != ours), key=lambda n: -systems[n]["median"]
+            (name for name in systems if name != OURS), key=lambda n: -systems[n]["median"]
         )
         cells = [f"{name} {number(systems[name]['median'])}" for name in peers]
-        cells += [f"{name}: {reason}" for name, reason in work["failed"].items() if name != ours]
-        found = number(mine["median"]) if mine else work["failed"].get(ours, "not run")
-        wanted = (GOALS if goals is None else goals).get(work["work"], (("", 0.0),))
+        cells += [f"{name}: {reason}" for name, reason in work["failed"].items() if name != OURS]
+        found = number(mine["median"]) if mine else work["failed"].get(OURS, "not run")
+        wanted = goals.get(work["work"], (("", 0.0),))
         ratios = [ratio(work, *goal) for goal in wanted]
         lines.append(
             f"| {work['work']}, {work['unit']} | {found} | {'; '.join(cells)} "
             f"| {'; '.join(ratios)} |"
         )
+    return "\n".join(lines)
+
+
+def _adapters(run: Run) -> str:
+    row = run["works"][0]["work"]
+    lines = [f"| {row} | of the rate without any | they take |", "|---|---|---|"]
+    for kind, share in run["of_the_rate_without"].items():
+        goal = " (goal 0.9)" if kind == "queries and values" else ""
+        lines.append(f"| {kind} | {share}{goal} | {run['bytes'][kind] / 1e6:.0f} MB |")
+    return "\n".join(lines)
+
+
+def _speculation(run: Run) -> str:
+    lines = ["| answers | sampling | median | least | n |", "|---|---|---|---|---|"]
+    lines += [
+        f"| {row['kind']} | {row['sampling']} | {row['median']} | {row['min']} | {row['n']} |"
+        for row in run["summary"]
+    ]
     return "\n".join(lines)
 
 
@@ -147,9 +181,13 @@ def _startup(run: Run) -> str:
 
 SECTIONS: dict[str, Callable[[Run], str]] = {
     "decode": _rates,
-    "smollm2": partial(_rates, ours=SMOLLM2[0], goals={}),
+    "smollm2": partial(_rates, goals=SMOLLM2),
+    "llama-1b": partial(_rates, goals=LLAMA_1B),
     "classify": _rates,
+    "classify-smollm2": _rates,
     "mixed": _mixed,
+    "adapters": _adapters,
+    "speculation": _speculation,
     "serve": _serve,
     "startup": _startup,
     "train": report_training.steps,

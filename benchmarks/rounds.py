@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.systems import NO_PEERS
 from benchmarks.worker import Worker, WorkerFailed
 
 Rates = Mapping[str, float]
@@ -46,7 +47,7 @@ class Outcome:
 
     def best_peer(self, ours: str) -> str | None:
         """The fastest of the others; versions of our own are no peers."""
-        peers = [name for name in self.rates if not name.startswith(ours)]
+        peers = [name for name in self.rates if not name.startswith((ours, *NO_PEERS))]
         return max(peers, key=self.median, default=None)
 
     def to_dict(self, ours: str) -> dict[str, Any]:

@@ -25,7 +25,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpt2, record
+from benchmarks import record
+from benchmarks.gpt2 import Files
 from benchmarks.http_load import (
     Ask,
     Client,
@@ -38,6 +39,7 @@ from benchmarks.http_load import (
     prompt,
     summary,
 )
+from benchmarks.models import prepare
 from benchmarks.rounds import Outcome, say, table
 from benchmarks.server import Server
 from benchmarks.systems import OURS
@@ -65,16 +67,16 @@ def load(url: str, given: argparse.Namespace, *, stream: bool, seed: object) -> 
 
 
 def of_engine(
-    server: Server, given: argparse.Namespace, rounds: int
+    server: Server, files: Files, given: argparse.Namespace, rounds: int
 ) -> tuple[Outcome, dict[str, Any]]:
     """Rates of the engine alone and of the service, in turns; all figures of the last round."""
     outcome = Outcome(f"{given.concurrency} clients over HTTP", "tokens/s")
     figures: dict[str, Any] = {}
     limits = limits_of(given)
-    tokenizer = read_tokenizer(gpt2.Files(given.work).hugging_face)
+    tokenizer = read_tokenizer(files.hugging_face)
     names = [ENGINE, WHOLE, STREAMED]
-    options = {"slots": given.slots, "adapters": False}
-    with Worker(OURS, given.work, given.threads, **options) as engine:
+    options = {"slots": given.slots, "adapters": ()}
+    with Worker(OURS, files.work, given.threads, **options) as engine:
 
         def of_engine_alone(number: int) -> float:
             prompts = [tokenizer.encode(text) for text in texts(given.requests, number, ENGINE)]
@@ -179,11 +181,11 @@ def main() -> None:
         record.write(record.record("benchmarks.serve", given, load=figures), given.json)
         return
     rounds = 1 if given.quick else given.rounds
-    files = gpt2.prepare(given.work)
+    files = prepare("gpt2", given.work)
     flags = {"quantize": "int8", "threads": given.threads, "slots": given.slots}
     log = Path(given.work, "serve.log")
     with Server(log, base=files.penwright, **flags) as server:
-        outcome, figures = of_engine(server, given, rounds)
+        outcome, figures = of_engine(server, files, given, rounds)
         short = beside_long_ones(server, given, rounds)
         memory = server.memory()
     print(table([outcome], ENGINE))

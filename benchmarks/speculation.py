@@ -4,8 +4,8 @@
 
 `speculation.json` has 40 instructions whose answers repeat their input, ten each of extracting,
 correcting, rewriting and code, and 40 unrelated ones, which it must not slow down. Each is answered
-greedily and drawn at a temperature of 0.7, by two engines that share the base in 8 bits, one of
-them without speculation, in turns. What is timed is the whole answer with its prompt; nothing is
+greedily and drawn at a temperature of 0.7, by two engines that share the base as it is served, one
+of them without speculation, in turns. What is timed is the whole answer with its prompt; nothing is
 taken from a cache of prefixes, and both texts must be the same. A prompt's ratio is the median over
 the rounds of the time without over the time with speculation: above 1 it gains.
 """
@@ -166,7 +166,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, default=BASE, help="a checkpoint with a chat template")
     given: argparse.Namespace = parser.parse_args()
     torch.set_num_threads(given.threads)
-    base = load_base(given.base)
+    base = load_base(given.base, held="packed")
     if base.template is None:
         parser.error(
             f"--base is {given.base}: it has no chat template, and answers no instructions"

@@ -13,7 +13,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from benchmarks import gpt2, record
+from benchmarks import record
+from benchmarks.models import prepare
 from benchmarks.rounds import say
 from benchmarks.server import ROOT, Server
 
@@ -42,7 +43,7 @@ def measure(log: Path, rounds: int, **flags: object) -> dict[str, Any]:
 def main() -> None:
     given = record.parser(__doc__.splitlines()[0]).parse_args()
     rounds = 1 if given.quick else given.rounds
-    files = gpt2.prepare(given.work)
+    files = prepare("gpt2", given.work)
     log = Path(given.work, "startup.log")
     found = {}
     for name, flags in {

@@ -12,19 +12,19 @@ from typing import Any
 from benchmarks.systems.base import System
 
 SYSTEMS: Mapping[str, tuple[str, dict[str, Any]]] = {
-    "penwright": ("penwright.Penwright", {"quantize": True}),
+    "penwright": ("penwright.Penwright", {}),
+    "penwright-int8": ("penwright.Penwright", {"held": None}),
     "penwright-fp32": ("penwright.Penwright", {"quantize": False}),
+    "only reading": ("reading.Reading", {}),
     "transformers-fp32": ("hugging_face.HuggingFace", {"dtype": "float32"}),
     "transformers-bf16": ("hugging_face.HuggingFace", {"dtype": "bfloat16"}),
     "ctranslate2-int8": ("ctranslate2_peer.CTranslate2", {}),
     "llama.cpp-q8_0": ("llama_cpp_peer.LlamaCpp", {"kind": "q8_0"}),
     "llama.cpp-f16": ("llama_cpp_peer.LlamaCpp", {"kind": "f16"}),
-    "smollm2-penwright": ("penwright.Penwright", {"quantize": True, "smollm2": True}),
-    "smollm2-llama.cpp-q8_0": ("llama_cpp_peer.LlamaCpp", {"kind": "q8_0", "smollm2": True}),
-    "smollm2-llama.cpp-q4_1": ("llama_cpp_peer.LlamaCpp", {"kind": "q4_1", "smollm2": True}),
-    "smollm2-llama.cpp-q4_0": ("llama_cpp_peer.LlamaCpp", {"kind": "q4_0", "smollm2": True}),
+    "llama.cpp-q4_0": ("llama_cpp_peer.LlamaCpp", {"kind": "q4_0"}),
+    "llama.cpp-q4_1": ("llama_cpp_peer.LlamaCpp", {"kind": "q4_1"}),
 }
-"""Where each system is, and its options: on GPT-2 124M, or the model that its name begins with."""
+"""Where each system is, and its options."""
 
 TRAINERS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "training-penwright": ("training.penwright.Penwright", {}),
@@ -38,8 +38,20 @@ TRAINERS: Mapping[str, tuple[str, dict[str, Any]]] = {
 """The training loops, of another interface: `training.base.TrainingSystem`."""
 
 OURS = "penwright"
-SMOLLM2 = tuple(name for name in SYSTEMS if name.startswith("smollm2-"))
-PEERS = ("transformers-fp32", "transformers-bf16", "ctranslate2-int8", "llama.cpp-q8_0")
+NO_PEERS = (OURS, "only reading")
+"""What these names begin is no other engine."""
+COMPARED: Mapping[str, tuple[str, ...]] = {
+    "gpt2": (
+        *(OURS, "transformers-fp32", "transformers-bf16", "ctranslate2-int8"),
+        "llama.cpp-q8_0",
+    ),
+    "smollm2": (
+        *(OURS, "penwright-int8", "only reading", "llama.cpp-q4_0", "llama.cpp-q4_1"),
+        *("llama.cpp-q8_0", "ctranslate2-int8", "transformers-bf16"),
+    ),
+    "llama-1b": (OURS, "only reading", "llama.cpp-q4_0"),
+}
+"""Who is compared on each model."""
 
 
 def load(name: str, work: Path, threads: int, **more: Any) -> System:

@@ -15,7 +15,7 @@ GREEDY: Sampling = {"temperature": 0.0}
 
 
 class System:
-    """One engine with GPT-2 124M loaded, in a process of its own.
+    """One engine with a model loaded, in a process of its own.
 
     Args:
         work: the directory of `benchmarks.gpt2.Files`.
@@ -29,8 +29,12 @@ class System:
     def __init__(self, work: Path, threads: int, **options: Any) -> None:
         raise NotImplementedError
 
-    def tune(self, prompts: list[Tokens]) -> None:
-        """Try the settings that may be better for prompts like these, and keep the best."""
+    def tune(self, prompts: list[Tokens], new: int) -> None:
+        """Try the settings that may be better for prompts like these, and keep the best.
+
+        Args:
+            new: tokens of each; 1 is prefill.
+        """
 
     def generate(self, prompts: list[Tokens], new: int, samplings: Sequence[Sampling]) -> None:
         """Continue all prompts at once by `new` tokens each.

@@ -20,8 +20,7 @@ class CTranslate2(System):
     def __init__(self, work: Path, threads: int) -> None:
         files = Files(work)
         made(files.ctranslate2, lambda out: _convert(files.hugging_face, out))
-        vocabulary = json.loads((files.hugging_face / "vocab.json").read_text(encoding="utf-8"))
-        self._texts = sorted(vocabulary, key=vocabulary.__getitem__)
+        self._texts = _vocabulary(files.hugging_face)
         self._generator = ctranslate2.Generator(
             str(files.ctranslate2), device="cpu", compute_type="int8", intra_threads=threads
         )
@@ -52,6 +51,18 @@ class CTranslate2(System):
         )
         assert all(len(result.sequences_ids[0]) == new for result in results)
         return list(results)
+
+
+def _vocabulary(hugging_face: Path) -> list[str]:
+    """The names of all tokens, in their order."""
+    whole = hugging_face / "tokenizer.json"
+    if whole.exists():
+        found = json.loads(whole.read_text(encoding="utf-8"))
+        names = dict(found["model"]["vocab"])
+        names |= {added["content"]: added["id"] for added in found["added_tokens"]}
+    else:
+        names = json.loads((hugging_face / "vocab.json").read_text(encoding="utf-8"))
+    return sorted(names, key=names.__getitem__)
 
 
 def _convert(hugging_face: Path, out: Path) -> None:

@@ -1,4 +1,4 @@
-"""`transformers`: `generate` with a left-padded batch, and `GPT2ForSequenceClassification`."""
+"""`transformers`: `generate` with a left-padded batch, and `…ForSequenceClassification`."""
 
 import importlib
 from collections.abc import Sequence
@@ -25,8 +25,9 @@ class HuggingFace(System):
         self._files = Files(work)
         self._dtype = getattr(torch, dtype)
         path = self._files.hugging_face
-        self._model = transformers.GPT2LMHeadModel.from_pretrained(path, dtype=self._dtype).eval()
-        self._pad = int(self._model.config.pad_token_id)
+        auto = transformers.AutoModelForCausalLM
+        self._model = auto.from_pretrained(path, dtype=self._dtype).eval()
+        self._pad = int(self._model.config.pad_token_id or 0)
         # Without an end token, every row runs to the full length.
         self._model.generation_config.eos_token_id = None
         self._classifier: Any = None
@@ -56,9 +57,9 @@ class HuggingFace(System):
     @torch.inference_mode()
     def classify(self, texts: list[Tokens], batch: int, by_length: bool) -> list[list[float]]:
         if self._classifier is None:
-            self._classifier = transformers.GPT2ForSequenceClassification.from_pretrained(
-                self._files.hugging_face_classifier, dtype=self._dtype
-            ).eval()
+            auto = transformers.AutoModelForSequenceClassification
+            path = self._files.hugging_face_classifier
+            self._classifier = auto.from_pretrained(path, dtype=self._dtype).eval()
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]) if by_length else 0)
         out: list[list[float]] = [[] for _ in texts]
         for start in range(0, len(order), batch):

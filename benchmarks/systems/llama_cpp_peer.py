@@ -17,19 +17,17 @@ from llama_cpp import llama_cpp as c
 from numpy.typing import NDArray
 
 from benchmarks.gpt2 import Files
-from benchmarks.smollm2 import requantized
 from benchmarks.systems.base import Sampling, System, Tokens
 from benchmarks.systems.gguf_files import write_gguf
 
-_TUNE_NEW = 16
 _TUNE_TRIES = 3
 
 
 class LlamaCpp(System):
     """A context for each kind of work, with the better of its settings: see `tune`."""
 
-    def __init__(self, work: Path, threads: int, *, kind: str, smollm2: bool = False) -> None:
-        path = requantized(work, kind) if smollm2 else write_gguf(Files(work), kind)
+    def __init__(self, work: Path, threads: int, *, kind: str) -> None:
+        path = write_gguf(Files(work), kind)
         # Its log goes where Python's objects are gone at exit: drop it.
         self._quiet = c.llama_log_callback(lambda level, text, data: None)
         c.llama_log_set(self._quiet, ctypes.c_void_p(0))
@@ -40,41 +38,44 @@ class LlamaCpp(System):
         assert self._model, f"{path} cannot be loaded"
         self._vocab: int = c.llama_vocab_n_tokens(c.llama_model_get_vocab(self._model))
         self._threads = threads
-        self._contexts: dict[int, _Context] = {}
+        self._contexts: dict[str, _Context] = {}
         self.settings = {
             "weights": kind,
             "llama-cpp-python": package.__version__,
             "cpu": c.llama_print_system_info().decode().strip(" |"),
         }
 
-    def tune(self, prompts: list[Tokens]) -> None:
+    def tune(self, prompts: list[Tokens], new: int) -> None:
         """Flash attention on or off, one cache for all sequences or one for each."""
-        sequences = len(prompts)
-        best = float("inf")
-        for flash, unified in itertools.product((False, True), (False, True)[:sequences]):
-            context = _Context(self, sequences, flash=flash, unified=unified)
-            seconds = min(_seconds(context, prompts) for _ in range(_TUNE_TRIES))
+        work, best = _work(prompts, new), float("inf")
+        for flash, unified in itertools.product((False, True), (False, True)[: len(prompts)]):
+            context = _Context(self, prompts, flash=flash, unified=unified)
+            tries = _TUNE_TRIES if new > 1 else 1
+            seconds = min(_seconds(context, prompts, new) for _ in range(tries))
             if seconds < best:
                 best = seconds
-                self._contexts[sequences] = context
-                chosen = f"flash_attn={flash} kv_unified={unified}"
-                self.settings[f"{sequences} sequences"] = chosen
+                self._contexts[work] = context
+                self.settings[work] = f"flash_attn={flash} kv_unified={unified}"
 
     def generate(self, prompts: list[Tokens], new: int, samplings: Sequence[Sampling]) -> None:
-        self._context(len(prompts)).generate(prompts, new)
+        self._context(prompts, max(new, 2)).generate(prompts, new)
+
+    def prefill(self, prompt: Tokens) -> None:
+        self._context([prompt], 1).generate([prompt], 1)
 
     def greedy(self, prompt: Tokens, new: int) -> Tokens:
-        return [int(row[0]) for row in self._context(1).generate([prompt], new)]
+        return [int(row[0]) for row in self._context([prompt], new).generate([prompt], new)]
 
     def top(self, prompt: Tokens, k: int) -> list[tuple[int, float]]:
-        logits = self._context(1).prompt_logits([prompt])[0].astype(np.float64)
+        logits = self._context([prompt], 1).prompt_logits([prompt])[0].astype(np.float64)
         logprobs = logits - np.logaddexp.reduce(logits)
         return [(int(i), float(logprobs[i])) for i in np.argsort(-logprobs)[:k]]
 
-    def _context(self, sequences: int) -> "_Context":
-        if sequences not in self._contexts:
-            self._contexts[sequences] = _Context(self, sequences, flash=False, unified=False)
-        return self._contexts[sequences]
+    def _context(self, prompts: list[Tokens], new: int) -> "_Context":
+        work = _work(prompts, new)
+        if work not in self._contexts:
+            self._contexts[work] = _Context(self, prompts, flash=False, unified=False)
+        return self._contexts[work]
 
     def new_context(self, **fields: Any) -> Any:
         params = c.llama_context_default_params()
@@ -94,11 +95,14 @@ class LlamaCpp(System):
 class _Context:
     """A llama.cpp context with room for a full context of each sequence."""
 
-    def __init__(self, system: LlamaCpp, sequences: int, *, flash: bool, unified: bool) -> None:
+    def __init__(
+        self, system: LlamaCpp, prompts: list[Tokens], *, flash: bool, unified: bool
+    ) -> None:
         self._vocab = system.vocab
+        each = 1024 * -(-(max(map(len, prompts)) + 128) // 1024)
         self._context = system.new_context(
-            n_ctx=1024 * sequences,
-            n_seq_max=sequences,
+            n_ctx=each * len(prompts),
+            n_seq_max=len(prompts),
             n_batch=4096,
             flash_attn_type=int(flash),
             kv_unified=unified,
@@ -143,7 +147,12 @@ class _Context:
         return np.ctypeslib.as_array(c.llama_get_logits(self._context), (outputs, self._vocab))
 
 
-def _seconds(context: _Context, prompts: list[Tokens]) -> float:
+def _work(prompts: list[Tokens], new: int) -> str:
+    """What has a context of its own: so many sequences, or a prompt of this length alone."""
+    return f"{len(prompts)} sequences" if new > 1 else f"prefill of {len(prompts[0])}"
+
+
+def _seconds(context: _Context, prompts: list[Tokens], new: int) -> float:
     started = time.perf_counter()
-    context.generate(prompts, _TUNE_NEW)
+    context.generate(prompts, new)
     return time.perf_counter() - started

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from benchmarks.gpt2 import Files
-from benchmarks.smollm2 import file as smollm2_file
 from benchmarks.systems.base import GREEDY, Sampling, System, Tokens
 from model.checkpoint import load_adapter, load_base
 from model.cpu import quantize as eight_bit
@@ -26,31 +25,34 @@ from model.engine.request import (
     TokenLogprob,
 )
 from model.engine.settings import EngineSettings
+from model.frozen import Held
 from model.sampling import SamplingSettings
 
 
 class Penwright(System):
-    """One engine with the base and its three adapters, as its defaults are but for `slots`, and
-    without speculation: every system makes a step for each token."""
+    """One engine with the base and adapters, as its defaults are but for `slots`, and without
+    speculation: every system makes a step for each token."""
 
     def __init__(
         self,
         work: Path,
         threads: int,
         *,
-        quantize: bool,
+        quantize: bool = True,
+        held: Held | None = "packed",
         slots: int | None = None,
-        adapters: bool = True,
-        smollm2: bool = False,
+        adapters: Sequence[str] | None = None,
     ) -> None:
+        """`adapters` are names; None is the usual three, those of them that there are."""
         torch.set_num_threads(threads)
-        files, adapters = Files(work), adapters and not smollm2
-        path = smollm2_file() if smollm2 else files.penwright
-        base = load_base(path, held="packed" if quantize else None)
+        files = Files(work)
+        base = load_base(files.penwright, held=held if quantize else None)
         if quantize:
             eight_bit.quantize(base.model)
-        paths = (files.head, files.instruct, files.classify) if adapters else ()
-        loaded = {path.name: load_adapter(path, base) for path in paths}
+        if adapters is None:
+            usual = (files.head, files.instruct, files.classify)
+            adapters = [path.name for path in usual if path.exists()]
+        loaded = {name: load_adapter(files.adapter(name), base) for name in adapters}
         settings = EngineSettings(speculate=False)
         if slots is not None:
             settings = replace(settings, slots=slots)

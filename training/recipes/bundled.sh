@@ -103,13 +103,19 @@ without() { # SOURCE NAME
 without 3 notices
 without 0 uci
 
+# Trained while the folds still are, and published again, with their figures on its card, once these
+# are measured.
+classifier() { # OUT [OPTION …]
+  "${spam[@]}" --out "$1" --run "$runs/spam.run" --data "${learnt[@]}" \
+    --val "${validated[@]}" --test "${tested[@]}" \
+    --epochs 2 --augment all=0.1 --eval-every 150 "${licences[@]/#/--licence=}" \
+    "${@:2}" $(resume "$runs/spam.run")
+}
+[ -e "$models/spam/card.json" ] || [ -e "$runs/spam/card.json" ] || classifier "$runs/spam"
 wait $folds || { tail -n 5 "$runs/folds.log" >&2 && exit 1; }
 trap - EXIT
 [ -e "$models/spam/card.json" ] ||
-  "${spam[@]}" --out "$models/spam" --run "$runs/spam.run" --data "${learnt[@]}" \
-    --val "${validated[@]}" --test "${tested[@]}" \
-    --epochs 2 --augment all=0.1 --eval-every 150 "${licences[@]/#/--licence=}" \
-    --beside "$runs"/{folds,without-{notices,uci}} $(resume "$runs/spam.run")
+  classifier "$models/spam" --beside "$runs"/{folds,without-{notices,uci}}
 
 cat >"$models/models.json" <<'JSON'
 {"format_version": 1, "generate": "base", "classify": "spam", "instruct": "instruct"}
