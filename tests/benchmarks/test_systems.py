@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import classify, decode, gpt2, mixed
+from benchmarks import adapters, classify, decode, gpt2, mixed
 from benchmarks.agree import MOST, compare
 from benchmarks.systems import OURS
 from benchmarks.worker import Worker, WorkerFailed
@@ -69,6 +69,27 @@ def test_classification_agrees_with_padded_batches(work: Path) -> None:
         assert mine == pytest.approx(theirs, abs=classify.CLOSE)
         assert ordered == pytest.approx(theirs, abs=1e-5)
     assert len(mix) == 3  # the labels among the texts
+
+
+def test_reading_is_of_one_sequence(work: Path) -> None:
+    with Worker("only reading", work, 1) as worker:
+        # Of 8 bits: every matrix once, whatever is added to it to whole blocks of 64 channels.
+        matrices = 2 * 12 * SHAPE.n_embd**2 + SHAPE.vocab_size * SHAPE.n_embd
+        assert matrices <= worker.settings["bytes"] < 1.02 * matrices
+        assert worker.call("generate", prompts=[[1]], new=2, samplings=[{}]).seconds > 0
+        with pytest.raises(WorkerFailed, match="several sequences"):
+            worker.call("generate", prompts=[[1], [2]], new=2, samplings=[{}, {}])
+
+
+def test_a_batch_with_many_adapters(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("ADAPTERS", 2), ("SEQUENCES", 5), ("PROMPT", 8), ("STEPS", 16)):
+        monkeypatch.setattr(adapters, name, value)
+    files = gpt2.Files(work)
+    adapters.write(files)
+    outcome, _ = adapters.measure(work, threads=1, rounds=1)
+    assert set(outcome.rates) | set(outcome.failed) == set(adapters.KINDS)
+    narrow, wide = adapters.bytes_of(files).values()
+    assert 0 < narrow < wide
 
 
 def test_errors_of_a_worker_are_told(work: Path) -> None:
