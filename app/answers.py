@@ -19,6 +19,9 @@ class TokenLogprobs(Alternative):
     """A generated token."""
 
     top: list[Alternative] = Field(description="The most probable tokens here, the best first.")
+    forced: bool = Field(
+        description="Whether it was not drawn, because `response_format` left no choice."
+    )
 
 
 class Usage(BaseModel):
@@ -40,6 +43,9 @@ class Timings(BaseModel):
         description="Tokens computed in advance, because they had followed the same ones before."
     )
     accepted_tokens: int = Field(description="How many of them came, and spared a step.")
+    forced_tokens: int = Field(
+        description="Tokens that were not drawn, because `response_format` left no choice."
+    )
 
 
 class Choice(BaseModel):

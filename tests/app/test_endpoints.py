@@ -29,7 +29,7 @@ def test_generate_answers_in_the_documented_shape(client: httpx.Client) -> None:
     assert usage["cached_tokens"] == 0
     tokens = client.post("/tokenize", json={"text": "The old man"}).json()["tokens"]
     assert usage["prompt_tokens"] == len(tokens)
-    tokens = {"drafted_tokens", "accepted_tokens"}
+    tokens = {"drafted_tokens", "accepted_tokens", "forced_tokens"}
     assert set(body["timings"]) == {"queue", "prefill", "decode"} | tokens
     assert all(value >= 0 for value in body["timings"].values())
 
@@ -109,7 +109,7 @@ def test_logprobs_report_the_models_own_distribution(client: httpx.Client, count
     logprobs = answer["choices"][0]["logprobs"]
     assert len(logprobs) == 4
     for entry in logprobs:
-        assert set(entry) == {"token", "text", "logprob", "top"}
+        assert set(entry) == {"token", "text", "logprob", "top", "forced"}
         assert entry["logprob"] < 0
         assert len(entry["top"]) == count
         if count:

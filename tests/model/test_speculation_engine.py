@@ -101,7 +101,8 @@ def plain(events: Sequence[Event]) -> list[Event | tuple[Any, ...]]:
     result: list[Event | tuple[Any, ...]] = []
     for event in events:
         if isinstance(event, Finished):
-            result.append((event.reason, event.prompt_tokens, event.completion_tokens))
+            counts = (event.prompt_tokens, event.completion_tokens, event.forced_tokens)
+            result.append((event.reason, *counts))
         elif isinstance(event, Classified):
             result.append((event.logits, event.prompt_tokens))
         elif isinstance(event, Embedded):  # a sum over its chunks, whose bits depend on these
