@@ -40,7 +40,8 @@ class Timings(BaseModel):
     prefill: float = Field(description="From there to the first token.")
     decode: float = Field(description="From there to the last.")
     drafted_tokens: int = Field(
-        description="Tokens computed in advance, because they had followed the same ones before."
+        description="Tokens computed in advance, because they had followed the same ones before, "
+        "or `response_format` makes them likely."
     )
     accepted_tokens: int = Field(description="How many of them came, and spared a step.")
     forced_tokens: int = Field(

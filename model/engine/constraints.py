@@ -12,7 +12,7 @@ process of its own (`model.engine.grammar_check`), and there is a bound on every
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -185,15 +185,17 @@ class Constraints:
         octets = np.ascontiguousarray(bits).view(np.uint8)
         return np.unpackbits(octets, axis=1, count=vocab, bitorder="little") == 1, failed
 
-    def forced(self, matcher: Matcher) -> list[int]:
-        """The tokens that come next without a choice, none where there is one.
+    def forced(self, matcher: Matcher) -> tuple[list[int], list[int]]:
+        """The tokens that come next without a choice, none where there is one; and those that are
+        left of the stretch, which may come behind them.
 
         The constraint leaves one continuation for a stretch of bytes. Encoded as a whole, by the
         tokenizer alone, they are the tokens that the model saw of them in training, while the mask
         would allow any others of the same bytes. Of these tokens come those that stay whatever the
         constraint allows behind the stretch (`Settled.tokens`). The end of the stretch is left to
         be drawn together with what follows, and what was drawn before the stretch stays as it is.
-        A stretch that begins within a character begins behind it.
+        A stretch that begins within a character begins behind it, and one of more than 2,048 bytes
+        is encoded in parts.
 
         So they depend on the constraint and on the bytes so far, and on nothing else.
         """
@@ -201,16 +203,18 @@ class Constraints:
         text = stretch[:_MOST_FORCED].decode("utf-8", "ignore")
         content = text.encode()
         if not text or not stretch.startswith(content):
-            return []
+            return [], []
         try:
             tokens = self._tokenizer.encode(text)
             if b"".join(map(self._tokenizer.token_bytes, tokens)) != content:
-                return []  # the tokenizer writes it in another way
-            if len(content) < len(stretch):
-                return self._settled.tokens(text, stretch[len(content) : len(content) + 1])
-            return self._settled.tokens(text, self._following(matcher, tokens))
+                return [], []  # the tokenizer writes it in another way
+            following: Collection[int] = stretch[len(content) : len(content) + 1]
+            if not following:
+                following = self._following(matcher, tokens)
+            settled = self._settled.tokens(text, following)
         except TextError:  # a byte that no token stands for
-            return []
+            return [], []
+        return settled, tokens[len(settled) :]
 
     def _following(self, matcher: Matcher, tokens: Sequence[int]) -> set[int]:
         """The bytes that may come behind `tokens`, which come next; none where the text ends.

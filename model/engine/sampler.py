@@ -7,7 +7,8 @@ ends its own sequence and no other.
 Where a constraint leaves no choice, the tokens that it forces follow the drawn one at once: they
 use up no random number and count as any others. Before the first draw they follow the prompt, and
 are computed with it. Who wants log-probabilities gets the same tokens one in a step, each in the
-place of a drawn one, since its row has to be computed.
+place of a drawn one, since its row has to be computed; where there are drafts, those tokens are
+one. So is what is left open of a forced stretch.
 
 Behind a draft several tokens are drawn, each as if there were none: in rounds, of which the next
 takes the sequences whose new tokens are the draft's next. Their next row was computed after those.
@@ -198,7 +199,8 @@ class Sampler:
         sequence.first_result = sequence.first_result or now
         if reason is None:
             forced = bool(sequence.pending)
-            token = sequence.pending.pop(0) if forced else token
+            if forced:
+                token, sequence.expected = sequence.pending.pop(0), sequence.expected[1:]
             reason = self._take(sequence, token, raw, forced=forced)
         if reason is None and self.force_text and not sequence.pending:
             reason = self._take_forced(sequence)
@@ -207,12 +209,20 @@ class Sampler:
     def _take_forced(self, sequence: TokenSequence) -> FinishReason | None:
         """Give a sequence what its constraint forces now; where log-probabilities are wanted, let
         it come with the next steps."""
-        forced = self.constraints.forced(sequence.matcher) if sequence.matcher else []
-        if _generate(sequence).logprobs is not None:
-            sequence.pending = forced
-            return None
-        reasons = (self._take(sequence, token, None, forced=True) for token in forced)
-        return next(filter(None, reasons), None)
+        sequence.expected = []
+        while sequence.matcher is not None:
+            forced, rest = self.constraints.forced(sequence.matcher)
+            sequence.expected = rest
+            if not forced:
+                break
+            if _generate(sequence).logprobs is not None:
+                sequence.pending, sequence.expected = forced, forced + rest
+                break
+            for token in forced:
+                reason = self._take(sequence, token, None, forced=True)
+                if reason is not None:
+                    return reason
+        return None
 
     def _take(
         self, sequence: TokenSequence, token: int, raw: Floats | None, *, forced: bool = False

@@ -146,7 +146,8 @@ class Scheduler:
             free = self.pool.empty(blocks_for(LONGEST)) if self.waiting else self.pool.free
             room = (len(sequence.blocks) + free) * BLOCK_TOKENS - len(tokens)
             # The last token that may come needs no successor.
-            draft = speculation.draft(sequence.lookup, tokens, min(sequence.to_come - 1, room))
+            most = min(sequence.to_come - 1, room)
+            draft = speculation.draft(sequence.lookup, tokens, most, sequence.expected)
             if draft:
                 chunks[at] = Chunk(sequence, chunk.start, chunk.length + len(draft), draft)
                 missing = blocks_for(len(tokens) + len(draft)) - len(sequence.blocks)

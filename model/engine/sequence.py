@@ -78,6 +78,9 @@ class TokenSequence:
     pending: list[int] = field(default_factory=list)
     """Forced tokens that come in the place of drawn ones, since their log-probabilities are
     wanted."""
+    expected: list[int] = field(default_factory=list)
+    """What its constraint makes likely to come next: pending tokens, and the end of a forced
+    stretch, which is left open."""
     forced: int = 0
     """Tokens that its constraint left no choice about."""
     outcome: FinishReason | Failed | None = None

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +258,25 @@ def test_adapters_and_whole_checkpoints_go_with_a_base(checkpoints: Path) -> Non
         assert live.client.post("/instruct", json={"instruction": "a", "max_new_tokens": 1})
         assert len(live.service._dispatchers()) == 2
         assert live.client.get("/readyz").status_code == 200
+
+
+def test_what_a_form_forces_is_marked_and_counted(client: httpx.Client) -> None:
+    form = {"type": "regex", "regex": "The (old|young) man and the sea"}
+    body = {"prompt": "One", "response_format": form, "max_new_tokens": 60, "temperature": 0}
+    metric = r"^penwright_forced_tokens_total (\S+)$"
+    before = re.search(metric, client.get("/metrics").text, re.M)
+    plain = client.post("/generate", json=body).json()
+    after = re.search(metric, client.get("/metrics").text, re.M)
+    marked = client.post("/generate", json=body | {"logprobs": 0}).json()
+    assert before
+    assert after
+    forced = plain["timings"]["forced_tokens"]
+    assert 0 < forced < plain["usage"]["completion_tokens"]
+    assert float(after[1]) - float(before[1]) == forced
+    [choice] = marked["choices"]
+    assert choice["text"] == plain["choices"][0]["text"]
+    assert sum(entry["forced"] for entry in choice["logprobs"]) == forced
+    chat = {"prompt": "One", "logprobs": 0, "max_tokens": 60, "temperature": 0}
+    answer = client.post("/v1/completions", json=chat | {"response_format": form}).json()
+    marks = [entry["forced"] for entry in choice["logprobs"]]
+    assert answer["choices"][0]["logprobs"]["forced"] == marks

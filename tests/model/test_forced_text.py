@@ -197,7 +197,7 @@ def walks(constraints: Constraints, seed: int) -> Iterator[tuple[bytes, list[int
     while not matcher.complete and len(tokens) < 100:
         [allowed], failed = constraints._allowed([matcher])
         assert not failed
-        taken = constraints.forced(matcher)
+        taken, _ = constraints.forced(matcher)
         if taken:
             stretches.append((len(tokens), taken))
         else:
@@ -229,8 +229,10 @@ def forced_text(tokenizer: Tokenizer, constraint: Constraint, before: str = "") 
     matcher = constraints.matcher(constraint)
     for token in tokenizer.encode(before):
         matcher.consume(token)
-    tokens = constraints.forced(matcher)
-    assert constraints.forced(matcher) == tokens  # asking changes nothing
+    tokens, rest = constraints.forced(matcher)
+    assert constraints.forced(matcher) == (tokens, rest)  # asking changes nothing
+    text = tokenizer.decode(tokens + rest)
+    assert len(text) >= 2048 or matcher.inner.compute_ff_bytes().decode("utf-8", "ignore") == text
     return tokenizer.decode(tokens)
 
 
