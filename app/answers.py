@@ -19,6 +19,9 @@ class TokenLogprobs(Alternative):
     """A generated token."""
 
     top: list[Alternative] = Field(description="The most probable tokens here, the best first.")
+    forced: bool = Field(
+        description="Whether it was not drawn, because `response_format` left no choice."
+    )
 
 
 class Usage(BaseModel):
@@ -37,9 +40,13 @@ class Timings(BaseModel):
     prefill: float = Field(description="From there to the first token.")
     decode: float = Field(description="From there to the last.")
     drafted_tokens: int = Field(
-        description="Tokens computed in advance, because they had followed the same ones before."
+        description="Tokens computed in advance, because they had followed the same ones before, "
+        "or `response_format` makes them likely."
     )
     accepted_tokens: int = Field(description="How many of them came, and spared a step.")
+    forced_tokens: int = Field(
+        description="Tokens that were not drawn, because `response_format` left no choice."
+    )
 
 
 class Choice(BaseModel):

@@ -206,6 +206,7 @@ def timings(ends: Sequence[Finished]) -> Timings:
         decode=round(max(end.timings.decode for end in ends), 6),
         drafted_tokens=sum(end.drafted_tokens for end in ends),
         accepted_tokens=sum(end.accepted_tokens for end in ends),
+        forced_tokens=sum(end.forced_tokens for end in ends),
     )
 
 
@@ -219,6 +220,7 @@ def logprobs_json(values: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
                 {"token": token, "text": text, "logprob": logprob}
                 for token, text, logprob in value.top
             ],
+            "forced": value.forced,
         }
         for value in values
     ]

@@ -116,6 +116,11 @@ class Settings(BaseSettings):
         description="compute tokens in advance that followed the same ones before, where that is "
         "faster; answers stay the same. With 8-bit weights or --deterministic, on a CPU",
     )
+    force_text: bool = Field(
+        True,
+        description="where `response_format` leaves only one continuation, take it in the "
+        "tokenizer's own tokens, without a step for each",
+    )
     request_timeout: float = Field(
         120.0,
         gt=0,
@@ -235,6 +240,7 @@ class Settings(BaseSettings):
             max_context=self.max_context,
             reuse_prefixes=self.reuse_prefixes,
             speculate=self.speculate,
+            force_text=self.force_text,
         )
 
 

@@ -30,6 +30,9 @@ class CompletionLogprobs(BaseModel):
         description="The most probable tokens at each place, and the generated one."
     )
     text_offset: list[int] = Field(description="Where in `text` each token begins.")
+    forced: list[bool] = Field(
+        description="Whether each was not drawn, because `response_format` left no choice."
+    )
 
 
 class CompletionChoice(BaseModel):
@@ -61,6 +64,9 @@ class ChatTokenLogprob(TopLogprob):
     """A generated token."""
 
     top_logprobs: list[TopLogprob]
+    forced: bool = Field(
+        description="Whether it was not drawn, because `response_format` left no choice."
+    )
 
 
 class ChatLogprobs(BaseModel):

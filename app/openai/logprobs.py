@@ -39,6 +39,7 @@ class Completed:
                 for value in values
             ],
             text_offset=offsets,
+            forced=[value.forced for value in values],
         )
 
 
@@ -71,6 +72,7 @@ def chat_json(base: Base, values: Sequence[TokenLogprob]) -> dict[str, Any]:
                     {"token": text, "bytes": list(content(token)), "logprob": logprob}
                     for token, text, logprob in value.top
                 ],
+                "forced": value.forced,
             }
             for value in values
         ],

@@ -92,8 +92,13 @@ class EngineMetrics(Collector):
                 total.accepted_tokens,
             ),
             (
+                "forced_tokens",
+                "Tokens that a constraint left no choice about, and that were not drawn",
+                total.forced_tokens,
+            ),
+            (
                 "generated_tokens",
-                "Tokens drawn, as they are drawn; also for requests that do not end well, "
+                "Tokens drawn or forced, as they come; also for requests that do not end well, "
                 "and for health checks",
                 total.generated_tokens,
             ),
@@ -142,7 +147,7 @@ _NOTHING = EngineStats(
         (
             *("running", "waiting", "steps", "slots", "blocks", "free_blocks", "cache_bytes"),
             *("preemptions", "prompt_tokens", "cached_tokens", "generated_tokens"),
-            *("drafted_tokens", "accepted_tokens"),
+            *("drafted_tokens", "accepted_tokens", "forced_tokens"),
         ),
         0,
     ),

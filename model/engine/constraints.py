@@ -2,7 +2,8 @@
 
 llguidance says at each place of a text which tokens can come next. All others get the logit -inf
 before one is drawn; the end token can come exactly where the text is complete. The masks of all
-constrained rows of a step are filled and applied together.
+constrained rows of a step are filled and applied together. Where only one continuation is left,
+nothing needs to be drawn: its tokens are taken as they are (`Constraints.forced`).
 
 Users write schemas and expressions, some of them to see what breaks: each is first compiled in a
 process of its own (`model.engine.grammar_check`), and there is a bound on every step.
@@ -11,25 +12,27 @@ process of its own (`model.engine.grammar_check`), and there is a bound on every
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from model.engine.grammar_check import LIMITS, problem_of
 from model.engine.json_schema import adapt
 from model.engine.request import Constraint
-from model.errors import UsageError
-from model.tokenizer import Tokenizer
+from model.errors import TextError, UsageError
+from model.tokenizer import Settled, Tokenizer
 
 if TYPE_CHECKING:  # else it is imported with the first constraint
     from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
 MOST_CHARACTERS = {"json_schema": 32_768, "regex": 2_048, "choice": 32_768}
 """Of a constraint's value, by its kind."""
+_MOST_FORCED = 2048  # bytes of a forced stretch that are made tokens at once
 _SPARE = 32  # matchers that wait for their sequences
 _KNOWN = 256  # constraints that need no check any more
 _JSON_OPTIONS = {
@@ -156,26 +159,81 @@ class Constraints:
         Returns:
             of rows that cannot go on, the reason; their logits are left as they are
         """
+        allowed, failed = self._allowed([matcher for _, matcher in matchers])
+        good = [index for index in range(len(matchers)) if index not in failed]
+        if good:
+            barred = torch.from_numpy(~allowed[good]).to(logits.device)
+            rows = torch.tensor([matchers[index][0] for index in good], device=logits.device)
+            logits[rows] = logits[rows].masked_fill(barred, float("-inf"))
+        return {matchers[index][0]: reason for index, reason in failed.items()}
+
+    def _allowed(self, matchers: Sequence[Matcher]) -> tuple[NDArray[np.bool_], dict[int, str]]:
+        """Which tokens can come next, (matchers, vocab); and by the index of each matcher that
+        cannot go on, the reason."""
         import llguidance.numpy
 
         vocab = self._tokenizer.vocab_size
         bits = llguidance.numpy.allocate_token_bitmask(len(matchers), vocab)
-        inner = [(matcher.inner, index) for index, (_, matcher) in enumerate(matchers)]
+        inner = [(matcher.inner, index) for index, matcher in enumerate(matchers)]
         llguidance.numpy.fill_next_token_bitmask_par(self._executor, inner, bits)
         failed = {
-            row: _reason(matcher.inner.get_error(), "nothing that it allows can follow")
-            for row, matcher in matchers
+            index: _reason(matcher.inner.get_error(), "nothing that it allows can follow")
+            for index, matcher in enumerate(matchers)
             if matcher.inner.is_error()
         }
-        good = [index for index, (row, _) in enumerate(matchers) if row not in failed]
-        if good:
-            # (good rows, vocab); the library's words of 32 tokens are bytes of 8 alike
-            octets = np.ascontiguousarray(bits[good]).view(np.uint8)
-            allowed = np.unpackbits(octets, axis=1, count=vocab, bitorder="little")
-            barred = torch.from_numpy(allowed == 0).to(logits.device)
-            rows = torch.tensor([matchers[index][0] for index in good], device=logits.device)
-            logits[rows] = logits[rows].masked_fill(barred, float("-inf"))
-        return failed
+        # The library's words of 32 tokens are bytes of 8 alike.
+        octets = np.ascontiguousarray(bits).view(np.uint8)
+        return np.unpackbits(octets, axis=1, count=vocab, bitorder="little") == 1, failed
+
+    def forced(self, matcher: Matcher) -> tuple[list[int], list[int]]:
+        """The tokens that come next without a choice, none where there is one; and those that are
+        left of the stretch, which may come behind them.
+
+        The constraint leaves one continuation for a stretch of bytes. Encoded as a whole, by the
+        tokenizer alone, they are the tokens that the model saw of them in training, while the mask
+        would allow any others of the same bytes. Of these tokens come those that stay whatever the
+        constraint allows behind the stretch (`Settled.tokens`). The end of the stretch is left to
+        be drawn together with what follows, and what was drawn before the stretch stays as it is.
+        A stretch that begins within a character begins behind it, and one of more than 2,048 bytes
+        is encoded in parts.
+
+        So they depend on the constraint and on the bytes so far, and on nothing else.
+        """
+        stretch = matcher.inner.compute_ff_bytes()
+        text = stretch[:_MOST_FORCED].decode("utf-8", "ignore")
+        content = text.encode()
+        if not text or not stretch.startswith(content):
+            return [], []
+        try:
+            tokens = self._tokenizer.encode(text)
+            if b"".join(map(self._tokenizer.token_bytes, tokens)) != content:
+                return [], []  # the tokenizer writes it in another way
+            following: Collection[int] = stretch[len(content) : len(content) + 1]
+            if not following:
+                following = self._following(matcher, tokens)
+            settled = self._settled.tokens(text, following)
+        except TextError:  # a byte that no token stands for
+            return [], []
+        return settled, tokens[len(settled) :]
+
+    def _following(self, matcher: Matcher, tokens: Sequence[int]) -> set[int]:
+        """The bytes that may come behind `tokens`, which come next; none where the text ends.
+
+        Raises:
+            ConstraintError: the state has become too complex.
+        """
+        inner = matcher.inner
+        if not inner.consume_tokens(list(tokens)):
+            raise ConstraintError(_reason(inner.get_error()))
+        following: set[int] = set()
+        if not inner.is_stopped():
+            [allowed], failed = self._allowed([matcher])
+            if failed:
+                raise ConstraintError(failed[0])
+            following = set(np.unique(self._first_bytes[allowed]).tolist()) - {-1}
+        if not inner.rollback(len(tokens)):
+            raise ConstraintError(_reason(inner.get_error()))
+        return following
 
     def _compile(self, grammar: str) -> Matcher:
         from llguidance import LLMatcher, LLParserLimits
@@ -193,6 +251,16 @@ class Constraints:
         # A second for the 50,257 tokens of GPT-2, and once is enough.
         tokens = TokenizerWrapper(_Tokens(self._tokenizer, self._stop_tokens[0]))
         return LLTokenizer(tokens, eos_token=list(self._stop_tokens))
+
+    @cached_property
+    def _settled(self) -> Settled:
+        return Settled(self._tokenizer)
+
+    @cached_property
+    def _first_bytes(self) -> NDArray[np.int16]:
+        """(vocab,); -1 for tokens without bytes"""
+        contents = map(self._tokenizer.token_bytes, range(self._tokenizer.vocab_size))
+        return np.array([content[0] if content else -1 for content in contents], np.int16)
 
     @cached_property
     def _executor(self) -> "LLExecutor":

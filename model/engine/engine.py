@@ -79,8 +79,10 @@ class Engine:
         step_tokens = settings.tokens_of_step(base.model)
         self._runner = Runner(base, adapters, self._cache)
         self._speculation = Speculation() if settings.speculate and self._runner.exact else None
-        self._scheduler = Scheduler(self._pool, settings.slots, step_tokens, self._speculation)
-        self._sampler = Sampler(base)
+        self._sampler = Sampler(base, force_text=settings.force_text)
+        self._scheduler = Scheduler(
+            self._pool, settings.slots, step_tokens, self._speculation, self._sampler.begin
+        )
         self._sequences: dict[str, TokenSequence] = {}
         self._tally = Tally()
         self._failures = 0  # steps that failed since the last that did not
@@ -164,6 +166,7 @@ class Engine:
             cached_tokens=self._scheduler.cached_tokens,
             drafted_tokens=self._scheduler.drafted_tokens,
             accepted_tokens=self._scheduler.accepted_tokens,
+            forced_tokens=self._sampler.forced_tokens,
             generated_tokens=tally.generated_tokens,
             step_seconds=tally.step_seconds.distribution(),
             step_sequences=tally.step_sequences.distribution(),
@@ -330,11 +333,14 @@ class Engine:
         return sequence.request.id, Failed(reason, message)
 
     def _count(self, chunks: Sequence[Chunk]) -> None:
-        """Each sequence of `chunks` got a token, or several behind a draft, all of them now."""
+        """Each sequence of `chunks` got a token, or several behind a draft or because they were
+        forced, all of them now."""
         now = time.monotonic()
         last: list[float] = []
         for chunk in chunks:
             sequence = chunk.sequence
-            last += [sequence.last_token, *[now] * (len(sequence.tokens) - chunk.end - 1)]
+            # What was forced before the first draw came with it.
+            new = chunk.came if sequence.last_token else sequence.generated
+            last += [sequence.last_token, *[now] * (new - 1)][:new]
             sequence.last_token = now
         self._tally.tokens(last, now)

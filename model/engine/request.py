@@ -136,6 +136,8 @@ class TokenLogprob:
     logprob: float
     top: tuple[tuple[int, str, float], ...]
     """The most probable tokens at this place: id, text, log-probability."""
+    forced: bool = False
+    """Whether it was not drawn, because the constraint left no choice."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,9 @@ class Finished:
     drafted_tokens: int = 0
     """Tokens that were computed in advance, in the hope that they would be drawn."""
     accepted_tokens: int = 0
-    """How many of them were, and spared a step."""
+    """How many of them came, and spared a step."""
+    forced_tokens: int = 0
+    """Tokens that were not drawn, because the constraint left no choice."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,14 @@ Each row passes its own processors and constraint, a token is drawn by its own s
 random numbers, and becomes text; then the sequence goes on or ends. Whatever goes wrong with a row
 ends its own sequence and no other.
 
+Where a constraint leaves no choice, the tokens that it forces follow the drawn one at once: they
+use up no random number and count as any others. Before the first draw they follow the prompt, and
+are computed with it. Who wants log-probabilities gets the same tokens one in a step, each in the
+place of a drawn one, since its row has to be computed; where there are drafts, those tokens are
+one. So is what is left open of a forced stretch.
+
 Behind a draft several tokens are drawn, each as if there were none: in rounds, of which the next
-takes the sequences whose last token was the draft's next. Their next row was computed after it.
+takes the sequences whose new tokens are the draft's next. Their next row was computed after those.
 """
 
 import logging
@@ -21,7 +27,6 @@ from model.engine.constraints import ConstraintError, Constraints, Matcher
 from model.engine.request import (
     Event,
     Failed,
-    Finished,
     FinishReason,
     Generate,
     Text,
@@ -39,10 +44,16 @@ _UNUSABLE = Failed("internal", "the network gave no usable logits")
 
 
 class Sampler:
-    """Draws tokens and turns them into text."""
+    """Draws tokens and turns them into text.
 
-    def __init__(self, base: Base) -> None:
+    Args:
+        force_text: whether what constraints leave no choice about is taken without a draw.
+    """
+
+    def __init__(self, base: Base, *, force_text: bool = True) -> None:
         self.base = base
+        self.force_text = force_text
+        self.forced_tokens = 0
         self.constraints = Constraints(base.tokenizer, base.stop_tokens)
         gaps = base.tokenizer.gaps
         self._gaps = torch.tensor(gaps, device=base.model.device) if gaps else None
@@ -60,6 +71,17 @@ class Sampler:
         if sampling.logit_bias:
             sequence.processors.append(LogitBias(sampling))
 
+    def begin(self, sequence: TokenSequence) -> None:
+        """Add what a sequence's constraint forces before its first draw, once."""
+        if sequence.begun:
+            return
+        sequence.begun = True
+        try:
+            if self.force_text and self._matcher(sequence) is not None:
+                sequence.outcome = self._take_forced(sequence)
+        except Exception as error:
+            sequence.outcome = _failure(error)
+
     def draw_chunks(
         self, chunks: Sequence[Chunk], logits: Tensor
     ) -> list[tuple[TokenSequence, list[Event]]]:
@@ -73,43 +95,35 @@ class Sampler:
         Returns:
             as `draw`
         """
-        if not any(chunk.draft for chunk in chunks):
-            return self.draw([chunk.sequence for chunk in chunks], logits)
         events: dict[TokenSequence, list[Event]] = {chunk.sequence: [] for chunk in chunks}
         counts = [1 + len(chunk.draft) for chunk in chunks]
         firsts = accumulate(counts[:-1], initial=0)
         going_on = list(zip(chunks, firsts, strict=True))
-        number = 0
         while going_on:
-            rows = [first + number for _, first in going_on]
-            for sequence, new in self.draw([chunk.sequence for chunk, _ in going_on], logits[rows]):
+            rows = [first + chunk.came for chunk, first in going_on]
+            drawn = logits[rows] if len(rows) < len(logits) else logits
+            for sequence, new in self.draw([chunk for chunk, _ in going_on], drawn):
                 events[sequence] += new
             going_on = [
                 (chunk, first)
                 for chunk, first in going_on
-                if number < len(chunk.draft)
-                and chunk.sequence.tokens[-1] == chunk.draft[number]
-                and not ends(events[chunk.sequence])
+                if chunk.follows and not ends(events[chunk.sequence])
             ]
-            for chunk, _ in going_on:
-                chunk.sequence.accepted += 1
-            number += 1
         return list(events.items())
 
     @torch.inference_mode()
-    def draw(
-        self, sequences: list[TokenSequence], logits: Tensor
-    ) -> list[tuple[TokenSequence, list[Event]]]:
-        """Draw the next token of each sequence.
+    def draw(self, chunks: list[Chunk], logits: Tensor) -> list[tuple[TokenSequence, list[Event]]]:
+        """Draw the next token of each chunk's sequence, and take those that are forced behind it.
 
         Args:
-            logits: (len(sequences), vocab)
+            logits: (len(chunks), vocab)
 
         Returns:
             each sequence with its events; the last one is `Finished` or `Failed` when it has ended
         """
         # A network may have more rows than its tokenizer has tokens; those are never drawn.
         logits = logits[:, : self.base.tokenizer.vocab_size].float()
+        sequences = [chunk.sequence for chunk in chunks]
         wants = [_generate(sequence) for sequence in sequences]
         raw = {
             row: _row(logits[row]) for row, want in enumerate(wants) if want.logprobs is not None
@@ -119,7 +133,7 @@ class Sampler:
         if self._gaps is not None:
             logits.index_fill_(1, self._gaps, float("-inf"))
         uniforms = [
-            0.0 if want.sampling.temperature == 0 else _random(sequence)
+            0.0 if want.sampling.temperature == 0 or sequence.pending else _random(sequence)
             for sequence, want in zip(sequences, wants, strict=True)
         ]
         drawn = _sample(logits, [want.sampling for want in wants], uniforms)
@@ -127,12 +141,14 @@ class Sampler:
             drawn[row] = failure
         now = time.monotonic()
         events: list[tuple[TokenSequence, list[Event]]] = []
-        for row, (sequence, token) in enumerate(zip(sequences, drawn, strict=True)):
-            if isinstance(token, Failed):
-                events.append((sequence, [token]))
+        for row, (chunk, token) in enumerate(zip(chunks, drawn, strict=True)):
+            sequence = chunk.sequence
+            outcome = sequence.outcome if isinstance(sequence.outcome, Failed) else token
+            if isinstance(outcome, Failed):
+                events.append((sequence, [outcome]))
                 continue
             try:
-                events.append((sequence, self._advance(sequence, token, raw.get(row), now)))
+                events.append((sequence, self._advance(chunk, outcome, raw.get(row), now)))
             except Exception as error:
                 events.append((sequence, [_failure(error)]))
         return events
@@ -142,13 +158,12 @@ class Sampler:
         matchers: list[tuple[int, Matcher]] = []
         failed: dict[int, Failed] = {}
         for row, sequence in enumerate(sequences):
-            constraint = _generate(sequence).constraint
-            if constraint is None:
-                continue
+            if sequence.pending or sequence.outcome:
+                continue  # nothing is drawn
             try:
-                if sequence.matcher is None:
-                    sequence.matcher = self.constraints.matcher(constraint)
-                matchers.append((row, sequence.matcher))
+                matcher = self._matcher(sequence)
+                if matcher is not None:
+                    matchers.append((row, matcher))
             except Exception as error:
                 failed[row] = _failure(error)
         return failed | self._mask(matchers, logits) if matchers else failed
@@ -164,20 +179,63 @@ class Sampler:
             return {row: failed for each in alone for row, failed in each.items()}
         return {row: _too_complex(reason) for row, reason in reasons.items()}
 
-    def _advance(
-        self, sequence: TokenSequence, token: int, raw: Floats | None, now: float
-    ) -> list[Event]:
-        """Give a sequence its new token; the events are its text, and the end if this is it.
+    def _matcher(self, sequence: TokenSequence) -> Matcher | None:
+        """Of the sequence's constraint, if it has one."""
+        constraint = _generate(sequence).constraint
+        if constraint is not None and sequence.matcher is None:
+            sequence.matcher = self.constraints.matcher(constraint)
+        return sequence.matcher
+
+    def _advance(self, chunk: Chunk, token: int, raw: Floats | None, now: float) -> list[Event]:
+        """Give a chunk's sequence its new token, and those that are forced behind it; the events
+        are its text, and the end if this is it.
 
         Args:
+            token: that which was drawn, if one was to be.
             raw: the row that it was drawn from before the processors, (vocab,), where asked for.
         """
+        sequence, reason = chunk.sequence, chunk.sequence.outcome
+        assert not isinstance(reason, Failed)
+        sequence.first_result = sequence.first_result or now
+        if reason is None:
+            forced = bool(sequence.pending)
+            if forced:
+                token, sequence.expected = sequence.pending.pop(0), sequence.expected[1:]
+            reason = self._take(sequence, token, raw, forced=forced)
+        if reason is None and self.force_text and not sequence.pending:
+            reason = self._take_forced(sequence)
+        return self._events(chunk, reason, now)
+
+    def _take_forced(self, sequence: TokenSequence) -> FinishReason | None:
+        """Give a sequence what its constraint forces now; where log-probabilities are wanted, let
+        it come with the next steps."""
+        sequence.expected = []
+        while sequence.matcher is not None:
+            forced, rest = self.constraints.forced(sequence.matcher)
+            sequence.expected = rest
+            if not forced:
+                break
+            if _generate(sequence).logprobs is not None:
+                sequence.pending, sequence.expected = forced, forced + rest
+                break
+            for token in forced:
+                reason = self._take(sequence, token, None, forced=True)
+                if reason is not None:
+                    return reason
+        return None
+
+    def _take(
+        self, sequence: TokenSequence, token: int, raw: Floats | None, *, forced: bool = False
+    ) -> FinishReason | None:
+        """Give a sequence one token more; why it ends there, if it does."""
         want, text = _generate(sequence), sequence.text
         assert text is not None
-        sequence.first_result = sequence.first_result or now
         sequence.tokens.append(token)
+        sequence.forced += forced
+        self.forced_tokens += forced
         if raw is not None:
-            sequence.logprobs.append(self._token_logprob(token, raw, want.logprobs or 0))
+            entry = self._token_logprob(token, raw, want.logprobs or 0, forced=forced)
+            sequence.logprobs.append(entry)
         reason: FinishReason | None = None
         if token in self.base.stop_tokens:
             # The end token has no text, also where it does not end the sequence.
@@ -194,27 +252,24 @@ class Sampler:
             sequence.unsent += text.flush()
             if text.stopped:
                 reason = "stop"
+        return reason
+
+    def _events(self, chunk: Chunk, reason: FinishReason | None, now: float) -> list[Event]:
+        """The text that a sequence has to give, and its end if there is a `reason`."""
+        sequence, done = chunk.sequence, reason is not None
+        stream = _generate(sequence).stream
         events: list[Event] = []
-        done = reason is not None
-        if (sequence.unsent and (want.stream or done)) or (sequence.logprobs and done):
+        if (sequence.unsent and (stream or done)) or (sequence.logprobs and done):
             events.append(Text(sequence.unsent, tuple(sequence.logprobs)))
             sequence.unsent = ""
             sequence.logprobs.clear()
         if reason is not None:
-            events.append(
-                Finished(
-                    reason,
-                    prompt_tokens=sequence.prompt_length,
-                    cached_tokens=sequence.reused,
-                    drafted_tokens=sequence.drafted,
-                    accepted_tokens=sequence.accepted,
-                    completion_tokens=sequence.generated,
-                    timings=sequence.timings(now),
-                )
-            )
+            events.append(sequence.finished(reason, chunk.held, now))
         return events
 
-    def _token_logprob(self, token: int, logits: Floats, count: int) -> TokenLogprob:
+    def _token_logprob(
+        self, token: int, logits: Floats, count: int, *, forced: bool
+    ) -> TokenLogprob:
         """Of a token and the `count` most probable ones; `logits` is (vocab,), unprocessed."""
         normaliser = log_normaliser(logits)
         return TokenLogprob(
@@ -225,6 +280,7 @@ class Sampler:
                 (other, self._token_text(other), float(logits[other]) - normaliser)
                 for other in ranked(logits, count).tolist()
             ),
+            forced,
         )
 
     def _token_text(self, token: int) -> str:

@@ -5,7 +5,7 @@ that nobody's stream stalls. The rest goes to prompts: a quarter of it to the pr
 first, so that none waits for ever, and what is left to those that need least, each as a whole where
 it fits: a short prompt does not wait for the long ones before it. A long prompt is computed in such
 small chunks as long as others come and go; once it has been alone for a second, it gets whole
-steps.
+steps. The tokens that a constraint forced behind a drawn one are such a short prompt.
 
 A sequence is admitted when a slot and blocks for all of its tokens are free, in the order of
 arrival. It takes over what another sequence with the same beginning has in the cache, and waits for
@@ -20,6 +20,7 @@ drawn count as cached, and only those can others find.
 
 import time
 from collections import deque
+from collections.abc import Callable, Mapping
 
 from model.engine.blocks import BlockHash, BlockPool, block_hashes, root_hash
 from model.engine.sequence import Chunk, TokenSequence
@@ -38,16 +39,24 @@ class Scheduler:
         slots: sequences that run at once.
         step_tokens: largest number of tokens in a step; at least `slots`.
         speculation: chooses drafts; without, there are none.
+        begin: called with a sequence before it is admitted, possibly more than once; may add
+            tokens to it.
     """
 
     def __init__(
-        self, pool: BlockPool, slots: int, step_tokens: int, speculation: Speculation | None = None
+        self,
+        pool: BlockPool,
+        slots: int,
+        step_tokens: int,
+        speculation: Speculation | None = None,
+        begin: Callable[[TokenSequence], None] = lambda sequence: None,
     ) -> None:
         assert step_tokens >= slots, "every running sequence needs a token in every step"
         self.pool = pool
         self.slots = slots
         self.step_tokens = step_tokens
         self.speculation = speculation
+        self._begin = begin
         self.waiting: deque[TokenSequence] = deque()
         self.running: list[TokenSequence] = []
         """In the order in which they were admitted."""
@@ -70,11 +79,14 @@ class Scheduler:
         """The chunks of the next step."""
         self._grow()
         self._admit_waiting()
-        decoding = [sequence for sequence in self.running if sequence.uncached == 1]
-        prompts = [sequence for sequence in self.running if sequence.uncached > 1]
-        chunks = [Chunk(sequence, sequence.cached, 1) for sequence in decoding]
+        decoding = [sequence for sequence in self.running if sequence.decodes]
+        prompts = [sequence for sequence in self.running if not sequence.decodes]
         budget = self.step_tokens - len(decoding)
-        chunks += _divide(budget, prompts, self._most_at_once(prompts, budget))
+        needs = {sequence: sequence.uncached for sequence in prompts}
+        needs |= {each: each.uncached - 1 for each in decoding if each.uncached > 1}
+        given = _divide(budget, needs, self._most_at_once(len(needs), budget))
+        lengths = {each: given.get(each, 0) + each.decodes for each in [*decoding, *prompts]}
+        chunks = [Chunk(each, each.cached, length) for each, length in lengths.items() if length]
         return chunks if self.speculation is None else self._with_drafts(chunks, self.speculation)
 
     def computed(self, chunks: list[Chunk]) -> None:
@@ -83,12 +95,13 @@ class Scheduler:
             self._advance(chunk.sequence, chunk.end)
 
     def drawn(self, chunks: list[Chunk]) -> None:
-        """Tokens were drawn after `chunks`: cached are those of them that a draft had."""
+        """Tokens came after `chunks`: cached are those of them that a draft had."""
         for chunk in chunks:
-            sequence = chunk.sequence
-            held = max(0, len(sequence.tokens) - 1 - chunk.end)
+            sequence, held = chunk.sequence, chunk.held
+            sequence.accepted += held
             self.accepted_tokens += held
             self._advance(sequence, chunk.end + held)
+            sequence.stretch = sequence.uncached
             needed = blocks_for(len(sequence.tokens))
             self.pool.release(sequence.blocks[needed:])
             del sequence.blocks[needed:]
@@ -127,24 +140,25 @@ class Scheduler:
         speculation.plan(sum(chunk.length for chunk in chunks), self.step_tokens)
         for at, chunk in enumerate(chunks):
             sequence, tokens = chunk.sequence, chunk.sequence.tokens
-            if sequence.uncached > 1 or not sequence.generated:
+            if not (sequence.first_result and sequence.decodes and chunk.completes):
                 continue
             # Who waits may find his beginning in a block that is free and not empty.
             free = self.pool.empty(blocks_for(LONGEST)) if self.waiting else self.pool.free
             room = (len(sequence.blocks) + free) * BLOCK_TOKENS - len(tokens)
             # The last token that may come needs no successor.
-            draft = speculation.draft(sequence.lookup, tokens, min(sequence.to_come - 1, room))
+            most = min(sequence.to_come - 1, room)
+            draft = speculation.draft(sequence.lookup, tokens, most, sequence.expected)
             if draft:
-                chunks[at] = Chunk(sequence, chunk.start, 1 + len(draft), draft)
+                chunks[at] = Chunk(sequence, chunk.start, chunk.length + len(draft), draft)
                 missing = blocks_for(len(tokens) + len(draft)) - len(sequence.blocks)
                 sequence.blocks += [self.pool.take() for _ in range(missing)]
                 sequence.drafted += len(draft)
                 self.drafted_tokens += len(draft)
         return chunks
 
-    def _most_at_once(self, prompts: list[TokenSequence], budget: int) -> int:
-        """How many tokens of a long prompt a step computes."""
-        if len(prompts) == 1 and time.monotonic() - self._last_join > _ALONE_SECONDS:
+    def _most_at_once(self, prompts: int, budget: int) -> int:
+        """How many tokens of a long prompt a step computes, if it has so many prompts."""
+        if prompts == 1 and time.monotonic() - self._last_join > _ALONE_SECONDS:
             return budget
         return max(1, budget // 4)
 
@@ -162,6 +176,7 @@ class Scheduler:
         for sequence in list(self.waiting):
             if len(self.running) == self.slots:
                 return
+            self._begin(sequence)
             hashes = self._hashes(sequence) if self.pool.reuse else []
             wanted = hashes[: sequence.reusable_blocks]
             found = self.pool.find(wanted)
@@ -187,9 +202,10 @@ class Scheduler:
         self.running.append(sequence)
         if not sequence.admitted:
             sequence.admitted = time.monotonic()
-            sequence.reused = sequence.cached
+            # What is forced behind the prompt may be in the cache as well.
+            sequence.reused = min(sequence.cached, sequence.prompt_length)
             self.prompt_tokens += sequence.prompt_length
-            self.cached_tokens += sequence.cached
+            self.cached_tokens += sequence.reused
 
     def _release(self, sequence: TokenSequence) -> None:
         """Let a sequence run no longer, and take back what it has of the cache."""
@@ -210,18 +226,17 @@ class Scheduler:
         return hashes
 
 
-def _divide(budget: int, prompts: list[TokenSequence], most: int) -> list[Chunk]:
-    """Divide `budget` tokens among `prompts`, of which the first has waited longest.
+def _divide(budget: int, needs: Mapping[TokenSequence, int], most: int) -> dict[TokenSequence, int]:
+    """Divide `budget` tokens among prompts, of which the first has waited longest.
 
     Args:
+        needs: how many tokens of each are left.
         most: what a prompt gets that does not fit as a whole.
     """
-    if not prompts or budget < 1:
-        return []
-    lengths: dict[int, int] = {}
-    for sequence in [prompts[0], *sorted(prompts[1:], key=lambda prompt: prompt.uncached)]:
-        fits = sequence.uncached <= (budget if lengths else budget // 2)
-        length = min(sequence.uncached if fits else most, budget, sequence.uncached)
-        lengths[id(sequence)] = length
-        budget -= length
-    return [Chunk(s, s.cached, lengths[id(s)]) for s in prompts if lengths[id(s)]]
+    given: dict[TokenSequence, int] = {}
+    for sequence in [*list(needs)[:1], *sorted(list(needs)[1:], key=needs.__getitem__)]:
+        need = needs[sequence]
+        fits = need <= (budget if given else budget // 2)
+        given[sequence] = min(need if fits else most, budget, need)
+        budget -= given[sequence]
+    return given

@@ -8,7 +8,15 @@ from torch import Tensor
 
 from model.engine.blocks import BlockHash
 from model.engine.constraints import Matcher
-from model.engine.request import Generate, Request, Timings, TokenLogprob
+from model.engine.request import (
+    Failed,
+    Finished,
+    FinishReason,
+    Generate,
+    Request,
+    Timings,
+    TokenLogprob,
+)
 from model.engine.speculation import Lookup
 from model.kv_cache import BLOCK_TOKENS
 from model.sampling import Processor
@@ -44,6 +52,11 @@ class TokenSequence:
     lookup: Lookup = field(default_factory=Lookup)
     drafted: int = 0
     """Tokens of drafts that were computed for it."""
+    accepted: int = 0
+    """How many of them came, and spared a step."""
+    stretch: int = 1
+    """How many tokens were uncached after the last draw: that which was drawn, and those that its
+    constraint forced behind it."""
 
     # The runner's.
     hidden_sum: Tensor | None = None
@@ -55,13 +68,23 @@ class TokenSequence:
     """Source of the uniform numbers that its tokens are drawn by."""
     processors: list[Processor] = field(default_factory=list)
     matcher: Matcher | None = None
-    """Of the request's constraint, from the first drawn token on."""
+    """Of the request's constraint, from its beginning on."""
     unsent: str = ""
     """Text that no event has brought yet."""
     logprobs: list[TokenLogprob] = field(default_factory=list)
     """Of the tokens whose text is unsent."""
-    accepted: int = 0
-    """Tokens of drafts after which the next token was drawn without another step."""
+    begun: bool = False
+    """Whether it has what its constraint forces before the first draw."""
+    pending: list[int] = field(default_factory=list)
+    """Forced tokens that come in the place of drawn ones, since their log-probabilities are
+    wanted."""
+    expected: list[int] = field(default_factory=list)
+    """What its constraint makes likely to come next: pending tokens, and the end of a forced
+    stretch, which is left open."""
+    forced: int = 0
+    """Tokens that its constraint left no choice about."""
+    outcome: FinishReason | Failed | None = None
+    """How it ends, if that is certain before its first draw."""
     first_result: float = 0.0
     last_token: float = 0.0
 
@@ -85,8 +108,15 @@ class TokenSequence:
 
     @property
     def uncached(self) -> int:
-        """How many tokens are still to be computed: 1 in decode, more in prefill."""
+        """How many tokens are still to be computed: 1 in decode or with forced tokens a few more,
+        in prefill as a rule many."""
         return len(self.tokens) - self.cached
+
+    @property
+    def decodes(self) -> bool:
+        """Whether no more is left to be computed than came with the last draw. A prompt has one
+        token left then, and who was preempted is back where it was."""
+        return self.uncached <= self.stretch
 
     @property
     def reusable_blocks(self) -> int:
@@ -98,6 +128,23 @@ class TokenSequence:
     def timings(self, now: float) -> Timings:
         first = self.first_result or now
         return Timings(self.admitted - self.submitted, first - self.admitted, now - first)
+
+    def finished(self, reason: FinishReason, held: int, now: float) -> Finished:
+        """The last event of a generation.
+
+        Args:
+            held: tokens of the last draft that came and have a successor.
+        """
+        return Finished(
+            reason,
+            prompt_tokens=self.prompt_length,
+            cached_tokens=self.reused,
+            drafted_tokens=self.drafted,
+            accepted_tokens=self.accepted + held,
+            forced_tokens=self.forced,
+            completion_tokens=self.generated,
+            timings=self.timings(now),
+        )
 
 
 @dataclass(frozen=True)
@@ -124,6 +171,25 @@ class Chunk:
     @property
     def tokens(self) -> list[int]:
         return [*self.sequence.tokens[self.start : self.end], *self.draft]
+
+    @property
+    def came(self) -> int:
+        """How many tokens its sequence has got since."""
+        return len(self.sequence.tokens) - self.end
+
+    @property
+    def follows(self) -> bool:
+        """Whether all of those are the next of the draft: what follows them is computed."""
+        came = self.sequence.tokens[self.end :]
+        return came == list(self.draft[: len(came)])
+
+    @property
+    def held(self) -> int:
+        """How many tokens of the draft came and have a successor: they need not be computed."""
+        came = self.sequence.tokens[self.end : -1]
+        pairs = zip(self.draft, came, strict=False)
+        wrong = (at for at, (drafted, token) in enumerate(pairs) if drafted != token)
+        return next(wrong, min(len(self.draft), len(came)))
 
     @property
     def completes(self) -> bool:

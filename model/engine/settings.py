@@ -44,6 +44,8 @@ class EngineSettings:
     speculate: bool = True
     """Whether tokens are computed in advance that followed the same ones before, where that pays
     and cannot change the result: on a CPU with 8-bit weights, or with products in tiles."""
+    force_text: bool = True
+    """Whether tokens that a constraint leaves no choice about are taken without drawing them."""
 
     def __post_init__(self) -> None:
         if self.slots < 1:

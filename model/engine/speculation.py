@@ -163,9 +163,20 @@ class Speculation:
         """Begin with a step that has so many rows without drafts, and may have so many."""
         self._rows, self._most_rows, self._worth = rows, most_rows, float(rows)
 
-    def draft(self, lookup: Lookup, tokens: Sequence[int], most: int) -> list[int]:
-        """The draft of a sequence in the step that is planned: at most so many tokens, or none."""
+    def draft(
+        self, lookup: Lookup, tokens: Sequence[int], most: int, expected: Sequence[int] = ()
+    ) -> list[int]:
+        """The draft of a sequence in the step that is planned: at most so many tokens, or none.
+
+        Args:
+            expected: what its constraint makes likely to come; nearly always it does.
+        """
         most = min(most, self._most_rows - self._rows, LONGEST)
+        if expected and most > 0:
+            draft = list(expected[:most])
+            self._rows += len(draft)
+            self._worth += len(draft)
+            return draft
         if most < 1 or not lookup.find(tokens) or lookup.rests:
             return []
         length = self.length(lookup.chance, most)

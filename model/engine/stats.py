@@ -78,9 +78,11 @@ class EngineStats:
     drafted_tokens: int
     """Tokens that were computed in advance, since the start."""
     accepted_tokens: int
-    """How many of them were drawn, and spared a step."""
+    """How many of them came, and spared a step."""
+    forced_tokens: int
+    """Tokens that a constraint left no choice about, since the start."""
     generated_tokens: int
-    """Tokens that were drawn, since the start."""
+    """Tokens that were drawn or forced, since the start."""
     step_seconds: Distribution
     """Of all steps since the start, as the following."""
     step_sequences: Distribution

@@ -10,6 +10,7 @@ those characters, and neither an exception nor the end token.
 
 from model.tokenizer.alphabet import byte_of_character
 from model.tokenizer.patterns import GPT2_PATTERN, PATTERN
+from model.tokenizer.settled import Settled
 from model.tokenizer.special import END_OF_TEXT, SpecialTokens
 from model.tokenizer.stream import StreamDecoder, TextStream
 from model.tokenizer.tokenizer import Tokenizer
@@ -18,6 +19,7 @@ __all__ = [
     "END_OF_TEXT",
     "GPT2_PATTERN",
     "PATTERN",
+    "Settled",
     "SpecialTokens",
     "StreamDecoder",
     "TextStream",

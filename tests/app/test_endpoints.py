@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def test_generate_answers_in_the_documented_shape(client: httpx.Client) -> None:
     assert usage["cached_tokens"] == 0
     tokens = client.post("/tokenize", json={"text": "The old man"}).json()["tokens"]
     assert usage["prompt_tokens"] == len(tokens)
-    tokens = {"drafted_tokens", "accepted_tokens"}
+    tokens = {"drafted_tokens", "accepted_tokens", "forced_tokens"}
     assert set(body["timings"]) == {"queue", "prefill", "decode"} | tokens
     assert all(value >= 0 for value in body["timings"].values())
 
@@ -109,7 +110,7 @@ def test_logprobs_report_the_models_own_distribution(client: httpx.Client, count
     logprobs = answer["choices"][0]["logprobs"]
     assert len(logprobs) == 4
     for entry in logprobs:
-        assert set(entry) == {"token", "text", "logprob", "top"}
+        assert set(entry) == {"token", "text", "logprob", "top", "forced"}
         assert entry["logprob"] < 0
         assert len(entry["top"]) == count
         if count:
@@ -257,3 +258,25 @@ def test_adapters_and_whole_checkpoints_go_with_a_base(checkpoints: Path) -> Non
         assert live.client.post("/instruct", json={"instruction": "a", "max_new_tokens": 1})
         assert len(live.service._dispatchers()) == 2
         assert live.client.get("/readyz").status_code == 200
+
+
+def test_what_a_form_forces_is_marked_and_counted(client: httpx.Client) -> None:
+    form = {"type": "regex", "regex": "The (old|young) man and the sea"}
+    body = {"prompt": "One", "response_format": form, "max_new_tokens": 60, "temperature": 0}
+    metric = r"^penwright_forced_tokens_total (\S+)$"
+    before = re.search(metric, client.get("/metrics").text, re.M)
+    plain = client.post("/generate", json=body).json()
+    after = re.search(metric, client.get("/metrics").text, re.M)
+    marked = client.post("/generate", json=body | {"logprobs": 0}).json()
+    assert before
+    assert after
+    forced = plain["timings"]["forced_tokens"]
+    assert 0 < forced < plain["usage"]["completion_tokens"]
+    assert float(after[1]) - float(before[1]) == forced
+    [choice] = marked["choices"]
+    assert choice["text"] == plain["choices"][0]["text"]
+    assert sum(entry["forced"] for entry in choice["logprobs"]) == forced
+    chat = {"prompt": "One", "logprobs": 0, "max_tokens": 60, "temperature": 0}
+    answer = client.post("/v1/completions", json=chat | {"response_format": form}).json()
+    marks = [entry["forced"] for entry in choice["logprobs"]]
+    assert answer["choices"][0]["logprobs"]["forced"] == marks

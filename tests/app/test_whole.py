@@ -16,7 +16,9 @@ ANSWER = GenerateResponse(
     model="b",
     choices=[],
     usage=Usage(prompt_tokens=1, completion_tokens=2, total_tokens=3, cached_tokens=0),
-    timings=Timings(queue=0, prefill=0.5, decode=1, drafted_tokens=0, accepted_tokens=0),
+    timings=Timings(
+        queue=0, prefill=0.5, decode=1, drafted_tokens=0, accepted_tokens=0, forced_tokens=0
+    ),
 )
 
 

@@ -36,13 +36,17 @@ def random_base(context: int) -> Base:
     return Base(Path(), "", "generate", config, model.eval(), tokenizer, (256,), None, {})
 
 
-def exact_base(config: Architecture, dtype: torch.dtype | None) -> Base:
-    """Over bytes; its rows do not depend on their batch.
+def exact_base(
+    config: Architecture, dtype: torch.dtype | None, tokenizer: Tokenizer | None = None
+) -> Base:
+    """Its rows do not depend on their batch.
 
     Args:
         dtype: in which products are made in tiles; None is 8-bit weights.
+        tokenizer: over bytes unless another is given.
     """
-    tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, PATTERN, {END_OF_TEXT: 256})
+    if tokenizer is None:
+        tokenizer = Tokenizer({bytes([i]): i for i in range(256)}, PATTERN, {END_OF_TEXT: 256})
     model = Transformer(config).eval()
     model.init_weights(torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -53,7 +57,7 @@ def exact_base(config: Architecture, dtype: torch.dtype | None) -> Base:
     else:
         model.to(dtype)
         model.multiply_in_tiles()
-    return Base(Path(), "", "generate", config, model, tokenizer, (256,), None, {})
+    return Base(Path(), "", "generate", config, model, tokenizer, (tokenizer.end_token,), None, {})
 
 
 def exact_adapters(base: Base) -> dict[str, Adapter]:

@@ -22,7 +22,7 @@ from model.engine.request import (
     TokenLogprob,
 )
 from model.engine.sampler import Sampler
-from model.engine.sequence import TokenSequence
+from model.engine.sequence import Chunk, TokenSequence
 from model.sampling import SamplingSettings, sample
 from model.tokenizer import Tokenizer
 from model.transformer import Transformer
@@ -50,7 +50,8 @@ def sequence(sampler: Sampler, name: str, want: Generate) -> TokenSequence:
 
 
 def draw(sampler: Sampler, sequences: list[TokenSequence], logits: Tensor) -> list[list[Event]]:
-    result = sampler.draw(sequences, logits.clone())
+    chunks = [Chunk(each, len(each.tokens) - 1, 1) for each in sequences]
+    result = sampler.draw(chunks, logits.clone())
     assert [sequence for sequence, _ in result] == sequences
     return [events for _, events in result]
 

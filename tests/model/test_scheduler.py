@@ -225,3 +225,35 @@ def test_everything_ends_and_every_block_comes_back(blocks: int) -> None:
     assert len(set(done)) == 30
     assert own.pool.free == blocks
     assert (own.preemptions > 0) == (blocks < 20)
+
+
+def test_a_forced_stretch_is_computed_like_a_short_prompt_and_no_stream_stalls() -> None:
+    own = scheduler(blocks=300, slots=4, step_tokens=32)
+    for name in ("a", "b"):
+        own.add(sequence(name, 8))
+    first = own.schedule()
+    own.computed(first)
+    for chunk in first:
+        chunk.sequence.tokens.extend(range(100) if chunk.sequence.request.id == "a" else [7])
+    own.drawn(first)
+    own.add(sequence("prompt", 200))
+    own.add(sequence("short", 5))
+    given = [step(own) for _ in range(4)]
+    # One token for each that decodes; then a quarter for the prompt that came first; then the rest.
+    assert given[0] == {"a": 1 + 7, "b": 1, "prompt": 7, "short": 5}
+    assert all(each["b"] == 1 and each["a"] > 1 and each["prompt"] >= 7 for each in given)
+    assert all(sum(each.values()) <= 32 for each in given)
+    a = own.running[0]
+    own.preempt(a)
+    assert not a.decodes  # all of it is computed again, as a prompt
+
+
+def test_a_short_stretch_takes_one_step() -> None:
+    own = scheduler(step_tokens=32)
+    own.add(sequence("a", 8))
+    first = own.schedule()
+    own.computed(first)
+    first[0].sequence.tokens.extend(range(9))
+    own.drawn(first)
+    assert step(own) == {"a": 9}
+    assert own.running[0].uncached == 1

@@ -101,7 +101,8 @@ def plain(events: Sequence[Event]) -> list[Event | tuple[Any, ...]]:
     result: list[Event | tuple[Any, ...]] = []
     for event in events:
         if isinstance(event, Finished):
-            result.append((event.reason, event.prompt_tokens, event.completion_tokens))
+            counts = (event.prompt_tokens, event.completion_tokens, event.forced_tokens)
+            result.append((event.reason, *counts))
         elif isinstance(event, Classified):
             result.append((event.logits, event.prompt_tokens))
         elif isinstance(event, Embedded):  # a sum over its chunks, whose bits depend on these
@@ -142,7 +143,9 @@ class Oracle(Speculation):
         super().__init__()
         self.answers, self.draws = answers, random.Random(0)
 
-    def draft(self, lookup: Lookup, tokens: Sequence[int], most: int) -> list[int]:
+    def draft(
+        self, lookup: Lookup, tokens: Sequence[int], most: int, expected: Sequence[int] = ()
+    ) -> list[int]:
         most = min(most, self._most_rows - self._rows, self.draws.choice((0, 1, 3, LONGEST, 40)))
         right = self.answers.after(list(tokens))
         chance = self.draws.choice((0.0, 0.1, 1.0))
@@ -234,7 +237,9 @@ def test_what_is_cached_is_what_was_drawn(
     """Others find the same tokens in the cache as without drafts, and never those of a draft."""
 
     class Wrong(Speculation):
-        def draft(self, lookup: Lookup, tokens: Sequence[int], most: int) -> list[int]:
+        def draft(
+            self, lookup: Lookup, tokens: Sequence[int], most: int, expected: Sequence[int] = ()
+        ) -> list[int]:
             return [9] * min(most, 20)
 
     own, without = engine(base, adapters), engine(base, adapters, speculate=False)
