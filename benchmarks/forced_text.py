@@ -4,9 +4,9 @@
 
 `forced_text.json` has ten schemas with instructions: four objects as people have them, three with
 keys under four letters, two open arrays and a flat string. It was set down before the work it
-measures. Each is answered greedily by two engines that share the base in 8 bits, one of them
-without forced text, in turns; nothing is taken from a cache of prefixes, and neither speculates,
-so that one thing is measured (`--speculate` lets both).
+measures. Each is answered greedily by two engines that share the base as it is served, one of them
+without forced text, in turns; nothing is taken from a cache of prefixes. Both speculate, as they
+are served (`--no-speculate`: neither).
 
 What forced text takes are the tokenizer's own tokens, and without it the network may draw others,
 so the two answers can differ from the first character on, and so can their lengths. What is timed
@@ -188,7 +188,7 @@ def main() -> None:
     parser.add_argument("--no-speculate", action="store_true", help="no drafts in either engine")
     given: argparse.Namespace = parser.parse_args()
     torch.set_num_threads(given.threads)
-    base = load_base(given.base)
+    base = load_base(given.base, held="packed")
     if base.template is None:
         parser.error(
             f"--base is {given.base}: it has no chat template, and answers no instructions"

@@ -36,11 +36,11 @@ _MOST_FORCED = 2048  # bytes of a forced stretch that are made tokens at once
 _SPARE = 32  # matchers that wait for their sequences
 _KNOWN = 256  # constraints that need no check any more
 _JSON_OPTIONS = {
-    # At most one space in the places where JSON may have any number, which a small model would use
-    # up its tokens with.
+    # White space as `json.dumps` has it. Where JSON may have any, a small model would use up its
+    # tokens with it; and where one form is given, it is forced, and needs no step.
     "whitespace_flexible": False,
-    "item_separator": ", ?",
-    "key_separator": ": ?",
+    "item_separator": ", ",
+    "key_separator": ": ",
     "lenient": False,
     "coerce_one_of": False,
 }

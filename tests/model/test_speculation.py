@@ -139,7 +139,9 @@ def test_more_rows_and_dearer_rows_make_drafts_shorter() -> None:
 class Eager(Speculation):
     """Drafts as much as it may."""
 
-    def draft(self, lookup: Lookup, tokens: Sequence[int], most: int) -> list[int]:
+    def draft(
+        self, lookup: Lookup, tokens: Sequence[int], most: int, expected: Sequence[int] = ()
+    ) -> list[int]:
         length = max(0, min(most, self._most_rows - self._rows, LONGEST))
         self._rows += length
         return [3] * length
@@ -167,6 +169,7 @@ def test_drafts_take_what_is_left(blocks: int, step_tokens: int) -> None:
                 drafted += len(chunk.draft)
                 assert len(chunk.draft) < max(1, chunk.sequence.to_come)
                 chunk.sequence.tokens.append(7)
+                chunk.sequence.first_result = 1.0
             own.drawn(ending)
             for chunk in ending:
                 if not chunk.sequence.to_come:
