@@ -14,6 +14,7 @@
 
 #define CHANNELS 64 /* of a block of weights */
 #define ROWS 4      /* of a tile: its 4 x 64 sums fill 16 of AVX-512's 32 registers */
+#define TALL 16     /* rows of a tile where layers are grouped: weights are unpacked once for it */
 #define TOKENS 16   /* of a block of the cache */
 #define GROUP 32    /* inputs whose weights have a scale, in a grouped layer */
 #define SPAN 16     /* inputs of a row that have a scale there */
@@ -86,6 +87,15 @@ static inline float bf16_at(const uint8_t *bytes)
     return number;
 }
 
+/* The sum of a row's numbers in a group, by which a layer of nibbles multiplies the minimum; see
+   `sum_groups` in linear.h. */
+static inline float row_sum_at(const int32_t *row_sums)
+{
+    float sum;
+    memcpy(&sum, row_sums, sizeof(sum));
+    return sum;
+}
+
 /* An adapter's change of one linear layer, y += B (A x), and then y += gain y + shift if there is a
    gain. */
 typedef struct {
@@ -144,15 +154,16 @@ typedef struct {
        (rows, CHANNELS). Meanwhile it may fetch `ahead` from memory, `step` bytes for each four. */
     void (*dot)(const uint8_t *x, int64_t stride, const int8_t *w, int64_t fours, int rows,
                 int32_t *sums, const int8_t *ahead, int64_t step);
-    /* The same for a grouped layer, into sums in floating point: of each group the two spans' sums
+    /* The same for up to TALL rows and a grouped layer, into sums in floating point: of each group the two spans' sums
        times their steps, together times the weights' scale, added up from the first group on.
        `steps` and `offsets` have two numbers for each row and group. `fp16`: of halves. */
     void (*dot_groups)(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,
                        const float *steps, const int32_t *offsets, int fp16, float *sums,
                        const int8_t *ahead, int64_t step);
-    /* The same for a layer of nibbles. A group's sum of the row times the minimum is added to it. */
+    /* The same for a layer of nibbles. A group's sum of the row times the minimum is added to it:
+       `row_sums` has these in place of offsets; see `row_sum_at`. */
     void (*dot_nibbles)(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,
-                        const float *steps, const int32_t *offsets, float *sums,
+                        const float *steps, const int32_t *row_sums, float *sums,
                         const int8_t *ahead, int64_t step);
     /* CHANNELS outputs of a row, from channel `first` on. */
     void (*finish)(const Weights *w, int64_t first, const int32_t *sums, float step, int32_t zero,

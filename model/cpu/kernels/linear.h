@@ -76,6 +76,16 @@ static int64_t run_of(const Adapters *adapters, int64_t row, int64_t end, int64_
     return next - row;
 }
 
+/* In place of a row's offsets, the sum of its numbers in each group. */
+static void sum_groups(const float *steps, int32_t *offsets, int64_t groups)
+{
+    for (int64_t g = 0; g < groups; g++) {
+        const float sum = (float)(offsets[2 * g] / -128) * steps[2 * g] +
+                          (float)(offsets[2 * g + 1] / -128) * steps[2 * g + 1];
+        memcpy(offsets + g, &sum, sizeof(sum));
+    }
+}
+
 /* Rows of x (rows, in_features), through a norm if there is one, as linear layer number `layer`
    reads them. */
 static void encode_rows(const Worker *me, const Weights *w, const float *x, const Norm *norm,
@@ -96,6 +106,8 @@ static void encode_rows(const Worker *me, const Weights *w, const float *x, cons
             me->path->quantize_spans(x + i * n, n, (int8_t *)to, step, zero);
         else /* padding meets weights of zero: any bytes will do */
             me->path->quantize(x + i * n, n, to, step, zero);
+        if (w->kind == NIBBLES)
+            sum_groups(step, zero, groups_of(w));
     }
     const Pair *pair;
     for (int64_t i = 0, run; me->adapters && i < rows; i += run) {
@@ -121,8 +133,11 @@ static void encode(Worker *me, const Weights *w, const float *x, const Norm *nor
     finish_pieces(&pieces);
 }
 
-/* Block `b` of the product of up to ROWS rows, from row r on, without their adapters. While it is
-   multiplied, `step` bytes of what is `ahead` are fetched for each four inputs. */
+/* Rows that are multiplied together. */
+static int64_t tall_of(const Weights *w) { return w->kind ? TALL : ROWS; }
+
+/* Block `b` of the product of up to `tall_of` rows, from row r on, without their adapters. While it
+   is multiplied, `step` bytes of what is `ahead` are fetched for each four inputs. */
 static void multiply_tile(const Worker *me, const Weights *w, int64_t b, int64_t r, int64_t rows,
                           float *out, const int8_t *ahead, int64_t step)
 {
@@ -157,13 +172,14 @@ static void multiply_tile(const Worker *me, const Weights *w, int64_t b, int64_t
 static void multiply_block(const Worker *me, const Weights *w, Then then, float *y, int64_t width,
                            int64_t layer, int64_t b, int64_t first, int64_t end, const int8_t *ahead)
 {
-    const int64_t tiles = (me->rows + ROWS - 1) / ROWS; /* each fetches a part of a block */
+    const int64_t tall = tall_of(w);
+    const int64_t tiles = (me->rows + tall - 1) / tall; /* each fetches a part of a block */
     const int64_t channels = then == SWIGLU ? CHANNELS / 2 : CHANNELS, channel = b * channels;
     const int64_t count = least(channels, width - channel);
-    for (int64_t r = first; r < end; r += ROWS) {
-        const int64_t rows = least(ROWS, end - r);
-        float out[ROWS * CHANNELS];
-        multiply_tile(me, w, b, r, rows, out, ahead + r / ROWS * size_of(w) / tiles,
+    for (int64_t r = first; r < end; r += tall) {
+        const int64_t rows = least(tall, end - r);
+        float out[TALL * CHANNELS];
+        multiply_tile(me, w, b, r, rows, out, ahead + r / tall * size_of(w) / tiles,
                       4 * CHANNELS / tiles);
         const Pair *pair;
         for (int64_t i = 0, run; me->adapters && i < rows; i += run) {

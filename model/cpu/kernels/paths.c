@@ -37,6 +37,10 @@ static inline __attribute__((always_inline)) uint16_t to_bf16(float x)
 #define TILE 4
 #define PATH vnni
 #define ATTRIBUTES VNNI
+#define WIDE 2
+#define DPBUSD(sum, bytes, signed_bytes)                                                           \
+    (ints) _mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(bytes), (__m512i)(signed_bytes))
+#define FP16(from) (vec) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(from)))
 #include "path.h"
 #endif
 

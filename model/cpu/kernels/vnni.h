@@ -1,0 +1,176 @@
+/* Bytes times weights where the processor has `vpdpbusd`, in vectors of LANES channels; see `dot`
+   and `dot_groups` in kernels.h. */
+
+typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+INLINE ints repeated(const void *four)
+{
+    int32_t bytes;
+    memcpy(&bytes, four, 4);
+    return (ints){0} + bytes;
+}
+
+/* `vectors` of channels, from channel `first` on, for a constant number of rows, so that the sums
+   stay in registers. */
+INLINE void tile(const uint8_t *x, int64_t stride, const int8_t *w, int64_t fours, const int rows,
+                 const int vectors, const int first, int32_t *sums, const int8_t *ahead,
+                 int64_t step)
+{
+    ints sum[ROWS][CHANNELS / LANES];
+    for (int r = 0; r < rows; r++)
+        for (int q = 0; q < vectors; q++)
+            sum[r][q] = (ints){0};
+    for (int64_t f = 0; f < fours; f++, w += 4 * CHANNELS) {
+        if (ahead)
+            for (int64_t line = 0; line < step; line += 64)
+                __builtin_prefetch(ahead + f * step + line, 0, 2);
+        for (int r = 0; r < rows; r++) {
+            const ints in = repeated(x + r * stride + 4 * f);
+            for (int q = 0; q < vectors; q++) {
+                const ints weights = *(const ints *)(w + 4 * (first + q * LANES));
+                sum[r][q] = DPBUSD(sum[r][q], in, weights);
+            }
+        }
+    }
+    for (int r = 0; r < rows; r++)
+        for (int q = 0; q < vectors; q++)
+            *(ints *)(sums + r * CHANNELS + first + q * LANES) = sum[r][q];
+}
+
+INLINE void tiles(const uint8_t *x, int64_t stride, const int8_t *w, int64_t fours, const int rows,
+                  int32_t *sums, const int8_t *ahead, int64_t step)
+{
+    for (int c = 0; c < CHANNELS; c += 16 * TILE)
+        tile(x, stride, w, fours, rows, TILE * EACH, c, sums, c ? NULL : ahead, step);
+}
+
+ATTRIBUTES static void NAMED(dot)(const uint8_t *x, int64_t stride, const int8_t *w, int64_t fours,
+                                  int rows, int32_t *sums, const int8_t *ahead, int64_t step)
+{
+    switch (rows) {
+    case 1: /* as fast as memory: there the processor's own fetching does the rest */
+        tile(x, stride, w, fours, 1, CHANNELS / LANES, 0, sums, ahead, 64);
+        break;
+    case 2: tiles(x, stride, w, fours, 2, sums, ahead, step); break;
+    case 3: tiles(x, stride, w, fours, 3, sums, ahead, step); break;
+    default: tiles(x, stride, w, fours, ROWS, sums, ahead, step);
+    }
+}
+
+/* What LANES channels have in a group. */
+typedef struct {
+    ints fours[GROUP / 4]; /* bytes without a sign */
+    vec scale, minimum;
+} Channels;
+
+INLINE vec scales_at(const Kind kind, const uint8_t *scales)
+{
+    if (kind != GROUPED)
+        return FP16(scales);
+    const halves bits = *(const halves *)scales;
+    return (vec)(__builtin_convertvector(bits, words) << 16);
+}
+
+/* Those from channel `c` on: a group's nibbles become bytes here. */
+INLINE Channels channels_at(const Kind kind, const uint8_t *group, int64_t c)
+{
+    Channels of;
+    if (kind != NIBBLES) {
+        for (int f = 0; f < GROUP / 4; f++)
+            of.fours[f] = *(const ints *)(group + 4 * (f * CHANNELS + c));
+        of.scale = scales_at(kind, group + GROUP * CHANNELS + 2 * c);
+        return of;
+    }
+    for (int f = 0; f < SPAN / 4; f++) {
+        const ints bytes = *(const ints *)(group + 4 * (f * CHANNELS + c));
+        of.fours[f] = bytes & 0x0F0F0F0F;
+        of.fours[SPAN / 4 + f] = bytes >> 4 & 0x0F0F0F0F;
+    }
+    of.scale = scales_at(kind, group + SPAN * CHANNELS + 2 * c);
+    of.minimum = scales_at(kind, group + (SPAN + 2) * CHANNELS + 2 * c);
+    return of;
+}
+
+/* A group of WIDE vectors of channels times that of each row, added to sums. The weights stay in
+   registers meanwhile, and what is loaded of a row serves all vectors. */
+INLINE void add_group(const Kind kind, const int8_t *x, int64_t stride, const Channels *of,
+                      int64_t groups, int rows, const float *steps, const int32_t *offsets,
+                      float *sums)
+{
+    for (int r = 0; r < rows; r++) {
+        vec spans[2][WIDE];
+        for (int half = 0; half < 2; half++) {
+            ints sum[WIDE];
+            for (int e = 0; e < WIDE; e++)
+                sum[e] = (ints){0} + (kind == NIBBLES ? 0 : offsets[half]);
+            for (int f = half * (SPAN / 4); f < (half + 1) * (SPAN / 4); f++) {
+                const ints in = repeated(x + 4 * f);
+                for (int e = 0; e < WIDE; e++)
+                    sum[e] = DPBUSD(sum[e], of[e].fours[f], in);
+            }
+            for (int e = 0; e < WIDE; e++)
+                spans[half][e] = __builtin_convertvector(sum[e], vec) * steps[half];
+        }
+        for (int e = 0; e < WIDE; e++) {
+            vec both = (spans[0][e] + spans[1][e]) * of[e].scale;
+            if (kind == NIBBLES)
+                both += row_sum_at(offsets) * of[e].minimum;
+            *(vec *)(sums + e * LANES) += both;
+        }
+        x += stride, steps += 2 * groups, offsets += 2 * groups, sums += CHANNELS;
+    }
+}
+
+/* Few rows go through a block from front to back, as it comes from memory; many take it WIDE
+   vectors of channels at a time, so that their sums stay near. */
+INLINE void tiles_groups(const Kind kind, const int8_t *x, int64_t stride, const uint8_t *w,
+                         int64_t groups, const int rows, const float *steps,
+                         const int32_t *offsets, float *sums, const int8_t *ahead, int64_t step)
+{
+    const int size = kind == NIBBLES ? NIBBLE_BYTES : GROUP_BYTES;
+    const int wide = WIDE * LANES, width = rows > ROWS ? wide : CHANNELS;
+    memset(sums, 0, sizeof(float) * CHANNELS * rows);
+    for (int64_t first = 0; first < CHANNELS; first += width)
+        for (int64_t g = 0; g < groups; g++) {
+            const int64_t fetched = first ? 0 : size * step / (4 * CHANNELS);
+            for (int64_t line = 0; line < fetched; line += 64)
+                __builtin_prefetch(ahead + g * fetched + line, 0, 2);
+            for (int64_t c = first; c < first + width; c += wide) {
+                Channels of[WIDE];
+                for (int e = 0; e < WIDE; e++)
+                    of[e] = channels_at(kind, w + g * size, c + e * LANES);
+                const int64_t at = 2 * g;
+                add_group(kind, x + g * GROUP, stride, of, groups, rows, steps + at,
+                          offsets + (kind == NIBBLES ? g : at), sums + c);
+            }
+        }
+}
+
+INLINE void any_rows(const Kind kind, const int8_t *x, int64_t stride, const uint8_t *w,
+                     int64_t groups, int rows, const float *steps, const int32_t *offsets,
+                     float *sums, const int8_t *ahead, int64_t step)
+{
+    if (rows == 1) /* is compiled apart */
+        tiles_groups(kind, x, stride, w, groups, 1, steps, offsets, sums, ahead, step);
+    else
+        tiles_groups(kind, x, stride, w, groups, rows, steps, offsets, sums, ahead, step);
+}
+
+ATTRIBUTES static void NAMED(dot_groups)(const int8_t *x, int64_t stride, const uint8_t *w,
+                                         int64_t groups, int rows, const float *steps,
+                                         const int32_t *offsets, int fp16, float *sums,
+                                         const int8_t *ahead, int64_t step)
+{
+    if (fp16)
+        any_rows(HALVES, x, stride, w, groups, rows, steps, offsets, sums, ahead, step);
+    else
+        any_rows(GROUPED, x, stride, w, groups, rows, steps, offsets, sums, ahead, step);
+}
+
+ATTRIBUTES static void NAMED(dot_nibbles)(const int8_t *x, int64_t stride, const uint8_t *w,
+                                          int64_t groups, int rows, const float *steps,
+                                          const int32_t *row_sums, float *sums,
+                                          const int8_t *ahead, int64_t step)
+{
+    any_rows(NIBBLES, x, stride, w, groups, rows, steps, row_sums, sums, ahead, step);
+}
