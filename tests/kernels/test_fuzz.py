@@ -20,6 +20,7 @@ from torch import Tensor
 from model.architecture import Architecture
 from model.cpu import library
 from model.cpu.attention import TOKENS, PagedCache, Plan
+from model.cpu.library import Kernel
 from model.cpu.linear import PackedLinear
 from model.cpu.quantize import quantize, quantize_weight
 from model.cpu.quantized_blocks import QuantizedBlocks
@@ -40,17 +41,11 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def kernels() -> list[library.Kernel]:
+def kernels() -> list[Kernel]:
     """Every path that runs here, the portable one first."""
-    found = []
-    for path in library.PATHS:
-        try:
-            kernel = library.load(path)
-        except ValueError:
-            continue
-        assert kernel is not None, "the kernels are not compiled"
-        found.append(kernel)
-    return found
+    fastest = library.load()
+    assert fastest is not None, "the kernels are not compiled"
+    return [Kernel(fastest.library, library.PATHS.index(path)) for path in fastest.able]
 
 
 def numbers(chance: random.Random, *shape: int) -> Tensor:

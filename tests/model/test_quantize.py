@@ -96,6 +96,25 @@ def test_every_scale_and_minimum_in_fp16(pack: Pack, part: int | None) -> None:
     assert torch.equal(layer(x).nan_to_num(), TorchLinear(values, scale, None)(x).nan_to_num())
 
 
+@pytest.mark.parametrize("able", range(1, 2 ** len(library.PATHS), 2))
+def test_the_fastest_path_that_the_processor_has(
+    able: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server's may have AVX-512 VNNI without AVX-VNNI, a desktop's the other way round."""
+    kernel = kernel_or_skip()
+    monkeypatch.setattr(kernel.library, "int8_paths", lambda: able)
+    monkeypatch.setattr(library.ctypes, "CDLL", lambda name: kernel.library)
+    load = library.load.__wrapped__
+    found = [name for bit, name in enumerate(library.PATHS) if able & 1 << bit]
+    assert library.PATHS[load().path] == found[-1]
+    for name in library.PATHS:
+        if name in found:
+            assert library.PATHS[load(name).path] == name
+        else:
+            with pytest.raises(ValueError, match=f"path '{name}' is none of {', '.join(found)}$"):
+                load(name)
+
+
 @pytest.mark.parametrize("path", library.PATHS)
 def test_gelu(path: str) -> None:
     """Within 1e-6 of the exact value, and the same bits on every path and at every place."""

@@ -192,4 +192,4 @@ typedef struct {
     float (*cross_entropy)(float *x, int64_t n, int64_t target);
 } Path;
 
-extern const Path *const kernel_paths[]; /* portable, AVX2, AVX-512 with VNNI */
+extern const Path *const kernel_paths[]; /* portable, AVX2, AVX-VNNI, AVX-512 with VNNI; or NULL */

@@ -21,7 +21,7 @@
 #include "kernels.h"
 #include "linear.h"
 
-#define VERSION 8 /* of this interface; model/cpu/library.py expects it */
+#define VERSION 9 /* of this interface; model/cpu/library.py expects it */
 #define STAGES 9  /* of a block of the network: each is shared among the threads */
 
 /* A block of the network. */
@@ -170,20 +170,25 @@ static Worker this_worker(int path, int64_t rows, int64_t inputs, const Adapters
 
 int int8_version(void) { return VERSION; }
 
-/* The number of paths this processor can run: portable, then AVX2 with F16C, then AVX-512 with
-   VNNI. */
+/* The paths this processor can run, a bit for each: portable, AVX2 with F16C, AVX-VNNI, and AVX-512
+   with VNNI. Server processors with the last one often lack the one before. */
 int int8_paths(void)
 {
+    int able = 1;
 #ifdef __x86_64__
-    unsigned a, b, features = 0, d; /* not all compilers know F16C by its name */
+    /* Not all compilers know F16C by its name, nor AVX-VNNI, bit 4 of leaf 7.1. */
+    unsigned a, b, features = 0, d, more = 0, c;
     __get_cpuid(1, &a, &b, &features, &d);
     if (!__builtin_cpu_supports("avx2") || !(features & bit_F16C))
-        return 1;
-    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                   __builtin_cpu_supports("avx512vnni") ? 3 : 2;
-#else
-    return 1;
+        return able;
+    able |= 1 << 1;
+    if (kernel_paths[2] && __get_cpuid_count(7, 1, &more, &b, &c, &d) && more & 1 << 4)
+        able |= 1 << 2;
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512vnni"))
+        able |= 1 << 3;
 #endif
+    return able;
 }
 
 /* The weight of channel `c`, which is in `block`, for input `i`. */

@@ -81,7 +81,6 @@ static const Path NAMED(path) = {
 #undef add_group
 #undef tiles_groups
 #undef any_rows
-#undef WIDE
 #undef Rows
 #undef total
 #undef norm

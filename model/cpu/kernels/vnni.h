@@ -1,6 +1,8 @@
 /* Bytes times weights where the processor has `vpdpbusd`, in vectors of LANES channels; see `dot`
    and `dot_groups` in kernels.h. */
 
+#define WIDE 2 /* vectors whose weights meet what is loaded of a row together */
+
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
 INLINE ints repeated(const void *four)
