@@ -36,6 +36,9 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static int64_t groups_of(const Weights *w) { return (w->in_features + GROUP - 1) / GROUP; }
 
+/* Whether weights are of 4 bits. */
+static int has_nibbles(const Weights *w) { return w->kind == NIBBLES || w->kind == NESTED; }
+
 /* What a layer reads of each row: bytes, and how many steps say what they mean. */
 static int64_t bytes_of(const Weights *w)
 {
@@ -50,13 +53,14 @@ static int64_t steps_of(const Weights *w)
 /* Bytes of a group in a block of channels, where the layer is not plain. */
 static int64_t group_size(const Weights *w)
 {
-    return w->kind == NIBBLES ? NIBBLE_BYTES : GROUP_BYTES;
+    return w->kind == NESTED ? NESTED_BYTES : w->kind == NIBBLES ? NIBBLE_BYTES : GROUP_BYTES;
 }
 
 /* Bytes of a block of channels. */
 static int64_t size_of(const Weights *w)
 {
-    return w->kind ? groups_of(w) * group_size(w) : CHANNELS * bytes_of(w);
+    const int64_t supers = w->kind == NESTED ? (groups_of(w) + SUPER - 1) / SUPER : 0;
+    return w->kind ? groups_of(w) * group_size(w) + supers * 4 * CHANNELS : CHANNELS * bytes_of(w);
 }
 
 static int64_t blocks_of(const Weights *w) { return (w->out_features + CHANNELS - 1) / CHANNELS; }
@@ -106,7 +110,7 @@ static void encode_rows(const Worker *me, const Weights *w, const float *x, cons
             me->path->quantize_spans(x + i * n, n, (int8_t *)to, step, zero);
         else /* padding meets weights of zero: any bytes will do */
             me->path->quantize(x + i * n, n, to, step, zero);
-        if (w->kind == NIBBLES)
+        if (has_nibbles(w))
             sum_groups(step, zero, groups_of(w));
     }
     const Pair *pair;
@@ -149,9 +153,9 @@ static void multiply_tile(const Worker *me, const Weights *w, int64_t b, int64_t
     if (w->kind) {
         const int64_t groups = groups_of(w);
         const int8_t *spans = (const int8_t *)x;
-        if (w->kind == NIBBLES)
-            me->path->dot_nibbles(spans, bytes, weights, groups, rows, step_of, zero_of, out, ahead,
-                                  step);
+        if (has_nibbles(w))
+            me->path->dot_nibbles(spans, bytes, weights, groups, rows, step_of, zero_of,
+                                  w->kind == NESTED, out, ahead, step);
         else
             me->path->dot_groups(spans, bytes, weights, groups, rows, step_of, zero_of,
                                  w->kind == HALVES, out, ahead, step);

@@ -198,12 +198,13 @@ static float weight_at(const Weights *w, const uint8_t *block, int64_t c, int64_
     if (w->kind == PLAIN)
         return (int8_t)block[(i / 4 * CHANNELS + in_block) * 4 + i % 4] * w->scale[c];
     const uint8_t *group = block + i / GROUP * group_size(w);
-    const int64_t four = i % (w->kind == NIBBLES ? SPAN : GROUP) / 4;
+    const int64_t four = i % (has_nibbles(w) ? SPAN : GROUP) / 4;
     const int byte = group[(four * CHANNELS + in_block) * 4 + i % 4];
-    if (w->kind == NIBBLES) {
-        const uint8_t *scale = group + SPAN * CHANNELS + 2 * in_block;
-        const int nibble = i % GROUP < SPAN ? byte & 15 : byte >> 4;
-        return nibble * fp16_at(scale) + fp16_at(scale + 2 * CHANNELS);
+    if (has_nibbles(w)) {
+        float scale, minimum;
+        scale_and_minimum(block, groups_of(w), i / GROUP, w->kind == NESTED, in_block, &scale,
+                          &minimum);
+        return (i % GROUP < SPAN ? byte & 15 : byte >> 4) * scale + minimum;
     }
     const uint8_t *scale = group + GROUP * CHANNELS + 2 * in_block;
     return (byte - 128) * (w->kind == HALVES ? fp16_at(scale) : bf16_at(scale));

@@ -121,3 +121,4 @@ static const Path NAMED(path) = {
 #undef ATTRIBUTES
 #undef DPBUSD
 #undef FP16
+#undef BYTES

@@ -40,9 +40,10 @@ static inline __attribute__((always_inline)) uint16_t to_bf16(float x)
 #define TILE 1
 #define PATH avx_vnni
 #define ATTRIBUTES AVX_VNNI
-#define DPBUSD(sum, bytes, signed_bytes)                                                           \
-    (ints) _mm256_dpbusd_avx_epi32((__m256i)(sum), (__m256i)(bytes), (__m256i)(signed_bytes))
+#define DPBUSD(sum, without, with_sign)                                                            \
+    (ints) _mm256_dpbusd_avx_epi32((__m256i)(sum), (__m256i)(without), (__m256i)(with_sign))
 #define FP16(from) (vec) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from)))
+#define BYTES(from) (ints) _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(from)))
 #include "path.h"
 #endif
 
@@ -50,9 +51,10 @@ static inline __attribute__((always_inline)) uint16_t to_bf16(float x)
 #define TILE 4
 #define PATH vnni
 #define ATTRIBUTES VNNI
-#define DPBUSD(sum, bytes, signed_bytes)                                                           \
-    (ints) _mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(bytes), (__m512i)(signed_bytes))
+#define DPBUSD(sum, without, with_sign)                                                            \
+    (ints) _mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(without), (__m512i)(with_sign))
 #define FP16(from) (vec) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(from)))
+#define BYTES(from) (ints) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(from)))
 #include "path.h"
 #endif
 

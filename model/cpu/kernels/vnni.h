@@ -7,9 +7,9 @@ typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alia
 
 INLINE ints repeated(const void *four)
 {
-    int32_t bytes;
-    memcpy(&bytes, four, 4);
-    return (ints){0} + bytes;
+    int32_t whole;
+    memcpy(&whole, four, 4);
+    return (ints){0} + whole;
 }
 
 /* `vectors` of channels, from channel `first` on, for a constant number of rows, so that the sums
@@ -65,31 +65,37 @@ typedef struct {
     vec scale, minimum;
 } Channels;
 
-INLINE vec scales_at(const Kind kind, const uint8_t *scales)
+/* Scales or minima: in 16 bits, or bytes times 16 bits. */
+INLINE vec scales_at(const Kind kind, const uint8_t *own, const uint8_t *super)
 {
-    if (kind != GROUPED)
-        return FP16(scales);
-    const halves bits = *(const halves *)scales;
-    return (vec)(__builtin_convertvector(bits, words) << 16);
+    if (kind == GROUPED)
+        return (vec)(__builtin_convertvector(*(const halves *)own, words) << 16);
+    if (kind != NESTED)
+        return FP16(own);
+    return FP16(super) * __builtin_convertvector(BYTES(own), vec);
 }
 
-/* Those from channel `c` on: a group's nibbles become bytes here. */
-INLINE Channels channels_at(const Kind kind, const uint8_t *group, int64_t c)
+/* Those of group `g` in a block, from channel `c` on: nibbles become bytes here. */
+INLINE Channels channels_at(const Kind kind, const uint8_t *w, int64_t groups, int64_t g, int64_t c)
 {
     Channels of;
-    if (kind != NIBBLES) {
+    if (kind == GROUPED || kind == HALVES) {
+        const uint8_t *group = w + g * GROUP_BYTES;
         for (int f = 0; f < GROUP / 4; f++)
             of.fours[f] = *(const ints *)(group + 4 * (f * CHANNELS + c));
-        of.scale = scales_at(kind, group + GROUP * CHANNELS + 2 * c);
+        of.scale = scales_at(kind, group + GROUP * CHANNELS + 2 * c, NULL);
         return of;
     }
+    const int nested = kind == NESTED;
+    const uint8_t *group = w + g * (nested ? NESTED_BYTES : NIBBLE_BYTES);
     for (int f = 0; f < SPAN / 4; f++) {
-        const ints bytes = *(const ints *)(group + 4 * (f * CHANNELS + c));
-        of.fours[f] = bytes & 0x0F0F0F0F;
-        of.fours[SPAN / 4 + f] = bytes >> 4 & 0x0F0F0F0F;
+        const ints both = *(const ints *)(group + 4 * (f * CHANNELS + c));
+        of.fours[f] = both & 0x0F0F0F0F;
+        of.fours[SPAN / 4 + f] = both >> 4 & 0x0F0F0F0F;
     }
-    of.scale = scales_at(kind, group + SPAN * CHANNELS + 2 * c);
-    of.minimum = scales_at(kind, group + (SPAN + 2) * CHANNELS + 2 * c);
+    const uint8_t *own = own_scales(w, g, nested, c), *super = super_scales(w, groups, g, c);
+    of.scale = scales_at(kind, own, super);
+    of.minimum = scales_at(kind, own + CHANNELS * (nested ? 1 : 2), super + 2 * CHANNELS);
     return of;
 }
 
@@ -99,12 +105,13 @@ INLINE void add_group(const Kind kind, const int8_t *x, int64_t stride, const Ch
                       int64_t groups, int rows, const float *steps, const int32_t *offsets,
                       float *sums)
 {
+    const int has_minima = kind == NIBBLES || kind == NESTED;
     for (int r = 0; r < rows; r++) {
         vec spans[2][WIDE];
         for (int half = 0; half < 2; half++) {
             ints sum[WIDE];
             for (int e = 0; e < WIDE; e++)
-                sum[e] = (ints){0} + (kind == NIBBLES ? 0 : offsets[half]);
+                sum[e] = (ints){0} + (has_minima ? 0 : offsets[half]);
             for (int f = half * (SPAN / 4); f < (half + 1) * (SPAN / 4); f++) {
                 const ints in = repeated(x + 4 * f);
                 for (int e = 0; e < WIDE; e++)
@@ -115,7 +122,7 @@ INLINE void add_group(const Kind kind, const int8_t *x, int64_t stride, const Ch
         }
         for (int e = 0; e < WIDE; e++) {
             vec both = (spans[0][e] + spans[1][e]) * of[e].scale;
-            if (kind == NIBBLES)
+            if (has_minima)
                 both += row_sum_at(offsets) * of[e].minimum;
             *(vec *)(sums + e * LANES) += both;
         }
@@ -129,7 +136,8 @@ INLINE void tiles_groups(const Kind kind, const int8_t *x, int64_t stride, const
                          int64_t groups, const int rows, const float *steps,
                          const int32_t *offsets, float *sums, const int8_t *ahead, int64_t step)
 {
-    const int size = kind == NIBBLES ? NIBBLE_BYTES : GROUP_BYTES;
+    const int nibbles = kind == NIBBLES || kind == NESTED;
+    const int size = kind == NESTED ? NESTED_BYTES : nibbles ? NIBBLE_BYTES : GROUP_BYTES;
     const int wide = WIDE * LANES, width = rows > ROWS ? wide : CHANNELS;
     memset(sums, 0, sizeof(float) * CHANNELS * rows);
     for (int64_t first = 0; first < CHANNELS; first += width)
@@ -140,10 +148,10 @@ INLINE void tiles_groups(const Kind kind, const int8_t *x, int64_t stride, const
             for (int64_t c = first; c < first + width; c += wide) {
                 Channels of[WIDE];
                 for (int e = 0; e < WIDE; e++)
-                    of[e] = channels_at(kind, w + g * size, c + e * LANES);
+                    of[e] = channels_at(kind, w, groups, g, c + e * LANES);
                 const int64_t at = 2 * g;
                 add_group(kind, x + g * GROUP, stride, of, groups, rows, steps + at,
-                          offsets + (kind == NIBBLES ? g : at), sums + c);
+                          offsets + (nibbles ? g : at), sums + c);
             }
         }
 }
@@ -171,8 +179,11 @@ ATTRIBUTES static void NAMED(dot_groups)(const int8_t *x, int64_t stride, const 
 
 ATTRIBUTES static void NAMED(dot_nibbles)(const int8_t *x, int64_t stride, const uint8_t *w,
                                           int64_t groups, int rows, const float *steps,
-                                          const int32_t *row_sums, float *sums,
+                                          const int32_t *row_sums, int nested, float *sums,
                                           const int8_t *ahead, int64_t step)
 {
-    any_rows(NIBBLES, x, stride, w, groups, rows, steps, row_sums, sums, ahead, step);
+    if (nested)
+        any_rows(NESTED, x, stride, w, groups, rows, steps, row_sums, sums, ahead, step);
+    else
+        any_rows(NIBBLES, x, stride, w, groups, rows, steps, row_sums, sums, ahead, step);
 }
