@@ -86,7 +86,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     fastest = library.load()
-    paths = library.PATHS[1 : fastest.path + 1] if fastest else ()
+    paths = fastest.able[1:] if fastest else ()
     step: dict[int, dict[str, float]] = {rows: {} for rows in arguments.rows}
     results = []
 

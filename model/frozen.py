@@ -51,7 +51,7 @@ def widened(weight: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
     """
     if scale is None:
         return weight.to(dtype)
-    if scale.dtype == torch.float16:  # it has digits that bf16 would lose
+    if scale.dtype != torch.bfloat16:  # it has digits that bf16 would lose
         return numbers(unpacked(weight), scale).to(dtype)
     inputs, scale = weight.shape[1], scale.to(dtype)
     if inputs % GROUP:

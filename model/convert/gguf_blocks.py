@@ -4,9 +4,12 @@
     Q4_0   d, q of 4 bits: d (q - 8)  q, with the scale d and the minimum -8 d
     Q4_1   d, m, q of 4 bits: d q + m  q, with d and m
     Q8_0   d, q of 8 bits: d q        q, with d
+    Q4_K   d, e, and of each of 8     q, with the scale d s and the minimum -e n, as products
+           s, n of 6 bits, q of 4:
+           d s q - e n
 
-d and m are fp16 there as here, so nothing is rounded: -8 d has the digits of d. The package `gguf`
-turns the other kinds into numbers.
+d, e and m are fp16 there as here, so nothing is rounded: -8 d has the digits of d. The package
+`gguf` turns the other kinds into numbers.
 """
 
 from collections.abc import Callable
@@ -17,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from model.cpu.linear import GROUP
+from model.cpu.linear import GROUP, SUPER, nested, nibbles
 from model.errors import UsageError
 
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -63,10 +66,13 @@ def packed(
         shape: (out, in), the latter a multiple of 32.
 
     Returns:
-        two numbers a byte (out, in / 2) uint8, and scale and minimum (out, groups, 2) fp16; or
-        numbers (out, in) int8, and scales (out, groups) fp16. None where it is of another kind, or
-        has a scale or a minimum that is not finite.
+        two numbers a byte (out, in / 2) uint8, and scale and minimum (out, groups, 2) fp16, or all
+        that Q4_K has in their place, as `nested` gives it; or numbers (out, in) int8, and scales
+        (out, groups) fp16. None where it is of another kind, or has a scale or a minimum that is
+        not finite.
     """
+    if kind == "Q4_K" and len(shape) == 2:
+        return _packed_supers(blocks, shape)
     if kind not in _SCALES or len(shape) != 2:
         return None
     behind = 2 * _SCALES[kind]
@@ -80,3 +86,22 @@ def packed(
     return (
         (values.view(torch.int8), scale[..., 0].contiguous()) if kind == "Q8_0" else (values, scale)
     )
+
+
+def _packed_supers(
+    blocks: NDArray[np.uint8], shape: tuple[int, ...]
+) -> tuple[Tensor, Tensor] | None:
+    """A matrix in Q4_K: bytes of d and e, 12 of the 6-bit numbers, 128 of the weights."""
+    whole = torch.from_numpy(np.array(blocks)).view(shape[0], -1, 144)
+    outer = whole[..., :4].contiguous().view(torch.float16)
+    if not outer.isfinite().all():
+        return None
+    low, high, rest = whole[..., 4:16].reshape(*whole.shape[:2], 3, 4).unbind(2)
+    # The first four are 6 bits of a byte; of the others, 4 bits are in `rest`, 2 above those 6.
+    scales = torch.cat([low & 63, rest & 15 | low >> 6 << 4], dim=2)
+    minima = torch.cat([high & 63, rest >> 4 | high >> 6 << 4], dim=2)
+    # 32 bytes have a group in their low halves, and the next one in their high halves.
+    pairs = whole[..., 16:].reshape(*whole.shape[:2], SUPER // 2, GROUP)
+    values = torch.stack([pairs & 15, pairs >> 4], dim=3).flatten(1)
+    signs = torch.tensor([1.0, -1.0], dtype=torch.float16)
+    return nibbles(values), nested(outer * signs, torch.stack([scales, minima], dim=2))

@@ -150,11 +150,15 @@ def _packed(entries: Sequence[Stored]) -> tuple[Tensor, Tensor] | None:
     found: list[tuple[Tensor, Tensor]] = []
     for entry in entries:
         part = entry.packed()
-        if part is None or (found and part[0].dtype != found[0][0].dtype):
+        if part is None or (found and _types(part) != _types(found[0])):
             return None
         found.append(part)
     values, scales = zip(*found, strict=True)
     return torch.cat(values), torch.cat(scales)
+
+
+def _types(tensors: Sequence[Tensor]) -> list[torch.dtype]:
+    return [tensor.dtype for tensor in tensors]
 
 
 def taken_apart(

@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-PATHS = ("portable", "avx2", "avx512-vnni")
+PATHS = ("portable", "avx2", "avx-vnni", "avx512-vnni")
 """The instruction sets, slowest first; all give the same bits."""
 _LIBRARY = Path(__file__).with_name("kernels") / "libkernels.so"
-_VERSION = 8
+_VERSION = 9
 _log = logging.getLogger(__name__)
 
 _POINTER, _INT64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
@@ -73,6 +73,11 @@ class Kernel:
     path: int
     """Index in `PATHS`."""
 
+    @property
+    def able(self) -> list[str]:
+        """The paths that this processor can run, slowest first."""
+        return [name for bit, name in enumerate(PATHS) if self.library.int8_paths() >> bit & 1]
+
     def gelu(self, x: Tensor) -> Tensor:
         """GELU in its tanh form, within 1e-6; in place where `x` is contiguous fp32."""
         require(x.is_cpu, f"the kernels are for the CPU; x is on {x.device}")
@@ -104,7 +109,7 @@ def load(path: str | None = None) -> Kernel | None:
     for name, arguments in _SIGNATURES.items():
         getattr(library, name).argtypes = arguments
     library.int8_gelu.restype = None
-    able = PATHS[: library.int8_paths()]
+    able = Kernel(library, 0).able
     if path is not None and path not in able:
         raise ValueError(f"path {path!r} is none of {', '.join(able)}")
-    return Kernel(library, able.index(path) if path else len(able) - 1)
+    return Kernel(library, PATHS.index(path or able[-1]))

@@ -20,6 +20,8 @@ GROUP = 32
 """Inputs whose weights have a scale of their own in a grouped layer."""
 SPAN = 16
 """Inputs of a row that have a scale of their own there."""
+SUPER = 8
+"""Groups whose scales have a scale in a nested layer."""
 MOST_INPUTS = 65536
 """The largest sum of products must fit 32 bits."""
 _KINDS = {
@@ -27,6 +29,7 @@ _KINDS = {
     (torch.int8, torch.bfloat16, 2): 1,
     (torch.uint8, torch.float16, 3): 2,
     (torch.int8, torch.float16, 2): 3,
+    (torch.uint8, torch.uint8, 3): 4,
 }
 """`Kind` in kernels.h, by the types of values and scale and the latter's dimensions."""
 
@@ -55,7 +58,7 @@ class PackedLinear:
         scale: (out_features,) fp32: the layer is plain; or (out_features, groups of 32 inputs)
             bf16 or fp16: it is grouped, and each 16 inputs of a row have a scale of their own,
             too. Of 4 bits: (out_features, groups, 2) fp16, a scale and what is then added to the
-            product.
+            product; or nested, (out_features, supers of 8 groups, 20) uint8: see `nested`.
         bias: (out_features,) fp32.
         paired: whether the first half of the channels and the second, as gate and up of a SwiGLU,
             are packed side by side, so that a block of channels has what becomes a product.
@@ -82,7 +85,8 @@ class PackedLinear:
         self.bits = 4 if scale.ndim > 2 else 8
         require(0 < self.in_features <= MOST_INPUTS, f"in_features is at most {MOST_INPUTS}")
         groups = (-(-self.in_features // GROUP), 2)[: scale.ndim - 1]
-        require(scale.shape == (len(values), *groups), f"scale is {tuple(scale.shape)}")
+        each = (-(-self.in_features // (SUPER * GROUP)), 20) if kind == 4 else groups
+        require(scale.shape == (len(values), *each), f"scale is {tuple(scale.shape)}")
         require(bias is None or bias.shape == (len(values),), "each channel needs a bias")
         missing = -self.in_features % (GROUP if groups else 4)
         values = self._whole_blocks(F.pad(values, (0, missing)) if missing else values)
@@ -95,7 +99,8 @@ class PackedLinear:
             stored = (
                 values.view(torch.uint8) ^ 128 if values.dtype == torch.int8 else nibbles(values)
             )
-            self.weight = _with_scales(_in_fours(stored), scale)
+            pack = _with_nested if kind == 4 else _with_scales
+            self.weight = pack(_in_fours(stored), scale)
         else:
             self.weight, self.scale, self.sums = _in_fours(values), scale, _row_sums(values)
         self._weights = _Weights(
@@ -196,6 +201,50 @@ def _with_scales(fours: Tensor, scale: Tensor) -> Tensor:
     weights = fours.view(torch.uint8).view(len(fours), groups, -1)
     of_blocks = scale.view(len(fours), CHANNELS, groups, -1).permute(0, 2, 3, 1).flatten(2)
     return torch.cat([weights, of_blocks.contiguous().view(torch.uint8)], dim=2).contiguous()
+
+
+def _with_nested(fours: Tensor, scale: Tensor) -> Tensor:
+    """Behind the fours of each group its bytes, and behind all groups the numbers in fp16.
+
+    Args:
+        fours: (blocks, fours, CHANNELS) int32, each four bytes.
+        scale: (channels, supers, 20), as `nested` gives it.
+
+    Returns:
+        (blocks, bytes) uint8
+    """
+    blocks, supers, groups = len(fours), scale.shape[1], fours.shape[1] * 4 // SPAN
+    weights = fours.view(torch.uint8).view(blocks, groups, -1)
+    of_blocks = scale.view(blocks, CHANNELS, supers, -1).permute(0, 2, 3, 1)
+    outer = of_blocks[:, :, :4].reshape(blocks, supers, 2, 2, CHANNELS)
+    outer = outer.transpose(3, 4)  # the two bytes of a number side by side
+    inner = of_blocks[:, :, 4:].reshape(blocks, supers, 2, SUPER, CHANNELS)
+    inner = inner.transpose(2, 3).reshape(blocks, supers * SUPER, 2 * CHANNELS)
+    both = torch.cat([weights, inner[:, :groups]], dim=2)
+    return torch.cat([both.flatten(1), outer.flatten(1)], dim=1).contiguous()
+
+
+def nested(outer: Tensor, inner: Tensor) -> Tensor:
+    """The scales of a nested layer as one tensor: a group's scale and minimum are products, exact
+    in fp32.
+
+    Args:
+        outer: (channels, supers, 2) fp16, of scales and of minima.
+        inner: (channels, supers, 2, 8) uint8, of the groups.
+
+    Returns:
+        (channels, supers, 20) uint8
+    """
+    return torch.cat([outer.contiguous().view(torch.uint8), inner.flatten(2)], dim=2)
+
+
+def group_scales(scale: Tensor) -> Tensor:
+    """Nested scales multiplied out, (channels, groups, 2) fp32; others are what they are."""
+    if scale.dtype != torch.uint8:
+        return scale
+    outer = scale[..., :4].contiguous().view(torch.float16).float()
+    inner = scale[..., 4:].reshape(*scale.shape[:2], 2, SUPER)
+    return (outer[..., None] * inner).transpose(2, 3).flatten(1, 2)
 
 
 def nibbles(values: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from model.cpu import four_bits, library
 from model.cpu.library import Kernel
-from model.cpu.linear import GROUP, SPAN, PackedLinear, unpacked
+from model.cpu.linear import GROUP, SPAN, PackedLinear, group_scales, unpacked
 from model.cpu.quantized_blocks import QuantizedBlocks, fits
 from model.errors import UsageError
 from model.projection import Adapts, Projection
@@ -72,7 +72,7 @@ class TorchLinear:
 
     def __init__(self, values: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         self.values = values
-        self.scale = scale
+        self.scale = group_scales(scale)
         self.grouped = scale.ndim > 1
         self.bits = 4 if scale.ndim > 2 else 8
         self.sums = values.sum(1, dtype=torch.int32)
@@ -118,7 +118,7 @@ def numbers(values: Tensor, scale: Tensor) -> Tensor:
     Args:
         values, scale: as of `PackedLinear`.
     """
-    scale = scale.float().repeat_interleave(GROUP, 1)[:, : values.shape[1]]
+    scale = group_scales(scale).float().repeat_interleave(GROUP, 1)[:, : values.shape[1]]
     return values * scale if scale.ndim == 2 else values * scale[..., 0] + scale[..., 1]
 
 

@@ -19,13 +19,16 @@ from torch import Tensor
 
 from model.architecture import Architecture
 from model.cpu import library
+from model.cpu import quantize as quantize_module
 from model.cpu.attention import TOKENS, PagedCache, Plan
-from model.cpu.linear import PackedLinear
-from model.cpu.quantize import quantize, quantize_weight
+from model.cpu.library import Kernel
+from model.cpu.linear import PackedLinear, nested
+from model.cpu.quantize import quantize_weight
 from model.cpu.quantized_blocks import QuantizedBlocks
 from model.lora import LoRA, LoRASettings
 from model.rope import Rope
 from model.transformer import Transformer
+from tests.model.layers import in_nested, in_nibbles
 
 pytestmark = [pytest.mark.kernels, pytest.mark.timeout(600)]
 
@@ -40,17 +43,11 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def kernels() -> list[library.Kernel]:
+def kernels() -> list[Kernel]:
     """Every path that runs here, the portable one first."""
-    found = []
-    for path in library.PATHS:
-        try:
-            kernel = library.load(path)
-        except ValueError:
-            continue
-        assert kernel is not None, "the kernels are not compiled"
-        found.append(kernel)
-    return found
+    fastest = library.load()
+    assert fastest is not None, "the kernels are not compiled"
+    return [Kernel(fastest.library, library.PATHS.index(path)) for path in fastest.able]
 
 
 def numbers(chance: random.Random, *shape: int) -> Tensor:
@@ -67,13 +64,19 @@ def same(one: Tensor, other: Tensor) -> bool:
 
 
 def nibbles(chance: random.Random, outputs: int, inputs: int) -> tuple[Tensor, Tensor]:
-    """Weights of 4 bits; scales and minima are any 16 bits, of numbers or of none."""
+    """Weights of 4 bits; scales and minima are any 16 bits, of numbers or of none, and in a nested
+    layer times any byte."""
     generator = torch.Generator().manual_seed(chance.randrange(2**31))
     values = torch.randint(16, (outputs, inputs), generator=generator, dtype=torch.uint8)
+    of_super = chance.random() < 0.5
+    scale = numbers(chance, outputs, -(-inputs // (256 if of_super else 32)), 2).half()
     if chance.random() < 0.3:
-        bits = torch.randint(-(2**15), 2**15, (outputs, -(-inputs // 32), 2), generator=generator)
-        return values, bits.to(torch.int16).view(torch.float16)
-    return values, numbers(chance, outputs, -(-inputs // 32), 2).half()
+        bits = torch.randint(-(2**15), 2**15, scale.shape, generator=generator)
+        scale = bits.to(torch.int16).view(torch.float16)
+    if not of_super:
+        return values, scale
+    of_groups = torch.randint(256, (*scale.shape, 8), generator=generator, dtype=torch.uint8)
+    return values, nested(scale, of_groups)
 
 
 def linear(chance: random.Random) -> None:
@@ -155,6 +158,19 @@ def architecture(chance: random.Random) -> Architecture:
     return Architecture(50, 256, chance.randint(1, 2), kv_heads * group, width, **choices)
 
 
+def in_kinds(model: Transformer, kernel: Kernel, chance: random.Random | None) -> None:
+    """Quantize `model`; with `chance`, layer by layer to 4 bits, nested or not, or to 8."""
+
+    def quantized(weight: Tensor, *, grouped: bool) -> tuple[Tensor, Tensor]:
+        kinds = (in_nibbles, in_nested, quantize_weight)
+        return chance.choice(kinds)(weight, grouped=grouped)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if chance:
+            patch.setattr(quantize_module, "quantize_weight", quantized)
+        quantize_module.quantize(model, kernel)
+
+
 def network(chance: random.Random, rank: int | None = None) -> None:
     config, goal = architecture(chance), None
     rank = chance.randint(0, 64) if rank is None else rank
@@ -166,6 +182,7 @@ def network(chance: random.Random, rank: int | None = None) -> None:
     segments, dtype = segments_of(chance, blocks), chance.choice(CELLS)
     tokens = sum(length for *_, length in segments)
     x, seed = numbers(chance, tokens, config.n_embd), chance.randrange(2**31)
+    with_4_bits = chance.random() < 0.5
     cells = numbers(
         chance, 2, config.n_layer, blocks, config.n_kv_head, TOKENS, config.head_dim
     ).to(dtype)
@@ -176,7 +193,7 @@ def network(chance: random.Random, rank: int | None = None) -> None:
         model = Transformer(config).eval()
         model.init_weights(torch.Generator().manual_seed(seed))
         angles = model.positions.angles(places, x.device)
-        quantize(model, kernel)
+        in_kinds(model, kernel, random.Random(seed) if with_4_bits else None)
         module = model.blocks[0]
         assert isinstance(module, QuantizedBlocks)
         packed = module.packed(lora)

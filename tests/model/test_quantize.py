@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.cpu import library, quantize
-from model.cpu.linear import PackedLinear
+from model.cpu.linear import PackedLinear, group_scales, nested
 from model.cpu.quantize import Layer, TorchLinear
-from tests.model.layers import KINDS, kernel_or_skip, normal, numbers_of
+from tests.model.layers import FOUR_BITS, KINDS, kernel_or_skip, normal, numbers_of
 
 SHAPES = [(1, 1), (4, 1), (7, 5), (32, 96), (50, 257), (384, 384), (768, 130), (3072, 64)]
 """(in, out); few are multiples of the tile's 4 inputs and 64 channels."""
@@ -96,6 +96,40 @@ def test_every_scale_and_minimum_in_fp16(pack: Pack, part: int | None) -> None:
     assert torch.equal(layer(x).nan_to_num(), TorchLinear(values, scale, None)(x).nan_to_num())
 
 
+@pytest.mark.parametrize("part", [0, 1])
+def test_every_nested_scale_and_minimum(pack: Pack, part: int) -> None:
+    """Any number in fp16 times any byte: the product is exact, or no number."""
+    outer = torch.ones(2**16, 2, 2, dtype=torch.float16)
+    outer[:, 1, part] = torch.arange(-(2**15), 2**15, dtype=torch.int16).view(torch.float16)
+    inner = (torch.arange(2**16 * 32) % 251).to(torch.uint8).view(2**16, 2, 2, 8)
+    values = (torch.arange(2**16)[:, None] + torch.arange(300)).to(torch.uint8) % 16
+    scale, x = nested(outer, inner), normal(3, 300)
+    products = (outer[..., None].double() * inner).transpose(2, 3).flatten(1, 2)
+    of_inputs = products.repeat_interleave(32, 1)[:, :300].float()
+    layer, goal = pack(values, scale, None), values * of_inputs[..., 0] + of_inputs[..., 1]
+    assert torch.equal(layer.rows(torch.arange(2**16)).nan_to_num(), goal.nan_to_num())
+    assert torch.equal(layer(x).nan_to_num(), TorchLinear(values, scale, None)(x).nan_to_num())
+
+
+@pytest.mark.parametrize("able", range(1, 2 ** len(library.PATHS), 2))
+def test_the_fastest_path_that_the_processor_has(
+    able: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server's may have AVX-512 VNNI without AVX-VNNI, a desktop's the other way round."""
+    kernel = kernel_or_skip()
+    monkeypatch.setattr(kernel.library, "int8_paths", lambda: able)
+    monkeypatch.setattr(library.ctypes, "CDLL", lambda name: kernel.library)
+    load = library.load.__wrapped__
+    found = [name for bit, name in enumerate(library.PATHS) if able & 1 << bit]
+    assert library.PATHS[load().path] == found[-1]
+    for name in library.PATHS:
+        if name in found:
+            assert library.PATHS[load(name).path] == name
+        else:
+            with pytest.raises(ValueError, match=f"path '{name}' is none of {', '.join(found)}$"):
+                load(name)
+
+
 @pytest.mark.parametrize("path", library.PATHS)
 def test_gelu(path: str) -> None:
     """Within 1e-6 of the exact value, and the same bits on every path and at every place."""
@@ -157,10 +191,13 @@ def whole_groups(x: Tensor, size: int) -> Tensor:
     return F.pad(x, (0, -x.shape[1] % 32)).view(len(x), -1, size)
 
 
+@pytest.mark.parametrize("kind", FOUR_BITS)
 @pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
-def test_of_4_bits_the_activations_alone_are_rounded(pack: Pack, inputs: int, outputs: int) -> None:
+def test_of_4_bits_the_activations_alone_are_rounded(
+    pack: Pack, inputs: int, outputs: int, kind: str
+) -> None:
     """By at most half a step of each span, whose outlier is no other's."""
-    layer, _, bias = new_layer(pack, inputs, outputs, "nibbles")
+    layer, _, bias = new_layer(pack, inputs, outputs, kind)
     weight = layer.rows(torch.arange(outputs))
     x = normal(9, inputs, seed=3)
     x[1:, 0] *= 1000
@@ -179,7 +216,7 @@ def test_a_row_does_not_depend_on_its_neighbours(
     x = normal(64, inputs, seed=4)
     x[::3] *= 1000  # a scale for the whole batch would drown the other rows
     together = layer(x)
-    for rows in (1, 2, 7):
+    for rows in (1, 2, 7, 17):
         for start in range(0, 64 - rows + 1, 5):
             part = slice(start, start + rows)
             assert torch.equal(layer(x[part]), together[part]), (rows, start)
@@ -207,7 +244,7 @@ def test_extreme_rows(pack: Pack, kind: str) -> None:
     assert torch.equal(y[4], bias)
     for row, value in ((2, 3.0), (3, -3.0)):  # a constant row is exact but for its weights
         goal = F.linear(torch.full((50,), value), weight, bias)
-        step = weight.abs().max() * (2 / 15 if kind == "nibbles" else 1 / 127)
+        step = weight.abs().max() * (2 / 15 if kind in FOUR_BITS else 1 / 127)
         assert (y[row] - goal).abs().max() < 50 * 3 * step / 2
     assert y[:5].isfinite().all()
     assert y[5:].isnan().all()
@@ -242,24 +279,29 @@ def test_rows_of_weights_are_looked_up(pack: Pack, kind: str) -> None:
     values, scale = numbers_of(weight, kind)
     tokens = torch.tensor([[0, 63, 64], [129, 128, 0]])
     rows = pack(values, scale, None).rows(tokens)
-    of_inputs = scale[:, None] if kind == "plain" else scale.repeat_interleave(32, 1)[:, :50]
-    of_inputs, least = of_inputs.float().unbind(-1) if kind == "nibbles" else (of_inputs.float(), 0)
+    wide = group_scales(scale).float()
+    of_inputs = wide[:, None] if kind == "plain" else wide.repeat_interleave(32, 1)[:, :50]
+    of_inputs, least = of_inputs.unbind(-1) if kind in FOUR_BITS else (of_inputs, 0)
     assert torch.equal(rows, (values * of_inputs + least)[tokens])
     with pytest.raises(IndexError):
         pack(values, scale, None).rows(torch.tensor([0, 130]))
-    steps = 15 / 2 if kind == "nibbles" else 127
+    steps = 15 / 2 if kind in FOUR_BITS else 127
     half = weight.abs().amax(1, keepdim=True) / steps / 2
-    assert torch.all((rows - weight[tokens]).abs() <= 1.01 * half[tokens])
+    rounded = 1.05 if kind == "nested" else 1.01  # the scale itself
+    assert torch.all((rows - weight[tokens]).abs() <= rounded * half[tokens])
 
 
 def test_numbers_that_are_no_layer_are_refused() -> None:
     kernel, values, scale = kernel_or_skip(), *numbers_of(normal(5, 50), "nibbles")
+    of_super = numbers_of(normal(5, 50), "nested")[1]
     for wrong in (
         (values + 15, scale),
         (values, scale.bfloat16()),
         (values, scale[..., 0]),
         (values, scale[:, :1]),
         (values.view(torch.int8), scale),
+        (values, of_super[..., :19]),
+        (values, of_super.repeat(1, 2, 1)),
     ):
         with pytest.raises(ValueError, match=r"4 bits|no kind|scale is"):
             PackedLinear(kernel, *wrong, None)

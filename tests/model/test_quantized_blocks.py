@@ -18,7 +18,7 @@ from model.cpu.quantized_blocks import CACHE_DTYPE, QuantizedBlocks
 from model.lora import AdapterRows, LoRA, LoRASettings
 from model.rope import Llama3Scaling, Rope
 from model.transformer import Transformer
-from tests.model.layers import in_nibbles, kernel_or_skip
+from tests.model.layers import in_nested, in_nibbles, kernel_or_skip
 
 VOCAB, CONTEXT = 101, 64
 _MODERN: dict[str, Any] = {"norm": "rms", "mlp": "swiglu", "bias": "none", "rope": Rope()}
@@ -74,17 +74,18 @@ class Step(Attends):
         return self.plan.attend(layer, query, key, value)
 
 
-@pytest.fixture(params=[*FAMILIES, *(f"{name}, with 4 bits" for name in ("gpt2", "llama"))])
+@pytest.fixture(params=[*FAMILIES, "gpt2 in nibbles", "llama in nibbles", "llama in nested"])
 def config(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Architecture:
     """Of some networks, the layers that read the residual stream get weights of 4 bits."""
-    name: str = request.param.removesuffix(", with 4 bits")
+    name, _, four_bits = request.param.partition(" in ")
     config = FAMILIES[name]
-    if name != request.param:
+    if four_bits:
         quantize_weight = quantize_module.quantize_weight
 
         def mixed(weight: Tensor, *, grouped: bool) -> tuple[Tensor, Tensor]:
+            kind = in_nested if four_bits == "nested" else in_nibbles
             of_stream = weight.shape[1] == config.n_embd
-            return (in_nibbles if of_stream else quantize_weight)(weight, grouped=grouped)
+            return (kind if of_stream else quantize_weight)(weight, grouped=grouped)
 
         monkeypatch.setattr(quantize_module, "quantize_weight", mixed)
     return config

@@ -84,6 +84,18 @@ CASES = {
     "qwen3-one-key-head": Case("qwen3", {**_heads(3, 1, 16, 40), **_rope(1e4, "llama3", **LLAMA3)}),
 }
 """Heads of 12 and 24 are none that the attention kernel takes."""
+WIDE = Case(
+    "llama",
+    {
+        "hidden_size": 256,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 64,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+    },
+)
+"""Of rows that a block of 256 divides."""
 ONE_OF_EACH = ("gpt2", "llama-groups", "qwen2-groups", "qwen3-groups")
 
 

@@ -61,15 +61,15 @@ def write_gguf(
         turned = "attn.c_" in name or "mlp.c_" in name
         weight = parameter.data.T if turned and parameter.ndim == 2 else parameter.data
         wanted = head if name == "lm_head.weight" and head else kind
-        stored, number = _stored(weight.contiguous(), wanted, name)
-        weight.copy_(torch.from_numpy(gguf.dequantize(stored, number)).view(weight.shape))
+        blocks, number = stored(weight.contiguous(), wanted, name)
+        weight.copy_(torch.from_numpy(gguf.dequantize(blocks, number)).view(weight.shape))
         heads = 0
         if family == "llama" and "q_proj" in name:
             heads = config.num_attention_heads
         if family == "llama" and "k_proj" in name:
             heads = config.num_key_value_heads
         theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        writer.add_tensor(theirs, side_by_side(stored, heads), raw_dtype=number)
+        writer.add_tensor(theirs, side_by_side(blocks, heads), raw_dtype=number)
     change(writer)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -141,7 +141,7 @@ def side_by_side(rows: NDArray[Any], heads: int) -> NDArray[Any]:
     return rows.reshape(heads, 2, -1, *rows.shape[1:]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _stored(weight: Tensor, kind: str, name: str) -> tuple[NDArray[Any], Any]:
+def stored(weight: Tensor, kind: str, name: str) -> tuple[NDArray[Any], Any]:
     """A tensor in its stored form, and the number of that: vectors and positions in F32."""
     if weight.ndim == 1 or "wpe" in name:
         return weight.numpy(), KINDS.F32

@@ -14,6 +14,7 @@ from tests.parity.families import (
     CASES,
     CONTEXT,
     ONE_OF_EACH,
+    WIDE,
     Case,
     assert_close,
     best_tokens,
@@ -29,18 +30,6 @@ from tests.parity.gguf_files import write_gguf
 TOKENS = random_tokens(100)
 KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
 K_KINDS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
-WIDE = Case(
-    "llama",
-    {
-        "hidden_size": 256,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 64,
-        "intermediate_size": 512,
-        "num_hidden_layers": 2,
-    },
-)
-"""Of rows that a block of 256 divides."""
 FILES = [name for name in CASES if name != "qwen3-one-key-head"]
 """In GGUF, only Llama's frequencies can be scaled as those of Llama 3."""
 

@@ -1,4 +1,5 @@
-/* Bytes times weights, the three ways; each exact. See `dot` and `dot_groups` in kernels.h. */
+/* Bytes times weights where there is no `vpdpbusd`; exact. See `dot` and `dot_groups` in kernels.h,
+   and vnni.h. */
 
 static void dot_portable(const uint8_t *x, int64_t stride, const int8_t *w, int64_t fours,
                          int rows, int32_t *sums, const int8_t *ahead, int64_t step)
@@ -175,122 +176,6 @@ AVX2 static void dot_groups_avx2(const int8_t *x, int64_t stride, const uint8_t 
             tile_groups_avx2(x + r * stride, stride, weights, scales, groups, 1,
                              steps + 2 * r * groups, offsets + 2 * r * groups, fp16,
                              sums + r * CHANNELS + c);
-    }
-}
-
-/* A block for a constant number of rows, so that the sums stay in registers. */
-VNNI static inline __attribute__((always_inline)) void
-tile_vnni(const uint8_t *x, int64_t stride, const int8_t *w, int64_t fours, const int rows,
-          int32_t *sums, const int8_t *ahead, int64_t step)
-{
-    __m512i sum[ROWS][4];
-    for (int r = 0; r < rows; r++)
-        for (int q = 0; q < 4; q++)
-            sum[r][q] = _mm512_setzero_si512();
-    for (int64_t g = 0; g < fours; g++, w += 4 * CHANNELS) {
-        /* A single row is as fast as memory: there the processor's own fetching does the rest. */
-        for (int64_t line = 0; line < (rows == 1 ? 64 : step); line += 64)
-            __builtin_prefetch(ahead + g * step + line, 0, 2);
-        __m512i weights[4];
-        for (int q = 0; q < 4; q++)
-            weights[q] = _mm512_loadu_si512(w + 64 * q);
-        for (int r = 0; r < rows; r++) {
-            const __m512i in = _mm512_set1_epi32(four_bytes(x + r * stride + 4 * g));
-            for (int q = 0; q < 4; q++)
-                sum[r][q] = _mm512_dpbusd_epi32(sum[r][q], in, weights[q]);
-        }
-    }
-    for (int r = 0; r < rows; r++)
-        for (int q = 0; q < 4; q++)
-            _mm512_storeu_si512(sums + r * CHANNELS + 16 * q, sum[r][q]);
-}
-
-VNNI static void dot_vnni(const uint8_t *x, int64_t stride, const int8_t *w, int64_t fours,
-                          int rows, int32_t *sums, const int8_t *ahead, int64_t step)
-{
-    switch (rows) {
-    case 1: tile_vnni(x, stride, w, fours, 1, sums, ahead, step); break;
-    case 2: tile_vnni(x, stride, w, fours, 2, sums, ahead, step); break;
-    case 3: tile_vnni(x, stride, w, fours, 3, sums, ahead, step); break;
-    default: tile_vnni(x, stride, w, fours, ROWS, sums, ahead, step);
-    }
-}
-
-/* 16 `vectors` channels of a block, from channel `first` on: whole and floating sums of all rows
-   must fit the registers. */
-VNNI static inline __attribute__((always_inline)) void
-tile_groups_vnni(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, const int rows,
-                 const int vectors, const int first, const float *steps, const int32_t *offsets,
-                 int fp16, float *sums, const int8_t *ahead, int64_t step)
-{
-    __m512 all[ROWS][4];
-    for (int r = 0; r < rows; r++)
-        for (int q = 0; q < vectors; q++)
-            all[r][q] = _mm512_setzero_ps();
-    for (int64_t g = 0; g < groups; g++, w += GROUP_BYTES) {
-        __m512 spans[ROWS][4];
-        for (int r = 0; r < rows; r++)
-            for (int q = 0; q < vectors; q++)
-                spans[r][q] = _mm512_setzero_ps();
-        for (int half = 0; half < 2; half++) {
-            __m512i sum[ROWS][4];
-            for (int r = 0; r < rows; r++)
-                for (int q = 0; q < vectors; q++)
-                    sum[r][q] = _mm512_set1_epi32(offsets[2 * (r * groups + g) + half]);
-            for (int f = half * (SPAN / 4); f < (half + 1) * (SPAN / 4); f++) {
-                if (ahead)
-                    for (int64_t line = 0; line < step; line += 64)
-                        __builtin_prefetch(
-                            ahead + (g * (GROUP / 4) + f) * step + g * (step / 2) + line, 0, 2);
-                __m512i weights[4];
-                for (int q = 0; q < vectors; q++)
-                    weights[q] = _mm512_loadu_si512(w + (f * CHANNELS + first + 16 * q) * 4);
-                for (int r = 0; r < rows; r++) {
-                    const int8_t *four = x + r * stride + g * GROUP + 4 * f;
-                    const __m512i in = _mm512_set1_epi32(four_bytes(four));
-                    for (int q = 0; q < vectors; q++)
-                        sum[r][q] = _mm512_dpbusd_epi32(sum[r][q], weights[q], in);
-                }
-            }
-            for (int r = 0; r < rows; r++)
-                for (int q = 0; q < vectors; q++) {
-                    const __m512 of_step = _mm512_set1_ps(steps[2 * (r * groups + g) + half]);
-                    const __m512 part = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][q]), of_step);
-                    spans[r][q] = _mm512_add_ps(spans[r][q], part);
-                }
-        }
-        for (int q = 0; q < vectors; q++) {
-            const uint8_t *scales = w + GROUP * CHANNELS + 2 * (first + 16 * q);
-            const __m256i bits = _mm256_loadu_si256((const __m256i *)scales);
-            const __m512i widened = _mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16);
-            const __m512 scale = fp16 ? _mm512_cvtph_ps(bits) : _mm512_castsi512_ps(widened);
-            for (int r = 0; r < rows; r++)
-                all[r][q] = _mm512_add_ps(all[r][q], _mm512_mul_ps(spans[r][q], scale));
-        }
-    }
-    for (int r = 0; r < rows; r++)
-        for (int q = 0; q < vectors; q++)
-            _mm512_storeu_ps(sums + r * CHANNELS + first + 16 * q, all[r][q]);
-}
-
-VNNI static void dot_groups_vnni(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
-                                 int rows, const float *steps, const int32_t *offsets, int fp16,
-                                 float *sums, const int8_t *ahead, int64_t step)
-{
-    switch (rows) {
-    case 1:
-        tile_groups_vnni(x, stride, w, groups, 1, 4, 0, steps, offsets, fp16, sums, ahead, step);
-        break;
-    case 2:
-        tile_groups_vnni(x, stride, w, groups, 2, 4, 0, steps, offsets, fp16, sums, ahead, step);
-        break;
-    case 3:
-        tile_groups_vnni(x, stride, w, groups, 3, 2, 0, steps, offsets, fp16, sums, ahead, step);
-        tile_groups_vnni(x, stride, w, groups, 3, 2, 32, steps, offsets, fp16, sums, NULL, 0);
-        break;
-    default:
-        tile_groups_vnni(x, stride, w, groups, ROWS, 2, 0, steps, offsets, fp16, sums, ahead, step);
-        tile_groups_vnni(x, stride, w, groups, ROWS, 2, 32, steps, offsets, fp16, sums, NULL, 0);
     }
 }
 #endif

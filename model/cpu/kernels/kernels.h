@@ -14,12 +14,16 @@
 
 #define CHANNELS 64 /* of a block of weights */
 #define ROWS 4      /* of a tile: its 4 x 64 sums fill 16 of AVX-512's 32 registers */
+#define TALL 16     /* rows of a tile where layers are grouped: weights are unpacked once for it */
 #define TOKENS 16   /* of a block of the cache */
 #define GROUP 32    /* inputs whose weights have a scale, in a grouped layer */
 #define SPAN 16     /* inputs of a row that have a scale there */
-/* Of a block's group: weights, scales of 16 bits; or 4-bit weights, fp16 scales and minima. */
+#define SUPER 8     /* groups whose scales have a scale, in a nested layer */
+/* Of a block's group: weights, scales of 16 bits; or 4-bit weights, fp16 scales and minima; or 4-bit
+   weights, scales and minima of a byte. */
 #define GROUP_BYTES (GROUP * CHANNELS + 2 * CHANNELS)
 #define NIBBLE_BYTES (GROUP / 2 * CHANNELS + 4 * CHANNELS)
+#define NESTED_BYTES (GROUP / 2 * CHANNELS + 2 * CHANNELS)
 
 /* A linear layer y = x W^T + b with 8- or 4-bit weights, in blocks of 64 channels, which are read
    from front to back:
@@ -44,15 +48,18 @@
        group (fours, 64, 4): input 4 f + i in the low half, input 16 + 4 f + i in the high half
 
    so that what is loaded at once serves both spans. The minimum of a channel meets the sum of the
-   row's group alone.
+   row's group alone. In a *nested* one, d and m are whole numbers of a byte times an fp16 scale of
+   8 groups, one for each of the two, as in GGUF's Q4_K. These stand behind all groups of the block;
+   both products are exact in fp32.
 
    *Halves* are a grouped layer whose scales are in fp16, as GGUF's Q8_0 has them. For weights that
    come with no scales bf16 does better: it has no end, and small groups keep their digits. */
-typedef enum { PLAIN, GROUPED, NIBBLES, HALVES } Kind;
+typedef enum { PLAIN, GROUPED, NIBBLES, HALVES, NESTED } Kind;
 
 typedef struct {
     const void *weight;   /* plain: int8_t; grouped: GROUP_BYTES for each group, uint8_t then
-                             scales; nibbles: NIBBLE_BYTES for each */
+                             scales; nibbles: NIBBLE_BYTES for each;
+                             nested: NESTED_BYTES, and then 4 CHANNELS for each SUPER */
     const float *scale;   /* of each channel; this, sums and bias are padded as channels are */
     const int32_t *sums;  /* of each channel's weights, to take the zero point out */
     const float *bias;
@@ -84,6 +91,37 @@ static inline float bf16_at(const uint8_t *bytes)
     float number;
     memcpy(&number, &bits, 4);
     return number;
+}
+
+/* The scales of 4-bit channels from `c` on: those of group `g` in a block of nibbles, and what is
+   behind the groups of a nested one. The minima are behind
+   CHANNELS scales. */
+static inline const uint8_t *own_scales(const uint8_t *w, int64_t g, int nested, int64_t c)
+{
+    return w + g * (nested ? NESTED_BYTES : NIBBLE_BYTES) + SPAN * CHANNELS + (nested ? c : 2 * c);
+}
+
+static inline const uint8_t *super_scales(const uint8_t *w, int64_t groups, int64_t g, int64_t c)
+{
+    return w + groups * NESTED_BYTES + g / SUPER * 4 * CHANNELS + 2 * c;
+}
+
+/* The scale and the minimum of channel `c`, in fp32. */
+static inline void scale_and_minimum(const uint8_t *w, int64_t groups, int64_t g, int nested,
+                                     int64_t c, float *scale, float *minimum)
+{
+    const uint8_t *own = own_scales(w, g, nested, c), *super = super_scales(w, groups, g, c);
+    *scale = nested ? fp16_at(super) * own[0] : fp16_at(own);
+    *minimum = nested ? fp16_at(super + 2 * CHANNELS) * own[CHANNELS] : fp16_at(own + 2 * CHANNELS);
+}
+
+/* The sum of a row's numbers in a group, by which a layer of nibbles multiplies the minimum; see
+   `sum_groups` in linear.h. */
+static inline float row_sum_at(const int32_t *row_sums)
+{
+    float sum;
+    memcpy(&sum, row_sums, sizeof(sum));
+    return sum;
 }
 
 /* An adapter's change of one linear layer, y += B (A x), and then y += gain y + shift if there is a
@@ -144,15 +182,17 @@ typedef struct {
        (rows, CHANNELS). Meanwhile it may fetch `ahead` from memory, `step` bytes for each four. */
     void (*dot)(const uint8_t *x, int64_t stride, const int8_t *w, int64_t fours, int rows,
                 int32_t *sums, const int8_t *ahead, int64_t step);
-    /* The same for a grouped layer, into sums in floating point: of each group the two spans' sums
+    /* The same for up to TALL rows and a grouped layer, into sums in floating point: of each group the
+       two spans' sums
        times their steps, together times the weights' scale, added up from the first group on.
        `steps` and `offsets` have two numbers for each row and group. `fp16`: of halves. */
     void (*dot_groups)(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,
                        const float *steps, const int32_t *offsets, int fp16, float *sums,
                        const int8_t *ahead, int64_t step);
-    /* The same for a layer of nibbles. A group's sum of the row times the minimum is added to it. */
+    /* The same for a layer of nibbles. A group's sum of the row times the minimum is added to it:
+       `row_sums` has these in place of offsets; see `row_sum_at`. `nested`: of a nested one. */
     void (*dot_nibbles)(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,
-                        const float *steps, const int32_t *offsets, float *sums,
+                        const float *steps, const int32_t *row_sums, int nested, float *sums,
                         const int8_t *ahead, int64_t step);
     /* CHANNELS outputs of a row, from channel `first` on. */
     void (*finish)(const Weights *w, int64_t first, const int32_t *sums, float step, int32_t zero,
@@ -181,4 +221,4 @@ typedef struct {
     float (*cross_entropy)(float *x, int64_t n, int64_t target);
 } Path;
 
-extern const Path *const kernel_paths[]; /* portable, AVX2, AVX-512 with VNNI */
+extern const Path *const kernel_paths[]; /* portable, AVX2, AVX-VNNI, AVX-512 with VNNI; or NULL */

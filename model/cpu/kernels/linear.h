@@ -36,6 +36,9 @@ static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 static int64_t groups_of(const Weights *w) { return (w->in_features + GROUP - 1) / GROUP; }
 
+/* Whether weights are of 4 bits. */
+static int has_nibbles(const Weights *w) { return w->kind == NIBBLES || w->kind == NESTED; }
+
 /* What a layer reads of each row: bytes, and how many steps say what they mean. */
 static int64_t bytes_of(const Weights *w)
 {
@@ -50,13 +53,14 @@ static int64_t steps_of(const Weights *w)
 /* Bytes of a group in a block of channels, where the layer is not plain. */
 static int64_t group_size(const Weights *w)
 {
-    return w->kind == NIBBLES ? NIBBLE_BYTES : GROUP_BYTES;
+    return w->kind == NESTED ? NESTED_BYTES : w->kind == NIBBLES ? NIBBLE_BYTES : GROUP_BYTES;
 }
 
 /* Bytes of a block of channels. */
 static int64_t size_of(const Weights *w)
 {
-    return w->kind ? groups_of(w) * group_size(w) : CHANNELS * bytes_of(w);
+    const int64_t supers = w->kind == NESTED ? (groups_of(w) + SUPER - 1) / SUPER : 0;
+    return w->kind ? groups_of(w) * group_size(w) + supers * 4 * CHANNELS : CHANNELS * bytes_of(w);
 }
 
 static int64_t blocks_of(const Weights *w) { return (w->out_features + CHANNELS - 1) / CHANNELS; }
@@ -74,6 +78,16 @@ static int64_t run_of(const Adapters *adapters, int64_t row, int64_t end, int64_
     while (next < end && adapters->of_row[next] == adapter)
         next++;
     return next - row;
+}
+
+/* In place of a row's offsets, the sum of its numbers in each group. */
+static void sum_groups(const float *steps, int32_t *offsets, int64_t groups)
+{
+    for (int64_t g = 0; g < groups; g++) {
+        const float sum = (float)(offsets[2 * g] / -128) * steps[2 * g] +
+                          (float)(offsets[2 * g + 1] / -128) * steps[2 * g + 1];
+        memcpy(offsets + g, &sum, sizeof(sum));
+    }
 }
 
 /* Rows of x (rows, in_features), through a norm if there is one, as linear layer number `layer`
@@ -96,6 +110,8 @@ static void encode_rows(const Worker *me, const Weights *w, const float *x, cons
             me->path->quantize_spans(x + i * n, n, (int8_t *)to, step, zero);
         else /* padding meets weights of zero: any bytes will do */
             me->path->quantize(x + i * n, n, to, step, zero);
+        if (has_nibbles(w))
+            sum_groups(step, zero, groups_of(w));
     }
     const Pair *pair;
     for (int64_t i = 0, run; me->adapters && i < rows; i += run) {
@@ -121,8 +137,11 @@ static void encode(Worker *me, const Weights *w, const float *x, const Norm *nor
     finish_pieces(&pieces);
 }
 
-/* Block `b` of the product of up to ROWS rows, from row r on, without their adapters. While it is
-   multiplied, `step` bytes of what is `ahead` are fetched for each four inputs. */
+/* Rows that are multiplied together. */
+static int64_t tall_of(const Weights *w) { return w->kind ? TALL : ROWS; }
+
+/* Block `b` of the product of up to `tall_of` rows, from row r on, without their adapters. While it
+   is multiplied, `step` bytes of what is `ahead` are fetched for each four inputs. */
 static void multiply_tile(const Worker *me, const Weights *w, int64_t b, int64_t r, int64_t rows,
                           float *out, const int8_t *ahead, int64_t step)
 {
@@ -134,9 +153,9 @@ static void multiply_tile(const Worker *me, const Weights *w, int64_t b, int64_t
     if (w->kind) {
         const int64_t groups = groups_of(w);
         const int8_t *spans = (const int8_t *)x;
-        if (w->kind == NIBBLES)
-            me->path->dot_nibbles(spans, bytes, weights, groups, rows, step_of, zero_of, out, ahead,
-                                  step);
+        if (has_nibbles(w))
+            me->path->dot_nibbles(spans, bytes, weights, groups, rows, step_of, zero_of,
+                                  w->kind == NESTED, out, ahead, step);
         else
             me->path->dot_groups(spans, bytes, weights, groups, rows, step_of, zero_of,
                                  w->kind == HALVES, out, ahead, step);
@@ -157,13 +176,14 @@ static void multiply_tile(const Worker *me, const Weights *w, int64_t b, int64_t
 static void multiply_block(const Worker *me, const Weights *w, Then then, float *y, int64_t width,
                            int64_t layer, int64_t b, int64_t first, int64_t end, const int8_t *ahead)
 {
-    const int64_t tiles = (me->rows + ROWS - 1) / ROWS; /* each fetches a part of a block */
+    const int64_t tall = tall_of(w);
+    const int64_t tiles = (me->rows + tall - 1) / tall; /* each fetches a part of a block */
     const int64_t channels = then == SWIGLU ? CHANNELS / 2 : CHANNELS, channel = b * channels;
     const int64_t count = least(channels, width - channel);
-    for (int64_t r = first; r < end; r += ROWS) {
-        const int64_t rows = least(ROWS, end - r);
-        float out[ROWS * CHANNELS];
-        multiply_tile(me, w, b, r, rows, out, ahead + r / ROWS * size_of(w) / tiles,
+    for (int64_t r = first; r < end; r += tall) {
+        const int64_t rows = least(tall, end - r);
+        float out[TALL * CHANNELS];
+        multiply_tile(me, w, b, r, rows, out, ahead + r / tall * size_of(w) / tiles,
                       4 * CHANNELS / tiles);
         const Pair *pair;
         for (int64_t i = 0, run; me->adapters && i < rows; i += run) {

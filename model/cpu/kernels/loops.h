@@ -83,30 +83,33 @@ ATTRIBUTES static void quantize_spans(const float *restrict x, int64_t n, int8_t
         else
             for (int i = 0; i < SPAN; i++)
                 own[i] = i < left ? x[g * SPAN + i] : 0;
-        float largest = 0, not_finite = 0;
-#pragma omp simd reduction(max : largest) reduction(+ : not_finite)
+        uint32_t bits[SPAN], most = 0; /* of sizes: their bits are in the order of the numbers */
+        memcpy(bits, own, sizeof(bits));
         for (int i = 0; i < SPAN; i++) {
-            const float size = fabsf(own[i]);
-            largest = size > largest ? size : largest;
-            not_finite += own[i] * 0.0f;
+            const uint32_t size = bits[i] & 0x7FFFFFFF;
+            most = size > most ? size : most;
         }
+        float largest;
+        memcpy(&largest, &most, sizeof(largest));
+        const int finite = most < 0x7F800000;
         const float step = largest / 127;
-        if (not_finite != 0 || !(step > 1e-30f)) { /* NaN compares as different from 0, too */
-            steps[g] = not_finite != 0 ? NAN : 0;  /* a step so small that 1 / step overflows is 0 */
+        if (!finite || !(step > 1e-30f)) {
+            steps[g] = finite ? 0 : NAN; /* a step so small that 1 / step overflows is 0 */
             offsets[g] = 0;
             memset(s, 0, SPAN);
             continue;
         }
         const float inverse = 1 / step;
-        int32_t whole[SPAN], sum = 0;
+        int32_t whole[SPAN];
         for (int i = 0; i < SPAN; i++)
             whole[i] = (int32_t)rintf(own[i] * inverse);
         for (int i = 0; i < SPAN; i++)
             s[i] = (int8_t)whole[i];
-        for (int i = 0; i < SPAN; i++)
-            sum += whole[i];
+        for (int half = SPAN / 2; half; half /= 2)
+            for (int i = 0; i < half; i++)
+                whole[i] += whole[half + i];
         steps[g] = step;
-        offsets[g] = -128 * sum;
+        offsets[g] = -128 * whole[0];
     }
 }
 
@@ -206,9 +209,9 @@ ATTRIBUTES static void down(const Pair *pair, const float *x, int64_t n, int row
 ATTRIBUTES static void up(const Pair *pair, int64_t block, const float *low, int64_t rank, int rows,
                           float *y)
 {
-    if (rows == ROWS)
-        up_rows(pair, block, low, rank, ROWS, y);
-    else
-        for (int r = 0; r < rows; r++)
-            up_rows(pair, block, low + r * rank, rank, 1, y + r * CHANNELS);
+    int r = 0;
+    for (; r + ROWS <= rows; r += ROWS)
+        up_rows(pair, block, low + r * rank, rank, ROWS, y + r * CHANNELS);
+    for (; r < rows; r++)
+        up_rows(pair, block, low + r * rank, rank, 1, y + r * CHANNELS);
 }

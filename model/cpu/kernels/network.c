@@ -21,7 +21,7 @@
 #include "kernels.h"
 #include "linear.h"
 
-#define VERSION 8 /* of this interface; model/cpu/library.py expects it */
+#define VERSION 9 /* of this interface; model/cpu/library.py expects it */
 #define STAGES 9  /* of a block of the network: each is shared among the threads */
 
 /* A block of the network. */
@@ -170,20 +170,25 @@ static Worker this_worker(int path, int64_t rows, int64_t inputs, const Adapters
 
 int int8_version(void) { return VERSION; }
 
-/* The number of paths this processor can run: portable, then AVX2 with F16C, then AVX-512 with
-   VNNI. */
+/* The paths this processor can run, a bit for each: portable, AVX2 with F16C, AVX-VNNI, and AVX-512
+   with VNNI. Server processors with the last one often lack the one before. */
 int int8_paths(void)
 {
+    int able = 1;
 #ifdef __x86_64__
-    unsigned a, b, features = 0, d; /* not all compilers know F16C by its name */
+    /* Not all compilers know F16C by its name, nor AVX-VNNI, bit 4 of leaf 7.1. */
+    unsigned a, b, features = 0, d, more = 0, c;
     __get_cpuid(1, &a, &b, &features, &d);
     if (!__builtin_cpu_supports("avx2") || !(features & bit_F16C))
-        return 1;
-    return __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-                   __builtin_cpu_supports("avx512vnni") ? 3 : 2;
-#else
-    return 1;
+        return able;
+    able |= 1 << 1;
+    if (kernel_paths[2] && __get_cpuid_count(7, 1, &more, &b, &c, &d) && more & 1 << 4)
+        able |= 1 << 2;
+    if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512vnni"))
+        able |= 1 << 3;
 #endif
+    return able;
 }
 
 /* The weight of channel `c`, which is in `block`, for input `i`. */
@@ -193,12 +198,13 @@ static float weight_at(const Weights *w, const uint8_t *block, int64_t c, int64_
     if (w->kind == PLAIN)
         return (int8_t)block[(i / 4 * CHANNELS + in_block) * 4 + i % 4] * w->scale[c];
     const uint8_t *group = block + i / GROUP * group_size(w);
-    const int64_t four = i % (w->kind == NIBBLES ? SPAN : GROUP) / 4;
+    const int64_t four = i % (has_nibbles(w) ? SPAN : GROUP) / 4;
     const int byte = group[(four * CHANNELS + in_block) * 4 + i % 4];
-    if (w->kind == NIBBLES) {
-        const uint8_t *scale = group + SPAN * CHANNELS + 2 * in_block;
-        const int nibble = i % GROUP < SPAN ? byte & 15 : byte >> 4;
-        return nibble * fp16_at(scale) + fp16_at(scale + 2 * CHANNELS);
+    if (has_nibbles(w)) {
+        float scale, minimum;
+        scale_and_minimum(block, groups_of(w), i / GROUP, w->kind == NESTED, in_block, &scale,
+                          &minimum);
+        return (i % GROUP < SPAN ? byte & 15 : byte >> 4) * scale + minimum;
     }
     const uint8_t *scale = group + GROUP * CHANNELS + 2 * in_block;
     return (byte - 128) * (w->kind == HALVES ? fp16_at(scale) : bf16_at(scale));

@@ -1,23 +1,15 @@
-/* Bytes times 4-bit weights, the three ways; see `dot_nibbles` in kernels.h. A product of a nibble
-   and a byte, added up over a span, is exact; the few operations on floats behind it are the same
-   and in the same order everywhere. */
-
-/* The sum of a row's numbers in group `g`, by which its weights' minimum is multiplied. */
-static inline __attribute__((always_inline)) float row_sum(const float *steps,
-                                                           const int32_t *offsets, int64_t g)
-{
-    return (float)(offsets[2 * g] / -128) * steps[2 * g] +
-           (float)(offsets[2 * g + 1] / -128) * steps[2 * g + 1];
-}
+/* Bytes times 4-bit weights where there is no `vpdpbusd`; see `dot_nibbles` in kernels.h, and
+   vnni.h. A product of a nibble and a byte, added up over a span, is exact; the few operations on
+   floats behind it are the same and in the same order everywhere. */
 
 static void dot_nibbles_portable(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
-                                 int rows, const float *steps, const int32_t *offsets, float *sums,
-                                 const int8_t *ahead, int64_t step)
+                                 int rows, const float *steps, const int32_t *row_sums, int nested,
+                                 float *sums, const int8_t *ahead, int64_t step)
 {
     memset(sums, 0, sizeof(float) * CHANNELS * rows);
-    for (int r = 0; r < rows; r++, sums += CHANNELS, steps += 2 * groups, offsets += 2 * groups)
+    for (int r = 0; r < rows; r++, sums += CHANNELS, steps += 2 * groups, row_sums += 2 * groups)
         for (int64_t g = 0; g < groups; g++) {
-            const uint8_t *four = w + g * NIBBLE_BYTES;
+            const uint8_t *four = w + g * (nested ? NESTED_BYTES : NIBBLE_BYTES);
             const int8_t *in = x + r * stride + g * GROUP;
             int32_t whole[2][CHANNELS] = {0};
             for (int f = 0; f < SPAN; f += 4)
@@ -26,36 +18,50 @@ static void dot_nibbles_portable(const int8_t *x, int64_t stride, const uint8_t 
                         whole[0][c] += in[f + i] * (four[i] & 15);
                         whole[1][c] += in[SPAN + f + i] * (four[i] >> 4);
                     }
-            const float of_row = row_sum(steps, offsets, g);
+            const float of_row = row_sum_at(row_sums + g);
             for (int c = 0; c < CHANNELS; c++) {
                 const float both = (float)whole[0][c] * steps[2 * g] +
                                    (float)whole[1][c] * steps[2 * g + 1];
-                sums[c] += both * fp16_at(four + 2 * c) +
-                           of_row * fp16_at(four + 2 * CHANNELS + 2 * c);
+                float scale, minimum;
+                scale_and_minimum(w, groups, g, nested, c, &scale, &minimum);
+                sums[c] += both * scale + of_row * minimum;
             }
         }
 }
 
 #ifdef __x86_64__
-/* 16 channels of a block for one or two rows. `vpmaddubsw` and the sum of a span's four of them
-   stay in 16 bits: 4 x 2 x 15 x 127 = 15,240. */
+/* Eight scales, or minima: in fp16, or bytes times fp16. */
+AVX2 static inline __attribute__((always_inline)) __m256 scales_avx2(const uint8_t *own,
+                                                                     const uint8_t *super,
+                                                                     const int nested)
+{
+    if (!nested)
+        return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)own));
+    const __m256i whole = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)own));
+    return _mm256_mul_ps(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)super)),
+                         _mm256_cvtepi32_ps(whole));
+}
+
+/* 16 channels of a block, from channel `first` on, for one or two rows. `vpmaddubsw` and the sum of
+   a span's four of them stay in 16 bits: 4 x 2 x 15 x 127 = 15,240. */
 AVX2 static inline __attribute__((always_inline)) void
-tile_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, const uint8_t *scales,
-                  int64_t groups, const int rows, const float *steps, const int32_t *offsets,
-                  float *sums)
+tile_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
+                  const int rows, const int first, const float *steps, const int32_t *row_sums,
+                  const int nested, float *sums)
 {
     const __m256i low = _mm256_set1_epi8(15), ones = _mm256_set1_epi16(1);
     __m256 all[2][2]; /* each: 8 channels */
     for (int r = 0; r < rows; r++)
         all[r][0] = all[r][1] = _mm256_setzero_ps();
-    for (int64_t g = 0; g < groups; g++, w += NIBBLE_BYTES, scales += NIBBLE_BYTES) {
+    for (int64_t g = 0; g < groups; g++) {
+        const uint8_t *fours = w + g * (nested ? NESTED_BYTES : NIBBLE_BYTES) + 4 * first;
         __m256i sum[2][2][2]; /* of each span: 8 channels, 2 sums of each */
         for (int half = 0; half < 2; half++)
             for (int r = 0; r < rows; r++)
                 sum[half][r][0] = sum[half][r][1] = _mm256_setzero_si256();
         for (int f = 0; f < SPAN / 4; f++)
             for (int q = 0; q < 2; q++) {
-                const uint8_t *from = w + f * 4 * CHANNELS + 32 * q;
+                const uint8_t *from = fours + f * 4 * CHANNELS + 32 * q;
                 const __m256i bytes = _mm256_loadu_si256((const __m256i *)from);
                 const __m256i weights[2] = {
                     _mm256_and_si256(bytes, low),
@@ -70,10 +76,11 @@ tile_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, const uint8
                     }
             }
         for (int q = 0; q < 2; q++) {
-            const __m256 scale =
-                _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(scales + 16 * q)));
-            const __m256 minimum = _mm256_cvtph_ps(
-                _mm_loadu_si128((const __m128i *)(scales + 2 * CHANNELS + 16 * q)));
+            const uint8_t *own = own_scales(w, g, nested, first + 8 * q);
+            const uint8_t *super = super_scales(w, groups, g, first + 8 * q);
+            const __m256 scale = scales_avx2(own, super, nested);
+            const __m256 minimum = scales_avx2(own + CHANNELS * (nested ? 1 : 2),
+                                               super + 2 * CHANNELS, nested);
             for (int r = 0; r < rows; r++) {
                 const float *of_span = steps + 2 * (r * groups + g);
                 __m256 spans[2];
@@ -82,7 +89,7 @@ tile_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, const uint8
                     spans[half] = _mm256_mul_ps(_mm256_cvtepi32_ps(whole),
                                                 _mm256_set1_ps(of_span[half]));
                 }
-                const float of_row = row_sum(steps, offsets, r * groups + g);
+                const float of_row = row_sum_at(row_sums + 2 * r * groups + g);
                 const __m256 both = _mm256_mul_ps(_mm256_add_ps(spans[0], spans[1]), scale);
                 const __m256 least = _mm256_mul_ps(_mm256_set1_ps(of_row), minimum);
                 all[r][q] = _mm256_add_ps(all[r][q], _mm256_add_ps(both, least));
@@ -94,104 +101,28 @@ tile_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, const uint8
             _mm256_storeu_ps(sums + r * CHANNELS + 8 * q, all[r][q]);
 }
 
-AVX2 static void dot_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
-                                  int rows, const float *steps, const int32_t *offsets, float *sums,
-                                  const int8_t *ahead, int64_t step)
+AVX2 static inline __attribute__((always_inline)) void
+tiles_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,
+                   const float *steps, const int32_t *row_sums, const int nested, float *sums)
 {
     for (int c = 0; c < CHANNELS; c += 16) {
-        const uint8_t *weights = w + 4 * c, *scales = w + SPAN * CHANNELS + 2 * c;
         int r = 0;
         for (; r + 2 <= rows; r += 2)
-            tile_nibbles_avx2(x + r * stride, stride, weights, scales, groups, 2,
-                              steps + 2 * r * groups, offsets + 2 * r * groups,
-                              sums + r * CHANNELS + c);
+            tile_nibbles_avx2(x + r * stride, stride, w, groups, 2, c, steps + 2 * r * groups,
+                              row_sums + 2 * r * groups, nested, sums + r * CHANNELS + c);
         if (r < rows)
-            tile_nibbles_avx2(x + r * stride, stride, weights, scales, groups, 1,
-                              steps + 2 * r * groups, offsets + 2 * r * groups,
-                              sums + r * CHANNELS + c);
+            tile_nibbles_avx2(x + r * stride, stride, w, groups, 1, c, steps + 2 * r * groups,
+                              row_sums + 2 * r * groups, nested, sums + r * CHANNELS + c);
     }
 }
 
-/* 16 `vectors` channels of a block, from channel `first` on: the sums of both spans and of all rows
-   must fit the registers. */
-VNNI static inline __attribute__((always_inline)) void
-tile_nibbles_vnni(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, const int rows,
-                  const int vectors, const int first, const float *steps, const int32_t *offsets,
-                  float *sums, const int8_t *ahead, int64_t step)
+AVX2 static void dot_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
+                                  int rows, const float *steps, const int32_t *row_sums,
+                                  int nested, float *sums, const int8_t *ahead, int64_t step)
 {
-    const __m512i low = _mm512_set1_epi8(15);
-    __m512 all[ROWS][4];
-    for (int r = 0; r < rows; r++)
-        for (int q = 0; q < vectors; q++)
-            all[r][q] = _mm512_setzero_ps();
-    for (int64_t g = 0; g < groups; g++, w += NIBBLE_BYTES) {
-        __m512i sum[2][ROWS][4];
-        for (int half = 0; half < 2; half++)
-            for (int r = 0; r < rows; r++)
-                for (int q = 0; q < vectors; q++)
-                    sum[half][r][q] = _mm512_setzero_si512();
-        if (ahead) /* of scales and minima; below, of each four */
-            for (int64_t line = 0; line < step; line += 64)
-                __builtin_prefetch(ahead + (5 * g + 4) * step + line, 0, 2);
-        for (int f = 0; f < SPAN / 4; f++) {
-            if (ahead)
-                for (int64_t line = 0; line < step; line += 64)
-                    __builtin_prefetch(ahead + (5 * g + f) * step + line, 0, 2);
-            for (int q = 0; q < vectors; q++) {
-                const __m512i bytes = _mm512_loadu_si512(w + (f * CHANNELS + first + 16 * q) * 4);
-                const __m512i weights[2] = {
-                    _mm512_and_si512(bytes, low),
-                    _mm512_and_si512(_mm512_srli_epi16(bytes, 4), low),
-                };
-                for (int half = 0; half < 2; half++)
-                    for (int r = 0; r < rows; r++) {
-                        const int8_t *four = x + r * stride + g * GROUP + half * SPAN + 4 * f;
-                        const __m512i in = _mm512_set1_epi32(four_bytes(four));
-                        sum[half][r][q] = _mm512_dpbusd_epi32(sum[half][r][q], weights[half], in);
-                    }
-            }
-        }
-        for (int q = 0; q < vectors; q++) {
-            const uint8_t *scales = w + SPAN * CHANNELS + 2 * (first + 16 * q);
-            const __m512 scale = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)scales));
-            const __m512 minimum = _mm512_cvtph_ps(
-                _mm256_loadu_si256((const __m256i *)(scales + 2 * CHANNELS)));
-            for (int r = 0; r < rows; r++) {
-                const float *of_span = steps + 2 * (r * groups + g);
-                __m512 spans[2];
-                for (int half = 0; half < 2; half++)
-                    spans[half] = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[half][r][q]),
-                                                _mm512_set1_ps(of_span[half]));
-                const float of_row = row_sum(steps, offsets, r * groups + g);
-                const __m512 both = _mm512_mul_ps(_mm512_add_ps(spans[0], spans[1]), scale);
-                const __m512 least = _mm512_mul_ps(_mm512_set1_ps(of_row), minimum);
-                all[r][q] = _mm512_add_ps(all[r][q], _mm512_add_ps(both, least));
-            }
-        }
-    }
-    for (int r = 0; r < rows; r++)
-        for (int q = 0; q < vectors; q++)
-            _mm512_storeu_ps(sums + r * CHANNELS + first + 16 * q, all[r][q]);
-}
-
-VNNI static void dot_nibbles_vnni(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
-                                  int rows, const float *steps, const int32_t *offsets, float *sums,
-                                  const int8_t *ahead, int64_t step)
-{
-    switch (rows) {
-    case 1:
-        tile_nibbles_vnni(x, stride, w, groups, 1, 4, 0, steps, offsets, sums, ahead, step);
-        break;
-    case 2:
-        tile_nibbles_vnni(x, stride, w, groups, 2, 4, 0, steps, offsets, sums, ahead, step);
-        break;
-    case 3:
-        tile_nibbles_vnni(x, stride, w, groups, 3, 2, 0, steps, offsets, sums, ahead, step);
-        tile_nibbles_vnni(x, stride, w, groups, 3, 2, 32, steps, offsets, sums, NULL, 0);
-        break;
-    default:
-        tile_nibbles_vnni(x, stride, w, groups, ROWS, 2, 0, steps, offsets, sums, ahead, step);
-        tile_nibbles_vnni(x, stride, w, groups, ROWS, 2, 32, steps, offsets, sums, NULL, 0);
-    }
+    if (nested)
+        tiles_nibbles_avx2(x, stride, w, groups, rows, steps, row_sums, 1, sums);
+    else
+        tiles_nibbles_avx2(x, stride, w, groups, rows, steps, row_sums, 0, sums);
 }
 #endif

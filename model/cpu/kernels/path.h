@@ -6,6 +6,16 @@
 #define vec NAMED(vec)
 #define words NAMED(words)
 #define halves NAMED(halves)
+#define ints NAMED(ints)
+#define repeated NAMED(repeated)
+#define tile NAMED(tile)
+#define tiles NAMED(tiles)
+#define Channels NAMED(Channels)
+#define scales_at NAMED(scales_at)
+#define channels_at NAMED(channels_at)
+#define add_group NAMED(add_group)
+#define tiles_groups NAMED(tiles_groups)
+#define any_rows NAMED(any_rows)
 #define Rows NAMED(Rows)
 #define total NAMED(total)
 #define norm NAMED(norm)
@@ -44,6 +54,9 @@
 #include "loops.h"
 #include "attention.h"
 #include "gradients.h"
+#ifdef DPBUSD
+#include "vnni.h"
+#endif
 
 static const Path NAMED(path) = {
     norm_row, quantize, quantize_spans, NAMED(dot), NAMED(dot_groups), NAMED(dot_nibbles),
@@ -58,6 +71,16 @@ static const Path NAMED(path) = {
 #undef vec
 #undef words
 #undef halves
+#undef ints
+#undef repeated
+#undef tile
+#undef tiles
+#undef Channels
+#undef scales_at
+#undef channels_at
+#undef add_group
+#undef tiles_groups
+#undef any_rows
 #undef Rows
 #undef total
 #undef norm
@@ -96,3 +119,6 @@ static const Path NAMED(path) = {
 #undef TILE
 #undef PATH
 #undef ATTRIBUTES
+#undef DPBUSD
+#undef FP16
+#undef BYTES

@@ -5,6 +5,7 @@
 #include "exp2.h"
 
 #define AVX2 __attribute__((target("avx2,f16c")))
+#define AVX_VNNI __attribute__((target("avx2,f16c,avxvnni")))
 #define VNNI __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 
 #include "dot.h"
@@ -33,16 +34,39 @@ static inline __attribute__((always_inline)) uint16_t to_bf16(float x)
 #define ATTRIBUTES AVX2
 #include "path.h"
 
+#if __GNUC__ >= 11 || (defined(__clang__) && __clang_major__ >= 12) /* others do not know it */
+#define KNOWS_AVX_VNNI
+#define LANES 8
+#define TILE 1
+#define PATH avx_vnni
+#define ATTRIBUTES AVX_VNNI
+#define DPBUSD(sum, without, with_sign)                                                            \
+    (ints) _mm256_dpbusd_avx_epi32((__m256i)(sum), (__m256i)(without), (__m256i)(with_sign))
+#define FP16(from) (vec) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from)))
+#define BYTES(from) (ints) _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(from)))
+#include "path.h"
+#endif
+
 #define LANES 16
 #define TILE 4
 #define PATH vnni
 #define ATTRIBUTES VNNI
+#define DPBUSD(sum, without, with_sign)                                                            \
+    (ints) _mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(without), (__m512i)(with_sign))
+#define FP16(from) (vec) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(from)))
+#define BYTES(from) (ints) _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(from)))
 #include "path.h"
 #endif
 
 const Path *const kernel_paths[] = {
     &path_portable,
 #ifdef __x86_64__
-    &path_avx2, &path_vnni,
+    &path_avx2,
+#ifdef KNOWS_AVX_VNNI
+    &path_avx_vnni,
+#else
+    NULL,
+#endif
+    &path_vnni,
 #endif
 };
