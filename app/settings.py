@@ -73,8 +73,8 @@ class Settings(BaseSettings):
         "auto",
         description="8-bit weights on a CPU: a quarter of the memory, several times faster, and "
         "next to nothing lost; auto uses them on a CPU where the kernel was compiled. What a GGUF "
-        "file has in Q4_0, Q4_1, Q4_K or Q8_0 is kept as it is. int4 is for other weights: half the "
-        "memory again, and some quality lost",
+        "file has in Q4_0, Q4_1, Q4_K or Q8_0 is kept as it is. int4 is for other weights: half "
+        "the memory again, and some quality lost",
     )
     deterministic: bool = Field(
         False,
