@@ -36,6 +36,9 @@ class Reading(System):
         for _ in range(new):
             self._weights.sum()
 
+    def prefill(self, prompt: Tokens) -> None:
+        raise NotImplementedError("a prompt is more than reading")
+
 
 def bytes_of_a_step(model: Any) -> int:
     """What the matrices of a quantized network take that a step multiplies by."""

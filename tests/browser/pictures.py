@@ -1,6 +1,6 @@
-"""Takes the pictures of the page in docs/, from a running service with the models from scratch.
+"""Takes the pictures of the page in docs/, from a running service with the bundled models.
 
-penwright-serve --models checkpoints/scratch --port 8000 &
+penwright-serve --port 8000 &
 python -m tests.browser.pictures http://127.0.0.1:8000 docs
 """
 
@@ -17,6 +17,8 @@ from tests.browser.conftest import FLAGS, finished
 COLOURS = 256
 KMEANS = 3
 PROMPT = "The old king looked at his daughter and"
+TOKEN = 20
+"""Of the text, that whose alternatives are shown."""
 
 
 def main(url: str, out: Path) -> None:
@@ -60,7 +62,7 @@ def _write(page: Page, path: Path) -> None:
         page.fill("#prompt", PROMPT)
         _generate(page, 15, tokens)
         page.wait_for_timeout(1500)
-    page.locator(".token", has_text="village").first.hover()
+    page.locator(".token").nth(TOKEN).hover()
     _save(page, path)
 
 
@@ -86,7 +88,7 @@ def _phone(page: Page, path: Path) -> None:
     _generate(page, 15, 48)
     page.wait_for_timeout(1200)
     page.mouse.move(0, 0)
-    page.locator(".token", has_text="arrived").first.focus()
+    page.locator(".token").nth(TOKEN).focus()
     _save(page, path)
 
 
