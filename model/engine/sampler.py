@@ -72,8 +72,8 @@ class Sampler:
             sequence.processors.append(LogitBias(sampling))
 
     def begin(self, sequence: TokenSequence) -> None:
-        """Add what a sequence's constraint forces before its first draw, once."""
-        if sequence.begun:
+        """Add what a sequence's constraint forces before its first draw, once, if it has one."""
+        if sequence.begun or not isinstance(sequence.request.want, Generate):
             return
         sequence.begun = True
         try:

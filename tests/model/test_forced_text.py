@@ -17,7 +17,16 @@ import pytest
 from model.checkpoint import Base
 from model.cpu import library
 from model.engine.constraints import Constraints
-from model.engine.request import Constraint, Event, Finished, Generate, Request, Text
+from model.engine.request import (
+    Constraint,
+    Embed,
+    Embedded,
+    Event,
+    Finished,
+    Generate,
+    Request,
+    Text,
+)
 from model.engine.settings import EngineSettings
 from model.sampling import SamplingSettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
@@ -296,3 +305,12 @@ def test_what_is_forced_behind_a_prompt_counts_as_no_part_of_it(base: Base) -> N
     assert [end.cached_tokens for end in ends] == [0, 16]
     assert ends[1].prompt_tokens == 16
     assert own.stats().cached_tokens == 16
+
+
+def test_what_is_not_generated_has_nothing_forced(
+    base: Base, caplog: pytest.LogCaptureFixture
+) -> None:
+    own = engine(base, {})
+    [[event]] = own.run([Request("1", tuple(range(16)), Embed())])
+    assert isinstance(event, Embedded)
+    assert not caplog.records
