@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from training.cli import parser
 from training.commands import flags
 from training.data.given import Given
 
+FOLDS = "runs/default/folds"
 RECIPE = Path(__file__).parents[3] / "training" / "recipes" / "bundled.sh"
 
 # Notes its words, and publishes a card; stops in a command whose --out is $FAIL, its state saved.
@@ -49,7 +51,8 @@ def work(tmp_path: Path) -> Path:
 
 
 def recipe(work: Path, fail: str = "", state: str = "state") -> tuple[int, list[list[str]]]:
-    """The exit code, and the words of each command."""
+    """The exit code, and the words of each command; the last is that of the folds, which run beside
+    the others."""
     calls = work / "calls"
     calls.write_text("")
     variables = {"PENWRIGHT_DATA": "data", "BIN": str(work / "bin"), "CALLS": str(calls)}
@@ -61,13 +64,18 @@ def recipe(work: Path, fail: str = "", state: str = "state") -> tuple[int, list[
         capture_output=True,
         timeout=60,
     )
-    return done.returncode, [json.loads(line) for line in calls.read_text().splitlines()]
+    words = [json.loads(line) for line in calls.read_text().splitlines()]
+    return done.returncode, sorted(words, key=lambda each: out_of(each) == FOLDS)
+
+
+def out_of(words: list[str]) -> str:
+    return words[words.index("--out") + 1]
 
 
 def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(work: Path) -> None:
     code, calls = recipe(work, fail="instruct")
     assert code != 0
-    assert [words[:2] for words in calls] == [
+    assert [words[:2] for words in calls if out_of(words) != FOLDS] == [
         ["import", str(work / "weights" / "SmolLM2-135M-Instruct.Q4_1.gguf")],
         ["-m", "examples.notices"],
         ["-m", "examples.exercises"],
@@ -75,23 +83,25 @@ def test_what_is_done_is_not_done_again_and_what_was_stopped_goes_on(work: Path)
         ["instruct", "--base"],
     ]
     assert not any("--resume" in words for words in calls)
+    # They had begun, and were stopped with the rest if they were not done.
+    for name in ("folds", "folds.run"):
+        shutil.rmtree(work / "runs" / "default" / name, ignore_errors=True)
 
     code, calls = recipe(work, fail="folds", state="fold-1/state")
     assert code != 0
-    outs = [words[words.index("--out") + 1] for words in calls]
-    assert outs == ["runs/default/models/instruct", "runs/default/folds"]
-    assert ["--resume" in words for words in calls] == [True, False]
+    assert [out_of(words) for words in calls] == [
+        "runs/default/models/instruct",
+        "runs/default/without-notices",
+        "runs/default/without-uci",
+        "runs/default/spam",
+        FOLDS,
+    ]
+    assert ["--resume" in words for words in calls] == [True, *[False] * 4]
 
     code, calls = recipe(work, fail="spam")
     assert code != 0
-    outs = [words[words.index("--out") + 1] for words in calls]
-    assert outs == [
-        "runs/default/folds",
-        "runs/default/without-notices",
-        "runs/default/without-uci",
-        "runs/default/models/spam",
-    ]
-    assert ["--resume" in words for words in calls] == [True, *[False] * 3]
+    assert [out_of(words) for words in calls] == ["runs/default/models/spam", FOLDS]
+    assert ["--resume" in words for words in calls] == [True, True]
 
     code, calls = recipe(work)
     assert code == 0
@@ -121,10 +131,10 @@ def test_its_commands_are_ones_that_there_are(work: Path) -> None:
     assert exercises_parser().parse_args(calls[2][2:]).out == Path("runs/default/exercises")
     assert answers_parser().parse_args(calls[3][2:]).out == Path("runs/default/answers")
     assert parser().parse_args(calls[0]).leave_weights == "make weights"
-    follower, folds, *without, args = (parser().parse_args(words) for words in calls[4:])
+    follower, *without, trained, args, folds = (parser().parse_args(words) for words in calls[4:])
     assert len(follower.licence) == len(follower.data) == len(follower.repeat)
     assert flags.loop(follower).epochs
-    for classifier in (folds, *without, args):
+    for classifier in (folds, *without, trained, args):
         assert flags.loop(classifier).epochs
         assert flags.lengths(classifier).cut
         assert len(classifier.licence) == len(classifier.data)
@@ -145,3 +155,8 @@ def test_its_commands_are_ones_that_there_are(work: Path) -> None:
         assert other.licence == [*args.licence[:number], *args.licence[number + 1 :]]
         assert not set(given.val) & set(given.test)
     assert args.beside == [each.out for each in (folds, *without)]
+    # What is published is what was trained.
+    told = {"out", "beside", "resume"}
+    assert {k: v for k, v in vars(args).items() if k not in told} == {
+        k: v for k, v in vars(trained).items() if k not in told
+    }
