@@ -87,13 +87,13 @@ models: setup ## Train checkpoints/default anew.
 models-scratch: setup ## Train checkpoints/scratch anew.
 	BIN=$(BIN) bash training/recipes/scratch.sh
 
-# Compares with the peers; takes half an hour on 2 cores. PENWRIGHT_DATA=DIR adds real messages, BENCH
+# Compares with the peers; takes hours on 2 cores. PENWRIGHT_DATA=DIR adds real messages, BENCH
 # options: BENCH='--rounds 7 --work DIR'.
 bench: setup ## Measure beside other engines, and refresh benchmarks/README.md.
 	$(BIN)/pip install --quiet --constraint constraints.txt $(TORCH_PIP_ARGS) --editable '.[train,dev,bench]'
 	$(BIN)/python -m benchmarks.report $(BENCH)
 
-bench-quick: setup ## Measure beside llama.cpp on the bundled base's file, in 5 minutes.
+bench-quick: setup ## Measure beside llama.cpp on the bundled base's file, in some 9 minutes.
 	$(BIN)/pip install --quiet --constraint constraints.txt $(TORCH_PIP_ARGS) --editable '.[train,dev,bench]'
 	$(BIN)/python -m benchmarks.decode --model smollm2 --rows 1 16 prefill --rounds 5 \
 	  --systems penwright penwright-int8 'only reading' llama.cpp-q4_0 llama.cpp-q4_1 llama.cpp-q8_0

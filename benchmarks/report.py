@@ -1,6 +1,6 @@
 """Run the benchmarks, and write what they found into README.md between its two markers.
 
-    make bench                                       all of them; half an hour, on an idle machine
+    make bench                                       all of them, on an idle machine; hours
     python -m benchmarks.report --only decode serve  some of them
     python -m benchmarks.report --only train --nanogpt DIR   training, beside others
     python -m benchmarks.report --only               none: the table anew, from benchmarks/results
