@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-PATHS = ("portable", "avx2", "avx-vnni", "avx512-vnni")
+PATHS = ("portable", "avx2", "avx-vnni", "avx512-vnni", "amx")
 """The instruction sets, slowest first; all give the same bits."""
 _LIBRARY = Path(__file__).with_name("kernels") / "libkernels.so"
-_VERSION = 9
+_VERSION = 10
 _log = logging.getLogger(__name__)
 
 _POINTER, _INT64, _INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int

@@ -17,9 +17,9 @@ from model.cpu.library import Kernel, require
 CHANNELS = 64
 """Output channels of a block of weights."""
 GROUP = 32
-"""Inputs whose weights have a scale of their own in a grouped layer."""
-SPAN = 16
-"""Inputs of a row that have a scale of their own there."""
+"""Inputs that have a scale of their own in a grouped layer: those of a channel, and of a row."""
+HALF = 16
+"""Inputs whose 4-bit weights are in the low halves of their bytes, or in the high ones."""
 SUPER = 8
 """Groups whose scales have a scale in a nested layer."""
 MOST_INPUTS = 65536
@@ -56,7 +56,7 @@ class PackedLinear:
     Args:
         values: (out_features, in_features) int8, at least -127; or uint8, of 4 bits: at most 15.
         scale: (out_features,) fp32: the layer is plain; or (out_features, groups of 32 inputs)
-            bf16 or fp16: it is grouped, and each 16 inputs of a row have a scale of their own,
+            bf16 or fp16: it is grouped, and each 32 inputs of a row have a scale of their own,
             too. Of 4 bits: (out_features, groups, 2) fp16, a scale and what is then added to the
             product; or nested, (out_features, supers of 8 groups, 20) uint8: see `nested`.
         bias: (out_features,) fp32.
@@ -213,7 +213,7 @@ def _with_nested(fours: Tensor, scale: Tensor) -> Tensor:
     Returns:
         (blocks, bytes) uint8
     """
-    blocks, supers, groups = len(fours), scale.shape[1], fours.shape[1] * 4 // SPAN
+    blocks, supers, groups = len(fours), scale.shape[1], fours.shape[1] * 4 // HALF
     weights = fours.view(torch.uint8).view(blocks, groups, -1)
     of_blocks = scale.view(blocks, CHANNELS, supers, -1).permute(0, 2, 3, 1)
     outer = of_blocks[:, :, :4].reshape(blocks, supers, 2, 2, CHANNELS)
@@ -261,7 +261,7 @@ def nibbles(values: Tensor) -> Tensor:
         ValueError: a number is too large.
     """
     require(not values.numel() or int(values.max()) < 16, "a number of 4 bits is at most 15")
-    low, high = values.reshape(*values.shape[:-1], -1, 2, SPAN).unbind(-2)
+    low, high = values.reshape(*values.shape[:-1], -1, 2, HALF).unbind(-2)
     return (low | high << 4).flatten(-2)
 
 
@@ -269,8 +269,8 @@ def unpacked(values: Tensor) -> Tensor:
     """The way back: (…, inputs / 2) uint8 -> (…, inputs); what is no uint8 is whole already."""
     if values.dtype != torch.uint8:
         return values
-    spans = values.view(*values.shape[:-1], -1, SPAN)
-    return torch.stack([spans & 15, spans >> 4], dim=-2).flatten(-3)
+    halves = values.view(*values.shape[:-1], -1, HALF)
+    return torch.stack([halves & 15, halves >> 4], dim=-2).flatten(-3)
 
 
 def _row_sums(values: Tensor) -> Tensor:

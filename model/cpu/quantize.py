@@ -9,7 +9,7 @@ attention, rotations, adapters, biases) stays in fp32.
 
 Networks with SwiGLU have a few very large activations, beside which one scale a row leaves little
 of the others, and a margin between two tokens is soon lost: their layers are *grouped*. Each 32
-weights of a channel have a scale, and each 16 activations of a row. What each part costs SmolLM2 is
+weights of a channel have a scale, and each 32 activations of a row. What each part costs SmolLM2 is
 in tests/README.md.
 
 What is packed (`model.frozen`), as a GGUF file's matrices of 4 or 8 bits can be, is multiplied as
@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from model.cpu import four_bits, library
 from model.cpu.library import Kernel
-from model.cpu.linear import GROUP, SPAN, PackedLinear, group_scales, unpacked
+from model.cpu.linear import GROUP, PackedLinear, group_scales, unpacked
 from model.cpu.quantized_blocks import QuantizedBlocks, fits
 from model.errors import UsageError
 from model.projection import Adapts, Projection
@@ -91,18 +91,16 @@ class TorchLinear:
     def _by_groups(self, rows: Tensor) -> Tensor:
         sums = torch.zeros(len(rows), len(self.values))
         for group, start in enumerate(range(0, rows.shape[1], GROUP)):
-            of_group, of_row = torch.zeros_like(sums), torch.zeros(len(rows), 1)
-            for first in range(start, min(start + GROUP, rows.shape[1]), SPAN):
-                span = slice(first, first + SPAN)
-                whole, step = quantize_span(rows[:, span])
-                # 16 × 127 × 127 < 2^24: exact in fp32, whatever the order.
-                of_group += F.linear(whole, self.values[:, span].float()) * step
-                of_row += whole.sum(1, keepdim=True) * step
+            inputs = slice(start, start + GROUP)
+            whole, step = quantize_group(rows[:, inputs])
+            # 32 × 127 × 127 < 2^24: exact in fp32, whatever the order.
+            of_group = F.linear(whole, self.values[:, inputs].float()) * step
             if self.scale.ndim == 2:
-                sums += of_group * self.scale[:, group].float()
+                sums = fused(of_group, self.scale[:, group].float(), sums)
             else:
                 scale, minimum = self.scale[:, group].float().unbind(1)
-                sums += of_group * scale + of_row * minimum
+                of_row = whole.sum(1, keepdim=True) * step
+                sums = fused(of_row, minimum, fused(of_group, scale, sums))
         return sums
 
     def rows(self, channels: Tensor) -> Tensor:
@@ -168,14 +166,27 @@ def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return numbers.to(torch.uint8), step, zero
 
 
-def quantize_span(x: Tensor) -> tuple[Tensor, Tensor]:
-    """One span of each row as whole numbers in [-127, 127], with `x ≈ step × numbers`.
+def fused(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """a × b + c in fp32, rounded once, as `fused_number` in kernels.h has it."""
+    product = a.double() * b.double()  # exact
+    total = product + c.double()
+    part = total - product
+    error = (product - (total - part)) + (c.double() - part)
+    bits = total.view(torch.int64)
+    outward = (error > 0) == (total > 0)
+    inexact = ((error > 0) | (error < 0)) & (bits & 1 == 0)
+    bits = torch.where(inexact, torch.where(outward, bits + 1, bits - 1), bits)
+    return bits.view(torch.float64).float()
+
+
+def quantize_group(x: Tensor) -> tuple[Tensor, Tensor]:
+    """A group of each row as whole numbers in [-127, 127], with `x ≈ step × numbers`.
 
     Args:
-        x: (rows, up to 16) fp32. A span with an infinity or a NaN gets the step NaN.
+        x: (rows, up to 32) fp32. A group with an infinity or a NaN gets the step NaN.
 
     Returns:
-        numbers (rows, up to 16) fp32, step (rows, 1) fp32
+        numbers (rows, up to 32) fp32, step (rows, 1) fp32
     """
     finite = x.isfinite().all(1, keepdim=True)
     step = torch.where(finite, x.abs().amax(1, keepdim=True) / 127, 0.0)

@@ -1,8 +1,5 @@
 /* Attention of one head, for the instruction set that paths.c describes. */
 
-typedef uint32_t words __attribute__((vector_size(4 * LANES)));
-typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
-
 /* Up to ROWS queries that share the keys of a head: neighbours among its tokens and their groups. */
 typedef struct {
     const float *q[ROWS];
@@ -15,8 +12,7 @@ INLINE vec load(const void *cells, int64_t at, const int bf16)
 {
     if (!bf16)
         return *(const vec *)((const float *)cells + at);
-    const halves bits = *(const halves *)((const uint16_t *)cells + at);
-    return (vec)(__builtin_convertvector(bits, words) << 16);
+    return bf16_numbers((const uint16_t *)cells + at);
 }
 
 /* Asks memory for a line of cells; processors do not guess which block comes next. */
@@ -42,7 +38,7 @@ INLINE void dots(const Rows *r, const Head *h, const int32_t *blocks, const int3
             const int64_t block = blocks[b / EACH] * h->block + b % EACH * LANES;
             const vec key = load(h->keys, block + d * TOKENS, bf16);
             for (int i = 0; i < rows; i++)
-                sum[i][b] += r->q[i][d] * key;
+                sum[i][b] = fused(lanes(r->q[i][d]), key, sum[i][b]);
         }
     }
     for (int i = 0; i < rows; i++)
@@ -92,7 +88,7 @@ INLINE void mix(const Rows *r, const float *scores, int64_t width, const Head *h
             for (int p = 0; p < parts * EACH; p++) {
                 const vec value = load(h->values, block + k * h->dim + p * LANES, bf16);
                 for (int i = 0; i < rows; i++)
-                    sum[i][p] += scores[i * width + t] * value;
+                    sum[i][p] = fused(lanes(scores[i * width + t]), value, sum[i][p]);
             }
         }
     }
@@ -102,7 +98,8 @@ INLINE void mix(const Rows *r, const float *scores, int64_t width, const Head *h
         for (int i = 1; i < rows; i++)
             if (t < r->seen[i])
                 for (int p = 0; p < parts * EACH; p++)
-                    sum[i][p] += scores[i * width + t] * load(h->values, at + p * LANES, bf16);
+                    sum[i][p] = fused(lanes(scores[i * width + t]),
+                                      load(h->values, at + p * LANES, bf16), sum[i][p]);
     }
     for (int i = 0; i < rows; i++)
         for (int p = 0; p < parts * EACH; p++)

@@ -19,28 +19,22 @@ static void dot_groups_portable(const int8_t *x, int64_t stride, const uint8_t *
                                 float *sums, const int8_t *ahead, int64_t step)
 {
     memset(sums, 0, sizeof(float) * CHANNELS * rows);
-    for (int r = 0; r < rows; r++, sums += CHANNELS, steps += 2 * groups, offsets += 2 * groups)
+    for (int r = 0; r < rows; r++, sums += CHANNELS, steps++, offsets++)
         for (int64_t g = 0; g < groups; g++) {
-            const uint8_t *of_group = w + g * GROUP_BYTES;
-            float both[2][CHANNELS];
-            for (int half = 0; half < 2; half++) {
-                int32_t whole[CHANNELS];
-                for (int c = 0; c < CHANNELS; c++)
-                    whole[c] = offsets[2 * g + half];
-                for (int f = 0; f < SPAN / 4; f++) {
-                    const int8_t *in = x + r * stride + g * GROUP + half * SPAN + 4 * f;
-                    const uint8_t *four = of_group + (half * (SPAN / 4) + f) * 4 * CHANNELS;
-                    for (int c = 0; c < CHANNELS; c++, four += 4)
-                        whole[c] +=
-                            in[0] * four[0] + in[1] * four[1] + in[2] * four[2] + in[3] * four[3];
-                }
-                for (int c = 0; c < CHANNELS; c++)
-                    both[half][c] = (float)whole[c] * steps[2 * g + half];
-            }
-            const uint8_t *scales = of_group + GROUP * CHANNELS;
+            const uint8_t *of_group = w + g * GROUP_BYTES, *four = of_group;
+            const int8_t *in = x + r * stride + g * GROUP;
+            int32_t whole[CHANNELS];
             for (int c = 0; c < CHANNELS; c++)
-                sums[c] += (both[0][c] + both[1][c]) *
-                           (fp16 ? fp16_at(scales + 2 * c) : bf16_at(scales + 2 * c));
+                whole[c] = offsets[g * TALL];
+            for (int f = 0; f < GROUP / 4; f++, in += 4)
+                for (int c = 0; c < CHANNELS; c++, four += 4)
+                    whole[c] +=
+                        in[0] * four[0] + in[1] * four[1] + in[2] * four[2] + in[3] * four[3];
+            const uint8_t *scales = of_group + GROUP * CHANNELS;
+            for (int c = 0; c < CHANNELS; c++) {
+                const float scale = fp16 ? fp16_at(scales + 2 * c) : bf16_at(scales + 2 * c);
+                sums[c] = fused_number((float)whole[c] * steps[g * TALL], scale, sums[c]);
+            }
         }
 }
 
@@ -98,15 +92,6 @@ AVX2 static void dot_avx2(const uint8_t *x, int64_t stride, const int8_t *w, int
     }
 }
 
-/* The two spans of a group for 8 channels: `sum` has 4 channels in each, 2 sums of each. */
-AVX2 static inline __attribute__((always_inline)) __m256 span_avx2(__m256i first, __m256i second,
-                                                                   int32_t offset, float step)
-{
-    const __m256i both = _mm256_permute4x64_epi64(_mm256_hadd_epi32(first, second), 0xD8);
-    const __m256i whole = _mm256_add_epi32(both, _mm256_set1_epi32(offset));
-    return _mm256_mul_ps(_mm256_cvtepi32_ps(whole), _mm256_set1_ps(step));
-}
-
 /* 16 channels of a block for one or two rows. */
 AVX2 static inline __attribute__((always_inline)) void
 tile_groups_avx2(const int8_t *x, int64_t stride, const uint8_t *w, const uint8_t *scales,
@@ -117,43 +102,37 @@ tile_groups_avx2(const int8_t *x, int64_t stride, const uint8_t *w, const uint8_
     for (int r = 0; r < rows; r++)
         all[r][0] = all[r][1] = _mm256_setzero_ps();
     for (int64_t g = 0; g < groups; g++, w += GROUP_BYTES, scales += GROUP_BYTES) {
-        __m256 spans[2][2][2];
-        for (int half = 0; half < 2; half++) {
-            __m256i sum[2][4]; /* each: 4 channels, 2 sums of each */
-            for (int r = 0; r < rows; r++)
-                for (int q = 0; q < 4; q++)
-                    sum[r][q] = _mm256_setzero_si256();
-            for (int f = half * (SPAN / 4); f < (half + 1) * (SPAN / 4); f++) {
-                __m256i in[2];
-                for (int r = 0; r < rows; r++) {
-                    const int8_t *four = x + r * stride + g * GROUP + 4 * f;
-                    const __m128i bytes = _mm_cvtsi32_si128(four_bytes(four));
-                    in[r] = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(bytes));
-                }
-                for (int q = 0; q < 4; q++) {
-                    const uint8_t *from = w + f * 4 * CHANNELS + 16 * q;
-                    const __m256i weights =
-                        _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)from));
-                    for (int r = 0; r < rows; r++)
-                        sum[r][q] =
-                            _mm256_add_epi32(sum[r][q], _mm256_madd_epi16(in[r], weights));
-                }
+        __m256i sum[2][4]; /* each: 4 channels, 2 sums of each */
+        for (int r = 0; r < rows; r++)
+            for (int q = 0; q < 4; q++)
+                sum[r][q] = _mm256_setzero_si256();
+        for (int f = 0; f < GROUP / 4; f++) {
+            __m256i in[2];
+            for (int r = 0; r < rows; r++) {
+                const int8_t *four = x + r * stride + g * GROUP + 4 * f;
+                const __m128i bytes = _mm_cvtsi32_si128(four_bytes(four));
+                in[r] = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(bytes));
             }
-            for (int r = 0; r < rows; r++)
-                for (int q = 0; q < 2; q++) {
-                    const int64_t at = 2 * (r * groups + g) + half;
-                    spans[half][r][q] =
-                        span_avx2(sum[r][2 * q], sum[r][2 * q + 1], offsets[at], steps[at]);
-                }
+            for (int q = 0; q < 4; q++) {
+                const uint8_t *from = w + f * 4 * CHANNELS + 16 * q;
+                const __m256i weights =
+                    _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)from));
+                for (int r = 0; r < rows; r++)
+                    sum[r][q] = _mm256_add_epi32(sum[r][q], _mm256_madd_epi16(in[r], weights));
+            }
         }
         for (int q = 0; q < 2; q++) {
             const __m128i bits = _mm_loadu_si128((const __m128i *)(scales + 16 * q));
             const __m256i widened = _mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16);
             const __m256 scale = fp16 ? _mm256_cvtph_ps(bits) : _mm256_castsi256_ps(widened);
-            for (int r = 0; r < rows; r++)
-                all[r][q] = _mm256_add_ps(
-                    all[r][q],
-                    _mm256_mul_ps(_mm256_add_ps(spans[0][r][q], spans[1][r][q]), scale));
+            for (int r = 0; r < rows; r++) {
+                const __m256i both = _mm256_hadd_epi32(sum[r][2 * q], sum[r][2 * q + 1]);
+                const __m256i whole = _mm256_add_epi32(_mm256_permute4x64_epi64(both, 0xD8),
+                                                       _mm256_set1_epi32(offsets[g * TALL + r]));
+                const __m256 step = _mm256_set1_ps(steps[g * TALL + r]);
+                all[r][q] =
+                    _mm256_fmadd_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(whole), step), scale, all[r][q]);
+            }
         }
     }
     for (int r = 0; r < rows; r++)
@@ -170,11 +149,11 @@ AVX2 static void dot_groups_avx2(const int8_t *x, int64_t stride, const uint8_t 
         int r = 0;
         for (; r + 2 <= rows; r += 2)
             tile_groups_avx2(x + r * stride, stride, weights, scales, groups, 2,
-                             steps + 2 * r * groups, offsets + 2 * r * groups, fp16,
+                             steps + r, offsets + r, fp16,
                              sums + r * CHANNELS + c);
         if (r < rows)
             tile_groups_avx2(x + r * stride, stride, weights, scales, groups, 1,
-                             steps + 2 * r * groups, offsets + 2 * r * groups, fp16,
+                             steps + r, offsets + r, fp16,
                              sums + r * CHANNELS + c);
     }
 }

@@ -2,9 +2,9 @@
 
    Every row is computed by the same operations in the same order, whether it comes alone, among
    others, or within a chunk of a prompt, by however many threads and on every path: the same
-   sequence gives the same bits. So there is no fused multiply-add (keep -ffp-contract=off), sums of
-   floats have a fixed shape of 16 lanes, and sums of bytes are exact. (Loops of training alone, in
-   gradients.h, have other sums on another path.) */
+   sequence gives the same bits. So a multiply-add is fused where `fused` says so, and nowhere else
+   (keep -ffp-contract=off), sums of floats have a fixed shape of 16 lanes, and sums of bytes are
+   exact. (Loops of training alone, in gradients.h, have other sums on another path.) */
 
 #pragma once
 
@@ -14,10 +14,11 @@
 
 #define CHANNELS 64 /* of a block of weights */
 #define ROWS 4      /* of a tile: its 4 x 64 sums fill 16 of AVX-512's 32 registers */
-#define TALL 16     /* rows of a tile where layers are grouped: weights are unpacked once for it */
+#define TALL 16     /* rows of a tile where layers are grouped: weights are unpacked once for it, */
+#define TALLEST 64  /* and with AMX for so many */
 #define TOKENS 16   /* of a block of the cache */
-#define GROUP 32    /* inputs whose weights have a scale, in a grouped layer */
-#define SPAN 16     /* inputs of a row that have a scale there */
+#define GROUP 32    /* inputs that have a scale, in a grouped layer: those of a channel, and of a row */
+#define HALF 16     /* of a group: 4-bit weights for these are in the low halves of their bytes */
 #define SUPER 8     /* groups whose scales have a scale, in a nested layer */
 /* Of a block's group: weights, scales of 16 bits; or 4-bit weights, fp16 scales and minima; or 4-bit
    weights, scales and minima of a byte. */
@@ -36,7 +37,7 @@
    There are three kinds. In the plain one each output channel has a scale, and so has each row of
    activations: bytes from 0 to 255 and a zero point, which use their range whichever side of zero
    they are on. In a *grouped* layer each 32 inputs of a channel have a scale, in bf16 behind their
-   weights, and each 16 of a row: there one large number does not make the others coarse. As
+   weights, and each 32 of a row: there one large number does not make the others coarse. As
    `vpdpbusd` takes one factor with a sign and one without, the weights are stored without: 128 higher
    than they are. What that adds, 128 times the sum of the activations, is the same for all channels
    and taken out again.
@@ -47,7 +48,7 @@
 
        group (fours, 64, 4): input 4 f + i in the low half, input 16 + 4 f + i in the high half
 
-   so that what is loaded at once serves both spans. The minimum of a channel meets the sum of the
+   so that what is loaded at once serves both halves. The minimum of a channel meets the sum of the
    row's group alone. In a *nested* one, d and m are whole numbers of a byte times an fp16 scale of
    8 groups, one for each of the two, as in GGUF's Q4_K. These stand behind all groups of the block;
    both products are exact in fp32.
@@ -98,7 +99,7 @@ static inline float bf16_at(const uint8_t *bytes)
    CHANNELS scales. */
 static inline const uint8_t *own_scales(const uint8_t *w, int64_t g, int nested, int64_t c)
 {
-    return w + g * (nested ? NESTED_BYTES : NIBBLE_BYTES) + SPAN * CHANNELS + (nested ? c : 2 * c);
+    return w + g * (nested ? NESTED_BYTES : NIBBLE_BYTES) + HALF * CHANNELS + (nested ? c : 2 * c);
 }
 
 static inline const uint8_t *super_scales(const uint8_t *w, int64_t groups, int64_t g, int64_t c)
@@ -113,6 +114,25 @@ static inline void scale_and_minimum(const uint8_t *w, int64_t groups, int64_t g
     const uint8_t *own = own_scales(w, g, nested, c), *super = super_scales(w, groups, g, c);
     *scale = nested ? fp16_at(super) * own[0] : fp16_at(own);
     *minimum = nested ? fp16_at(super + 2 * CHANNELS) * own[CHANNELS] : fp16_at(own + 2 * CHANNELS);
+}
+
+/* a b + c, rounded once, whether or not the processor can: in fp64 the product is exact, and a sum
+   that is not is made odd, so that rounding it again takes the right side. */
+static inline float fused_number(float a, float b, float c)
+{
+#ifdef __FP_FAST_FMAF
+    return __builtin_fmaf(a, b, c);
+#else
+    const double product = (double)a * b;
+    double sum = product + c;
+    const double part = sum - product, error = (product - (sum - part)) + (c - part);
+    uint64_t bits;
+    memcpy(&bits, &sum, 8);
+    if ((error > 0 || error < 0) && !(bits & 1))
+        bits += (error > 0) == (sum > 0) ? 1 : -1;
+    memcpy(&sum, &bits, 8);
+    return (float)sum;
+#endif
 }
 
 /* The sum of a row's numbers in a group, by which a layer of nibbles multiplies the minimum; see
@@ -170,30 +190,32 @@ typedef struct {
 } Head;
 
 typedef struct {
+    int64_t most, tall; /* rows that are multiplied together: of a plain layer, and of the others */
+    /* `rows` (up to `most`) rows of x, `stride` bytes apart, times one block of weights, into sums
+       (rows, CHANNELS). Meanwhile it may fetch `ahead` from memory, `step` bytes for each four. */
+    void (*dot)(const uint8_t *x, int64_t stride, const int8_t *w, int64_t fours, int rows,
+                int32_t *sums, const int8_t *ahead, int64_t step);
+    /* The same for up to `tall` rows and a grouped layer, into sums in floating point: of each group the
+       sum of bytes times the row's step, and that times the weights' scale, fused with the sum of the
+       groups before. `steps` and `offsets` are (tiles of TALL rows,
+       groups, TALL). `fp16`: of halves. */
+    void (*dot_groups)(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,
+                       const float *steps, const int32_t *offsets, int fp16, float *sums,
+                       const int8_t *ahead, int64_t step);
+    /* The same for a layer of nibbles. A group's sum of the row times the minimum, fused, is added:
+       `row_sums` has these in place of offsets; see `row_sum_at`. `nested`: of a nested one. */
+    void (*dot_nibbles)(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,
+                        const float *steps, const int32_t *row_sums, int nested, float *sums,
+                        const int8_t *ahead, int64_t step);
     /* A norm of one row; n is a multiple of 16. y may be x. */
     void (*norm)(const Norm *norm, const float *x, int64_t n, float *y);
     /* Bytes u and (step, zero) with x ~ step * (u - zero); 0 is kept exactly. A row with an infinity
        or a NaN gets the step NaN, which makes every output of it NaN, as in floating point. */
     void (*quantize)(const float *x, int64_t n, uint8_t *u, float *step, int32_t *zero);
-    /* The same of each span: x ~ step * s, s from -127 to 127, padded with zeros to whole groups;
-       and `offset`, -128 times the sum of the span's s. */
-    void (*quantize_spans)(const float *x, int64_t n, int8_t *s, float *steps, int32_t *offsets);
-    /* `rows` (up to ROWS) rows of x, `stride` bytes apart, times one block of weights, into sums
-       (rows, CHANNELS). Meanwhile it may fetch `ahead` from memory, `step` bytes for each four. */
-    void (*dot)(const uint8_t *x, int64_t stride, const int8_t *w, int64_t fours, int rows,
-                int32_t *sums, const int8_t *ahead, int64_t step);
-    /* The same for up to TALL rows and a grouped layer, into sums in floating point: of each group the
-       two spans' sums
-       times their steps, together times the weights' scale, added up from the first group on.
-       `steps` and `offsets` have two numbers for each row and group. `fp16`: of halves. */
-    void (*dot_groups)(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,
-                       const float *steps, const int32_t *offsets, int fp16, float *sums,
-                       const int8_t *ahead, int64_t step);
-    /* The same for a layer of nibbles. A group's sum of the row times the minimum is added to it:
-       `row_sums` has these in place of offsets; see `row_sum_at`. `nested`: of a nested one. */
-    void (*dot_nibbles)(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,
-                        const float *steps, const int32_t *row_sums, int nested, float *sums,
-                        const int8_t *ahead, int64_t step);
+    /* The same of each group: x ~ step * s, s from -127 to 127, padded with zeros to whole groups;
+       and `offset`, -128 times the sum of the group's s; those of a group are TALL numbers behind
+       those of the one before. */
+    void (*quantize_groups)(const float *x, int64_t n, int8_t *s, float *steps, int32_t *offsets);
     /* CHANNELS outputs of a row, from channel `first` on. */
     void (*finish)(const Weights *w, int64_t first, const int32_t *sums, float step, int32_t zero,
                    float *y);

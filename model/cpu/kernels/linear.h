@@ -11,7 +11,8 @@ typedef struct {
 } Adapters;
 
 /* The rows that a linear layer reads. Where it is not plain, the bytes have a sign, and there is a
-   step and an offset of each span; else a step and a zero point of each row. */
+   step and an offset of each group, (tiles of TALL rows, groups, TALL); else a step and a zero point
+   of each row. */
 typedef struct {
     uint8_t *bytes;
     float *steps;
@@ -39,15 +40,16 @@ static int64_t groups_of(const Weights *w) { return (w->in_features + GROUP - 1)
 /* Whether weights are of 4 bits. */
 static int has_nibbles(const Weights *w) { return w->kind == NIBBLES || w->kind == NESTED; }
 
-/* What a layer reads of each row: bytes, and how many steps say what they mean. */
+/* What a layer reads of each row. */
 static int64_t bytes_of(const Weights *w)
 {
     return w->kind ? groups_of(w) * GROUP : (w->in_features + 3) / 4 * 4;
 }
 
-static int64_t steps_of(const Weights *w)
+/* Where the first step of a row is. */
+static int64_t step_at(const Weights *w, int64_t row)
 {
-    return w->kind ? groups_of(w) * (GROUP / SPAN) : 1;
+    return w->kind ? row / TALL * TALL * groups_of(w) + row % TALL : row;
 }
 
 /* Bytes of a group in a block of channels, where the layer is not plain. */
@@ -84,9 +86,8 @@ static int64_t run_of(const Adapters *adapters, int64_t row, int64_t end, int64_
 static void sum_groups(const float *steps, int32_t *offsets, int64_t groups)
 {
     for (int64_t g = 0; g < groups; g++) {
-        const float sum = (float)(offsets[2 * g] / -128) * steps[2 * g] +
-                          (float)(offsets[2 * g + 1] / -128) * steps[2 * g + 1];
-        memcpy(offsets + g, &sum, sizeof(sum));
+        const float sum = (float)(offsets[g * TALL] / -128) * steps[g * TALL];
+        memcpy(offsets + g * TALL, &sum, sizeof(sum));
     }
 }
 
@@ -95,7 +96,7 @@ static void sum_groups(const float *steps, int32_t *offsets, int64_t groups)
 static void encode_rows(const Worker *me, const Weights *w, const float *x, const Norm *norm,
                         int64_t layer, int64_t first, int64_t rows)
 {
-    const int64_t n = w->in_features, bytes = bytes_of(w), steps = steps_of(w);
+    const int64_t n = w->in_features, bytes = bytes_of(w);
     x += first * n;
     if (norm) {
         for (int64_t i = 0; i < rows; i++)
@@ -104,10 +105,10 @@ static void encode_rows(const Worker *me, const Weights *w, const float *x, cons
     }
     for (int64_t i = 0; i < rows; i++) {
         uint8_t *to = me->in.bytes + (first + i) * bytes;
-        float *step = me->in.steps + (first + i) * steps;
-        int32_t *zero = me->in.zeros + (first + i) * steps;
+        float *step = me->in.steps + step_at(w, first + i);
+        int32_t *zero = me->in.zeros + step_at(w, first + i);
         if (w->kind)
-            me->path->quantize_spans(x + i * n, n, (int8_t *)to, step, zero);
+            me->path->quantize_groups(x + i * n, n, (int8_t *)to, step, zero);
         else /* padding meets weights of zero: any bytes will do */
             me->path->quantize(x + i * n, n, to, step, zero);
         if (has_nibbles(w))
@@ -138,33 +139,36 @@ static void encode(Worker *me, const Weights *w, const float *x, const Norm *nor
 }
 
 /* Rows that are multiplied together. */
-static int64_t tall_of(const Weights *w) { return w->kind ? TALL : ROWS; }
+static int64_t tall_of(const Worker *me, const Weights *w)
+{
+    return w->kind ? me->path->tall : me->path->most;
+}
 
 /* Block `b` of the product of up to `tall_of` rows, from row r on, without their adapters. While it
    is multiplied, `step` bytes of what is `ahead` are fetched for each four inputs. */
 static void multiply_tile(const Worker *me, const Weights *w, int64_t b, int64_t r, int64_t rows,
                           float *out, const int8_t *ahead, int64_t step)
 {
-    const int64_t bytes = bytes_of(w), steps = steps_of(w);
-    const float *step_of = me->in.steps + r * steps;
-    const int32_t *zero_of = me->in.zeros + r * steps;
+    const int64_t bytes = bytes_of(w);
+    const float *step_of = me->in.steps + step_at(w, r);
+    const int32_t *zero_of = me->in.zeros + step_at(w, r);
     const uint8_t *x = me->in.bytes + r * bytes;
     const uint8_t *weights = (const uint8_t *)w->weight + b * size_of(w);
     if (w->kind) {
         const int64_t groups = groups_of(w);
-        const int8_t *spans = (const int8_t *)x;
+        const int8_t *of_groups = (const int8_t *)x;
         if (has_nibbles(w))
-            me->path->dot_nibbles(spans, bytes, weights, groups, rows, step_of, zero_of,
+            me->path->dot_nibbles(of_groups, bytes, weights, groups, rows, step_of, zero_of,
                                   w->kind == NESTED, out, ahead, step);
         else
-            me->path->dot_groups(spans, bytes, weights, groups, rows, step_of, zero_of,
+            me->path->dot_groups(of_groups, bytes, weights, groups, rows, step_of, zero_of,
                                  w->kind == HALVES, out, ahead, step);
         for (int64_t i = 0; i < rows; i++)
             for (int64_t c = 0; c < CHANNELS; c++)
                 out[i * CHANNELS + c] += w->bias[b * CHANNELS + c];
         return;
     }
-    int32_t sums[ROWS * CHANNELS];
+    int32_t sums[TALL * CHANNELS];
     me->path->dot(x, bytes, (const int8_t *)weights, bytes / 4, rows, sums, ahead, step);
     for (int64_t i = 0; i < rows; i++)
         me->path->finish(w, b * CHANNELS, sums + i * CHANNELS, step_of[i], zero_of[i],
@@ -176,13 +180,13 @@ static void multiply_tile(const Worker *me, const Weights *w, int64_t b, int64_t
 static void multiply_block(const Worker *me, const Weights *w, Then then, float *y, int64_t width,
                            int64_t layer, int64_t b, int64_t first, int64_t end, const int8_t *ahead)
 {
-    const int64_t tall = tall_of(w);
+    const int64_t tall = tall_of(me, w);
     const int64_t tiles = (me->rows + tall - 1) / tall; /* each fetches a part of a block */
     const int64_t channels = then == SWIGLU ? CHANNELS / 2 : CHANNELS, channel = b * channels;
     const int64_t count = least(channels, width - channel);
     for (int64_t r = first; r < end; r += tall) {
         const int64_t rows = least(tall, end - r);
-        float out[TALL * CHANNELS];
+        float out[TALLEST * CHANNELS];
         multiply_tile(me, w, b, r, rows, out, ahead + r / tall * size_of(w) / tiles,
                       4 * CHANNELS / tiles);
         const Pair *pair;

@@ -3,6 +3,35 @@
 
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+
+/* LANES numbers in bf16. */
+INLINE vec bf16_numbers(const void *from)
+{
+#ifdef WORDS
+    return (vec)((words)WORDS(from) << 16);
+#else
+    typedef uint16_t halves __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+    return (vec)(__builtin_convertvector(*(const halves *)from, words) << 16);
+#endif
+}
+
+/* In all lanes. (0 - x would be an addition, for the sake of -0.) */
+INLINE vec lanes(float x) { return x - (vec){0}; }
+
+/* a b + c, rounded once. */
+INLINE vec fused(const vec a, const vec b, const vec c)
+{
+#ifdef FUSED
+    return FUSED(a, b, c);
+#else
+    vec y;
+    for (int i = 0; i < LANES; i++)
+        y[i] = fused_number(a[i], b[i], c[i]);
+    return y;
+#endif
+}
+
 /* The sum of 16 lanes. */
 INLINE float total(const vec *sums)
 {
@@ -71,21 +100,21 @@ ATTRIBUTES static void quantize(const float *restrict x, int64_t n, uint8_t *res
     *zero = (int32_t)offset;
 }
 
-ATTRIBUTES static void quantize_spans(const float *restrict x, int64_t n, int8_t *restrict s,
+ATTRIBUTES static void quantize_groups(const float *restrict x, int64_t n, int8_t *restrict s,
                                       float *restrict steps, int32_t *restrict offsets)
 {
-    const int64_t spans = (n + GROUP - 1) / GROUP * (GROUP / SPAN);
-    for (int64_t g = 0; g < spans; g++, s += SPAN) {
-        const int64_t left = n - g * SPAN;
-        float own[SPAN];
-        if (left >= SPAN)
-            memcpy(own, x + g * SPAN, sizeof(own));
+    const int64_t groups = (n + GROUP - 1) / GROUP;
+    for (int64_t g = 0; g < groups; g++, s += GROUP) {
+        const int64_t left = n - g * GROUP;
+        float own[GROUP];
+        if (left >= GROUP)
+            memcpy(own, x + g * GROUP, sizeof(own));
         else
-            for (int i = 0; i < SPAN; i++)
-                own[i] = i < left ? x[g * SPAN + i] : 0;
-        uint32_t bits[SPAN], most = 0; /* of sizes: their bits are in the order of the numbers */
+            for (int i = 0; i < GROUP; i++)
+                own[i] = i < left ? x[g * GROUP + i] : 0;
+        uint32_t bits[GROUP], most = 0; /* of sizes: their bits are in the order of the numbers */
         memcpy(bits, own, sizeof(bits));
-        for (int i = 0; i < SPAN; i++) {
+        for (int i = 0; i < GROUP; i++) {
             const uint32_t size = bits[i] & 0x7FFFFFFF;
             most = size > most ? size : most;
         }
@@ -94,22 +123,22 @@ ATTRIBUTES static void quantize_spans(const float *restrict x, int64_t n, int8_t
         const int finite = most < 0x7F800000;
         const float step = largest / 127;
         if (!finite || !(step > 1e-30f)) {
-            steps[g] = finite ? 0 : NAN; /* a step so small that 1 / step overflows is 0 */
-            offsets[g] = 0;
-            memset(s, 0, SPAN);
+            steps[g * TALL] = finite ? 0 : NAN; /* a step so small that 1 / step overflows is 0 */
+            offsets[g * TALL] = 0;
+            memset(s, 0, GROUP);
             continue;
         }
         const float inverse = 1 / step;
-        int32_t whole[SPAN];
-        for (int i = 0; i < SPAN; i++)
+        int32_t whole[GROUP];
+        for (int i = 0; i < GROUP; i++)
             whole[i] = (int32_t)rintf(own[i] * inverse);
-        for (int i = 0; i < SPAN; i++)
+        for (int i = 0; i < GROUP; i++)
             s[i] = (int8_t)whole[i];
-        for (int half = SPAN / 2; half; half /= 2)
-            for (int i = 0; i < half; i++)
-                whole[i] += whole[half + i];
-        steps[g] = step;
-        offsets[g] = -128 * whole[0];
+        int32_t sum = 0;
+        for (int i = 0; i < GROUP; i++)
+            sum += whole[i];
+        steps[g * TALL] = step;
+        offsets[g * TALL] = -128 * sum;
     }
 }
 
@@ -159,7 +188,7 @@ INLINE void down_rows(const Pair *pair, const float *x, int64_t n, const int row
             for (int j = 0; j < 4; j++) {
                 const vec a = *(const vec *)(pair->a + (i + j) * padded + k);
                 for (int r = 0; r < rows; r++)
-                    sum[r][j] += x[r * n + i + j] * a;
+                    sum[r][j] = fused(lanes(x[r * n + i + j]), a, sum[r][j]);
             }
         for (int r = 0; r < rows; r++)
             *(vec *)(low + r * rank + k) = sum[r][0] + sum[r][1] + (sum[r][2] + sum[r][3]);
@@ -179,7 +208,7 @@ INLINE void up_rows(const Pair *pair, int64_t block, const float *low, int64_t r
             for (int p = 0; p < TILE * EACH; p++) {
                 const vec b = *(const vec *)(matrix + k * CHANNELS + c + p * LANES);
                 for (int r = 0; r < rows; r++)
-                    sum[r][p] += low[r * rank + k] * b;
+                    sum[r][p] = fused(lanes(low[r * rank + k]), b, sum[r][p]);
             }
         for (int r = 0; r < rows; r++)
             for (int p = 0; p < TILE * EACH; p++)
@@ -191,7 +220,7 @@ INLINE void up_rows(const Pair *pair, int64_t block, const float *low, int64_t r
             const vec shift = *(const vec *)(pair->shift + block * CHANNELS + c);
             for (int r = 0; r < rows; r++) {
                 vec *own = (vec *)(y + r * CHANNELS + c);
-                *own += *own * gain + shift;
+                *own += fused(*own, gain, shift);
             }
         }
 }

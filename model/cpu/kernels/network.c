@@ -15,14 +15,18 @@
 #ifdef __x86_64__
 #include <cpuid.h>
 #endif
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 
 #include "team.h"
 #include "contention.h"
 #include "kernels.h"
 #include "linear.h"
 
-#define VERSION 9 /* of this interface; model/cpu/library.py expects it */
-#define STAGES 9  /* of a block of the network: each is shared among the threads */
+#define VERSION 10 /* of this interface; model/cpu/library.py expects it */
+#define STAGES 9   /* of a block of the network: each is shared among the threads */
 
 /* A block of the network. */
 typedef struct {
@@ -134,13 +138,20 @@ typedef struct {
     int64_t progress, encoded, copies, own, all;
 } Sizes;
 
+/* Steps, and as many offsets, of rows with so many bytes. */
+static int64_t most_steps(int64_t rows, int64_t bytes)
+{
+    return (rows + TALL - 1) / TALL * TALL * (bytes / GROUP);
+}
+
 static Sizes sizes_of(int64_t stages, int64_t rows, int64_t inputs, const Adapters *adapters,
                       int64_t own, int threads, int64_t more)
 {
     const int64_t bytes = (inputs + GROUP - 1) / GROUP * GROUP;
-    const int64_t each = bytes / 4 + 2 * bytes / SPAN + (adapters ? adapters->rank : 0);
+    const int64_t each = bytes / 4 + (adapters ? adapters->rank : 0);
+    const int64_t encoded = rows * each + 2 * most_steps(rows, bytes);
     Sizes sizes = {stages * threads * (int64_t)(sizeof(Progress) / sizeof(float)),
-                   (rows * each + 15) / 16 * 16, rows == 1 ? threads : 1, (own + 15) / 16 * 16, 0};
+                   (encoded + 15) / 16 * 16, rows == 1 ? threads : 1, (own + 15) / 16 * 16, 0};
     sizes.all = sizes.progress + sizes.copies * sizes.encoded + threads * sizes.own + more;
     return sizes;
 }
@@ -161,17 +172,35 @@ static Worker this_worker(int path, int64_t rows, int64_t inputs, const Adapters
     const Team team = {(Progress *)memory, number, omp_get_num_threads()};
     memory += sizes->progress;
     float *encoded = memory + (sizes->copies > 1 ? number : 0) * sizes->encoded;
-    const int64_t bytes = (inputs + GROUP - 1) / GROUP * GROUP, spans = rows * bytes / SPAN;
-    float *steps = encoded + rows * bytes / 4, *zeros = steps + spans;
-    const Encoded in = {(uint8_t *)encoded, steps, (int32_t *)zeros, zeros + spans};
+    const int64_t bytes = (inputs + GROUP - 1) / GROUP * GROUP;
+    float *steps = encoded + rows * bytes / 4, *zeros = steps + most_steps(rows, bytes);
+    const Encoded in = {(uint8_t *)encoded, steps, (int32_t *)zeros,
+                        zeros + most_steps(rows, bytes)};
     return (Worker){team, kernel_paths[path], rows, adapters, in,
                     memory + sizes->copies * sizes->encoded + number * sizes->own};
 }
 
 int int8_version(void) { return VERSION; }
 
-/* The paths this processor can run, a bit for each: portable, AVX2 with F16C, AVX-VNNI, and AVX-512
-   with VNNI. Server processors with the last one often lack the one before. */
+#ifdef __x86_64__
+/* Whether the processor has AMX for bytes (bits 24 and 25 of leaf 7), and Linux lets this process
+   use it, which it has to be asked for once. */
+static int may_use_tiles(void)
+{
+    unsigned a, b, c, d = 0;
+    const unsigned both = 3u << 24;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & both) != both)
+        return 0;
+#ifdef __linux__
+    return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* tile data */) == 0;
+#else
+    return 0;
+#endif
+}
+#endif
+
+/* The paths this processor can run, a bit for each: portable, AVX2 with FMA and F16C, AVX-VNNI, AVX-512
+   with VNNI, and that with AMX. Server processors with AVX-512 often lack AVX-VNNI. */
 int int8_paths(void)
 {
     int able = 1;
@@ -179,14 +208,17 @@ int int8_paths(void)
     /* Not all compilers know F16C by its name, nor AVX-VNNI, bit 4 of leaf 7.1. */
     unsigned a, b, features = 0, d, more = 0, c;
     __get_cpuid(1, &a, &b, &features, &d);
-    if (!__builtin_cpu_supports("avx2") || !(features & bit_F16C))
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") || !(features & bit_F16C))
         return able;
     able |= 1 << 1;
     if (kernel_paths[2] && __get_cpuid_count(7, 1, &more, &b, &c, &d) && more & 1 << 4)
         able |= 1 << 2;
     if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-        __builtin_cpu_supports("avx512vnni"))
+        __builtin_cpu_supports("avx512vnni")) {
         able |= 1 << 3;
+        if (kernel_paths[4] && may_use_tiles())
+            able |= 1 << 4;
+    }
 #endif
     return able;
 }
@@ -198,13 +230,13 @@ static float weight_at(const Weights *w, const uint8_t *block, int64_t c, int64_
     if (w->kind == PLAIN)
         return (int8_t)block[(i / 4 * CHANNELS + in_block) * 4 + i % 4] * w->scale[c];
     const uint8_t *group = block + i / GROUP * group_size(w);
-    const int64_t four = i % (has_nibbles(w) ? SPAN : GROUP) / 4;
+    const int64_t four = i % (has_nibbles(w) ? HALF : GROUP) / 4;
     const int byte = group[(four * CHANNELS + in_block) * 4 + i % 4];
     if (has_nibbles(w)) {
         float scale, minimum;
         scale_and_minimum(block, groups_of(w), i / GROUP, w->kind == NESTED, in_block, &scale,
                           &minimum);
-        return (i % GROUP < SPAN ? byte & 15 : byte >> 4) * scale + minimum;
+        return (i % GROUP < HALF ? byte & 15 : byte >> 4) * scale + minimum;
     }
     const uint8_t *scale = group + GROUP * CHANNELS + 2 * in_block;
     return (byte - 128) * (w->kind == HALVES ? fp16_at(scale) : bf16_at(scale));

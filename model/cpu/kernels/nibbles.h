@@ -1,5 +1,5 @@
 /* Bytes times 4-bit weights where there is no `vpdpbusd`; see `dot_nibbles` in kernels.h, and
-   vnni.h. A product of a nibble and a byte, added up over a span, is exact; the few operations on
+   vnni.h. A product of a nibble and a byte, added up over a group, is exact; the few operations on
    floats behind it are the same and in the same order everywhere. */
 
 static void dot_nibbles_portable(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
@@ -7,24 +7,21 @@ static void dot_nibbles_portable(const int8_t *x, int64_t stride, const uint8_t 
                                  float *sums, const int8_t *ahead, int64_t step)
 {
     memset(sums, 0, sizeof(float) * CHANNELS * rows);
-    for (int r = 0; r < rows; r++, sums += CHANNELS, steps += 2 * groups, row_sums += 2 * groups)
+    for (int r = 0; r < rows; r++, sums += CHANNELS, steps++, row_sums++)
         for (int64_t g = 0; g < groups; g++) {
             const uint8_t *four = w + g * (nested ? NESTED_BYTES : NIBBLE_BYTES);
             const int8_t *in = x + r * stride + g * GROUP;
-            int32_t whole[2][CHANNELS] = {0};
-            for (int f = 0; f < SPAN; f += 4)
+            int32_t whole[CHANNELS] = {0};
+            for (int f = 0; f < HALF; f += 4)
                 for (int c = 0; c < CHANNELS; c++, four += 4)
-                    for (int i = 0; i < 4; i++) {
-                        whole[0][c] += in[f + i] * (four[i] & 15);
-                        whole[1][c] += in[SPAN + f + i] * (four[i] >> 4);
-                    }
-            const float of_row = row_sum_at(row_sums + g);
+                    for (int i = 0; i < 4; i++)
+                        whole[c] += in[f + i] * (four[i] & 15) + in[HALF + f + i] * (four[i] >> 4);
+            const float of_row = row_sum_at(row_sums + g * TALL);
             for (int c = 0; c < CHANNELS; c++) {
-                const float both = (float)whole[0][c] * steps[2 * g] +
-                                   (float)whole[1][c] * steps[2 * g + 1];
                 float scale, minimum;
                 scale_and_minimum(w, groups, g, nested, c, &scale, &minimum);
-                sums[c] += both * scale + of_row * minimum;
+                const float scaled = fused_number((float)whole[c] * steps[g * TALL], scale, sums[c]);
+                sums[c] = fused_number(of_row, minimum, scaled);
             }
         }
 }
@@ -43,7 +40,7 @@ AVX2 static inline __attribute__((always_inline)) __m256 scales_avx2(const uint8
 }
 
 /* 16 channels of a block, from channel `first` on, for one or two rows. `vpmaddubsw` and the sum of
-   a span's four of them stay in 16 bits: 4 x 2 x 15 x 127 = 15,240. */
+   a group's eight of them stay in 16 bits: 8 x 2 x 15 x 127 = 30,480. */
 AVX2 static inline __attribute__((always_inline)) void
 tile_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
                   const int rows, const int first, const float *steps, const int32_t *row_sums,
@@ -55,11 +52,10 @@ tile_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t gro
         all[r][0] = all[r][1] = _mm256_setzero_ps();
     for (int64_t g = 0; g < groups; g++) {
         const uint8_t *fours = w + g * (nested ? NESTED_BYTES : NIBBLE_BYTES) + 4 * first;
-        __m256i sum[2][2][2]; /* of each span: 8 channels, 2 sums of each */
-        for (int half = 0; half < 2; half++)
-            for (int r = 0; r < rows; r++)
-                sum[half][r][0] = sum[half][r][1] = _mm256_setzero_si256();
-        for (int f = 0; f < SPAN / 4; f++)
+        __m256i sum[2][2]; /* each: 8 channels, 2 sums of each */
+        for (int r = 0; r < rows; r++)
+            sum[r][0] = sum[r][1] = _mm256_setzero_si256();
+        for (int f = 0; f < HALF / 4; f++)
             for (int q = 0; q < 2; q++) {
                 const uint8_t *from = fours + f * 4 * CHANNELS + 32 * q;
                 const __m256i bytes = _mm256_loadu_si256((const __m256i *)from);
@@ -69,10 +65,10 @@ tile_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t gro
                 };
                 for (int half = 0; half < 2; half++)
                     for (int r = 0; r < rows; r++) {
-                        const int8_t *four = x + r * stride + g * GROUP + half * SPAN + 4 * f;
+                        const int8_t *four = x + r * stride + g * GROUP + half * HALF + 4 * f;
                         const __m256i in = _mm256_set1_epi32(four_bytes(four));
-                        sum[half][r][q] = _mm256_add_epi16(
-                            sum[half][r][q], _mm256_maddubs_epi16(weights[half], in));
+                        sum[r][q] =
+                            _mm256_add_epi16(sum[r][q], _mm256_maddubs_epi16(weights[half], in));
                     }
             }
         for (int q = 0; q < 2; q++) {
@@ -82,17 +78,11 @@ tile_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t gro
             const __m256 minimum = scales_avx2(own + CHANNELS * (nested ? 1 : 2),
                                                super + 2 * CHANNELS, nested);
             for (int r = 0; r < rows; r++) {
-                const float *of_span = steps + 2 * (r * groups + g);
-                __m256 spans[2];
-                for (int half = 0; half < 2; half++) {
-                    const __m256i whole = _mm256_madd_epi16(sum[half][r][q], ones);
-                    spans[half] = _mm256_mul_ps(_mm256_cvtepi32_ps(whole),
-                                                _mm256_set1_ps(of_span[half]));
-                }
-                const float of_row = row_sum_at(row_sums + 2 * r * groups + g);
-                const __m256 both = _mm256_mul_ps(_mm256_add_ps(spans[0], spans[1]), scale);
-                const __m256 least = _mm256_mul_ps(_mm256_set1_ps(of_row), minimum);
-                all[r][q] = _mm256_add_ps(all[r][q], _mm256_add_ps(both, least));
+                const __m256 whole = _mm256_cvtepi32_ps(_mm256_madd_epi16(sum[r][q], ones));
+                const __m256 stepped = _mm256_mul_ps(whole, _mm256_set1_ps(steps[g * TALL + r]));
+                const __m256 of_row = _mm256_set1_ps(row_sum_at(row_sums + g * TALL + r));
+                all[r][q] = _mm256_fmadd_ps(of_row, minimum,
+                                            _mm256_fmadd_ps(stepped, scale, all[r][q]));
             }
         }
     }
@@ -108,11 +98,11 @@ tiles_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t gr
     for (int c = 0; c < CHANNELS; c += 16) {
         int r = 0;
         for (; r + 2 <= rows; r += 2)
-            tile_nibbles_avx2(x + r * stride, stride, w, groups, 2, c, steps + 2 * r * groups,
-                              row_sums + 2 * r * groups, nested, sums + r * CHANNELS + c);
+            tile_nibbles_avx2(x + r * stride, stride, w, groups, 2, c, steps + r,
+                              row_sums + r, nested, sums + r * CHANNELS + c);
         if (r < rows)
-            tile_nibbles_avx2(x + r * stride, stride, w, groups, 1, c, steps + 2 * r * groups,
-                              row_sums + 2 * r * groups, nested, sums + r * CHANNELS + c);
+            tile_nibbles_avx2(x + r * stride, stride, w, groups, 1, c, steps + r,
+                              row_sums + r, nested, sums + r * CHANNELS + c);
     }
 }
 

@@ -5,7 +5,7 @@
 #define NAMED(a) JOINED(a, PATH)
 #define vec NAMED(vec)
 #define words NAMED(words)
-#define halves NAMED(halves)
+#define bf16_numbers NAMED(bf16_numbers)
 #define ints NAMED(ints)
 #define repeated NAMED(repeated)
 #define tile NAMED(tile)
@@ -14,14 +14,17 @@
 #define scales_at NAMED(scales_at)
 #define channels_at NAMED(channels_at)
 #define add_group NAMED(add_group)
+#define add_rows NAMED(add_rows)
 #define tiles_groups NAMED(tiles_groups)
 #define any_rows NAMED(any_rows)
 #define Rows NAMED(Rows)
 #define total NAMED(total)
+#define fused NAMED(fused)
+#define lanes NAMED(lanes)
 #define norm NAMED(norm)
 #define norm_row NAMED(norm_row)
 #define quantize NAMED(quantize)
-#define quantize_spans NAMED(quantize_spans)
+#define quantize_groups NAMED(quantize_groups)
 #define finish NAMED(finish)
 #define gelu NAMED(gelu)
 #define swiglu NAMED(swiglu)
@@ -58,19 +61,27 @@
 #include "vnni.h"
 #endif
 
-static const Path NAMED(path) = {
-    norm_row, quantize, quantize_spans, NAMED(dot), NAMED(dot_groups), NAMED(dot_nibbles),
-    finish, gelu, swiglu, down, up, head,
-    widen, narrow, rms_norm, rms_norm_gradient, gated, gated_gradient, rotate,
-    cross_entropy,
-};
+#define WITH(rows, tall, dot, dot_groups, dot_nibbles)                                             \
+    {                                                                                              \
+        rows, tall, dot, dot_groups, dot_nibbles, norm_row, quantize, quantize_groups, finish,      \
+            gelu, swiglu, down, up, head, widen, narrow, rms_norm, rms_norm_gradient, gated,       \
+            gated_gradient, rotate, cross_entropy,                                                 \
+    }
+static const Path NAMED(path) =
+    WITH(ROWS, TALL, NAMED(dot), NAMED(dot_groups), NAMED(dot_nibbles));
+#ifdef TILES_TOO
+#include "amx.h"
+static const Path path_amx = WITH(16, TALLEST, dot_amx, dot_groups_amx, dot_nibbles_amx);
+#endif
+#undef WITH
+#undef TILES_TOO
 
 #undef JOIN
 #undef JOINED
 #undef NAMED
 #undef vec
 #undef words
-#undef halves
+#undef bf16_numbers
 #undef ints
 #undef repeated
 #undef tile
@@ -79,14 +90,17 @@ static const Path NAMED(path) = {
 #undef scales_at
 #undef channels_at
 #undef add_group
+#undef add_rows
 #undef tiles_groups
 #undef any_rows
 #undef Rows
 #undef total
+#undef fused
+#undef lanes
 #undef norm
 #undef norm_row
 #undef quantize
-#undef quantize_spans
+#undef quantize_groups
 #undef finish
 #undef gelu
 #undef swiglu
@@ -121,4 +135,8 @@ static const Path NAMED(path) = {
 #undef ATTRIBUTES
 #undef DPBUSD
 #undef FP16
+#undef FUSED
+#undef WORDS
 #undef BYTES
+#undef WIDE
+#undef NEAR

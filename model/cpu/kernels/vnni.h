@@ -1,7 +1,8 @@
 /* Bytes times weights where the processor has `vpdpbusd`, in vectors of LANES channels; see `dot`
    and `dot_groups` in kernels.h. */
 
-#define WIDE 2 /* vectors whose weights meet what is loaded of a row together */
+#define WIDE 2                       /* vectors whose weights meet what is loaded of a row together */
+#define NEAR (LANES == 16 ? 4 : 1) /* rows that do, where there are registers for their sums */
 
 typedef int32_t ints __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
@@ -69,7 +70,7 @@ typedef struct {
 INLINE vec scales_at(const Kind kind, const uint8_t *own, const uint8_t *super)
 {
     if (kind == GROUPED)
-        return (vec)(__builtin_convertvector(*(const halves *)own, words) << 16);
+        return bf16_numbers(own);
     if (kind != NESTED)
         return FP16(own);
     return FP16(super) * __builtin_convertvector(BYTES(own), vec);
@@ -88,10 +89,10 @@ INLINE Channels channels_at(const Kind kind, const uint8_t *w, int64_t groups, i
     }
     const int nested = kind == NESTED;
     const uint8_t *group = w + g * (nested ? NESTED_BYTES : NIBBLE_BYTES);
-    for (int f = 0; f < SPAN / 4; f++) {
+    for (int f = 0; f < HALF / 4; f++) {
         const ints both = *(const ints *)(group + 4 * (f * CHANNELS + c));
         of.fours[f] = both & 0x0F0F0F0F;
-        of.fours[SPAN / 4 + f] = both >> 4 & 0x0F0F0F0F;
+        of.fours[HALF / 4 + f] = both >> 4 & 0x0F0F0F0F;
     }
     const uint8_t *own = own_scales(w, g, nested, c), *super = super_scales(w, groups, g, c);
     of.scale = scales_at(kind, own, super);
@@ -99,35 +100,43 @@ INLINE Channels channels_at(const Kind kind, const uint8_t *w, int64_t groups, i
     return of;
 }
 
-/* A group of WIDE vectors of channels times that of each row, added to sums. The weights stay in
-   registers meanwhile, and what is loaded of a row serves all vectors. */
-INLINE void add_group(const Kind kind, const int8_t *x, int64_t stride, const Channels *of,
-                      int64_t groups, int rows, const float *steps, const int32_t *offsets,
-                      float *sums)
+/* A group of WIDE vectors of channels times that of `rows` rows, added to sums: several rows at a
+   time, so that their sums do not wait for each other. */
+INLINE void add_rows(const Kind kind, const int8_t *x, int64_t stride, const Channels *of,
+                     const int rows, const float *steps, const int32_t *offsets, float *sums)
 {
     const int has_minima = kind == NIBBLES || kind == NESTED;
-    for (int r = 0; r < rows; r++) {
-        vec spans[2][WIDE];
-        for (int half = 0; half < 2; half++) {
-            ints sum[WIDE];
+    ints sum[NEAR][WIDE];
+    for (int r = 0; r < rows; r++)
+        for (int e = 0; e < WIDE; e++)
+            sum[r][e] = (ints){0} + (has_minima ? 0 : offsets[r]);
+    for (int f = 0; f < GROUP / 4; f++)
+        for (int r = 0; r < rows; r++) {
+            const ints in = repeated(x + r * stride + 4 * f);
             for (int e = 0; e < WIDE; e++)
-                sum[e] = (ints){0} + (has_minima ? 0 : offsets[half]);
-            for (int f = half * (SPAN / 4); f < (half + 1) * (SPAN / 4); f++) {
-                const ints in = repeated(x + 4 * f);
-                for (int e = 0; e < WIDE; e++)
-                    sum[e] = DPBUSD(sum[e], of[e].fours[f], in);
-            }
-            for (int e = 0; e < WIDE; e++)
-                spans[half][e] = __builtin_convertvector(sum[e], vec) * steps[half];
+                sum[r][e] = DPBUSD(sum[r][e], of[e].fours[f], in);
         }
+    for (int r = 0; r < rows; r++)
         for (int e = 0; e < WIDE; e++) {
-            vec both = (spans[0][e] + spans[1][e]) * of[e].scale;
+            const vec stepped = __builtin_convertvector(sum[r][e], vec) * steps[r];
+            vec *own = (vec *)(sums + r * CHANNELS + e * LANES);
+            vec all = fused(stepped, of[e].scale, *own);
             if (has_minima)
-                both += row_sum_at(offsets) * of[e].minimum;
-            *(vec *)(sums + e * LANES) += both;
+                all = fused(lanes(row_sum_at(offsets + r)), of[e].minimum, all);
+            *own = all;
         }
-        x += stride, steps += 2 * groups, offsets += 2 * groups, sums += CHANNELS;
-    }
+}
+
+/* The same of any number of rows. The weights stay in registers meanwhile, and what is loaded of a
+   row serves all vectors. */
+INLINE void add_group(const Kind kind, const int8_t *x, int64_t stride, const Channels *of,
+                      int rows, const float *steps, const int32_t *offsets, float *sums)
+{
+    int r = 0;
+    for (; r + NEAR <= rows; r += NEAR)
+        add_rows(kind, x + r * stride, stride, of, NEAR, steps + r, offsets + r, sums + r * CHANNELS);
+    for (; r < rows; r++)
+        add_rows(kind, x + r * stride, stride, of, 1, steps + r, offsets + r, sums + r * CHANNELS);
 }
 
 /* Few rows go through a block from front to back, as it comes from memory; many take it WIDE
@@ -149,9 +158,8 @@ INLINE void tiles_groups(const Kind kind, const int8_t *x, int64_t stride, const
                 Channels of[WIDE];
                 for (int e = 0; e < WIDE; e++)
                     of[e] = channels_at(kind, w, groups, g, c + e * LANES);
-                const int64_t at = 2 * g;
-                add_group(kind, x + g * GROUP, stride, of, groups, rows, steps + at,
-                          offsets + (nibbles ? g : at), sums + c);
+                add_group(kind, x + g * GROUP, stride, of, rows, steps + g * TALL, offsets + g * TALL,
+                          sums + c);
             }
         }
 }
