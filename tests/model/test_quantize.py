@@ -202,7 +202,8 @@ def test_fused_is_rounded_once() -> None:
     c = torch.tensor([2.0**-70, -(2.0**-70), 0.0, 2.0**-70, -(2.0**-70), 0.0, 0.0])
     c = torch.cat([c, -(a * b)[7:]])  # what the product lost is left
     found = fused(a, b, c)
-    assert found[5] == torch.inf and found[6].isnan()
+    assert found[5] == torch.inf
+    assert found[6].isnan()
     for x, y, z, sum_ in zip(*(t.tolist() for t in (a, b, c, found)), strict=True):
         if math.isfinite(x * y) and math.isfinite(sum_):
             assert sum_ == nearest(Fraction(x) * Fraction(y) + Fraction(z))

@@ -98,8 +98,8 @@ def quantized(request: pytest.FixtureRequest, smollm2_file: Path) -> Transformer
 
 def test_greedy_text(base: Base, quantized: Transformer) -> None:
     """24 tokens of each prompt, up to the first place where fp32 has two that are nearly equal:
-    the same for 17 prompts in 20. (In 8 bits it was 56 of 64, and so it was for llama.cpp with q8_0,
-    which has the same groups; as the file has them 58, where llama.cpp had 54.)"""
+    the same for 17 prompts in 20. (In 8 bits it was 56 of 64, as for llama.cpp with q8_0, which has
+    the same groups; as the file has them 58, where llama.cpp had 54.)"""
     prompts = prompts_of(base, ASKED + MORE_ASKED, TEXTS + MORE_TEXTS)
     compared, same = 0, 0
     for prompt, found in zip(prompts, greedy_tokens(base, prompts), strict=True):
