@@ -3,6 +3,7 @@
    operations on floats behind them are those of vnni.h, in the same order. */
 
 #define PART 24 /* groups whose weights are unpacked together */
+#define AHEAD 3 /* groups that are being multiplied while one is added up; a tile each */
 #define TILED AMX static inline __attribute__((always_inline))
 #define BARRIER() __asm__ volatile("" ::: "memory") /* the compiler does not know what tiles read */
 
@@ -15,7 +16,7 @@ typedef struct {
 /* A product of up to TALLEST rows and a block of channels that are not plain. */
 typedef struct {
     const int8_t *x;
-    int64_t stride, groups;
+    int64_t groups;
     const uint8_t *w;
     int64_t size, rows; /* bytes of a group */
     const float *steps;
@@ -45,30 +46,43 @@ TILED void unpack(const int nibbles, const uint8_t *group, int64_t c, uint8_t *t
     }
 }
 
-/* A group of 16 rows and LANES channels, into tile `set`: 0 or 1. */
-TILED void multiply_group(const int nibbles, const int set, const int8_t *x, int64_t stride,
+/* Tiles are named by constants: what multiplies a group of 16 rows and LANES channels into tile
+   `number`, and what stores that. */
+TILED void multiply_group(const int nibbles, const int number, const int8_t *x,
                           const uint8_t *weights)
 {
-    _tile_loadd(4, x, stride);
+    _tile_loadd(4, x, GROUP);
     _tile_loadd(5, weights, 4 * LANES);
-    if (set == 0) {
-        _tile_zero(0);
-        if (nibbles)
-            _tile_dpbsud(0, 4, 5);
-        else
-            _tile_dpbssd(0, 4, 5);
-    } else {
-        _tile_zero(1);
-        if (nibbles)
-            _tile_dpbsud(1, 4, 5);
-        else
-            _tile_dpbssd(1, 4, 5);
+#define INTO(tile)                                                                                 \
+    case tile:                                                                                     \
+        _tile_zero(tile);                                                                          \
+        if (nibbles)                                                                               \
+            _tile_dpbsud(tile, 4, 5);                                                              \
+        else                                                                                       \
+            _tile_dpbssd(tile, 4, 5);                                                              \
+        break
+    switch (number) {
+        INTO(0);
+        INTO(1);
+        INTO(2);
+        INTO(3);
+    }
+#undef INTO
+}
+
+TILED void store_tile(const int number, int32_t *sums)
+{
+    switch (number) {
+    case 0: _tile_stored(0, sums, 4 * LANES); break;
+    case 1: _tile_stored(1, sums, 4 * LANES); break;
+    case 2: _tile_stored(2, sums, 4 * LANES); break;
+    case 3: _tile_stored(3, sums, 4 * LANES); break;
     }
 }
 
-/* What tile `set` has, scaled, added to the sums of 16 rows. */
-TILED void add_tile(const Kind kind, const int set, const Product *p, int64_t g, int64_t c,
-                    const float *steps, const int32_t *row_sums, Desk *desk, vec *sums)
+/* A group's sums of bytes, scaled and added to the sums of 16 rows. */
+TILED void add_tile(const Kind kind, const Product *p, int64_t g, int64_t c, const float *steps,
+                    const int32_t *row_sums, const int32_t *bytes, vec *sums)
 {
     const int nibbles = kind == NIBBLES || kind == NESTED;
     const uint8_t *own = p->w + g * p->size + (nibbles ? HALF : GROUP) * CHANNELS;
@@ -80,46 +94,67 @@ TILED void add_tile(const Kind kind, const int set, const Product *p, int64_t g,
         minimum = scales_at(kind, own + CHANNELS * (kind == NESTED ? 1 : 2), super + 2 * CHANNELS);
 #pragma GCC unroll 16
     for (int r = 0; r < TALL; r++) {
-        const ints whole = *(const ints *)(desk->sums[set] + r * LANES);
+        const ints whole = *(const ints *)(bytes + r * LANES);
         sums[r] = fused(__builtin_convertvector(whole, vec) * steps[r], scale, sums[r]);
         if (nibbles)
             sums[r] = fused(lanes(row_sum_at(row_sums + r)), minimum, sums[r]);
     }
 }
 
-/* The groups from `first` to `end`, for LANES channels from `c` on and 16 rows from `row` on. While
-   the sums of a group are scaled and added up, the next group is multiplied. */
-TILED void run_groups(const Kind kind, const Product *p, int64_t row, int64_t c, int64_t first,
-                      int64_t end, Desk *desk)
+/* A part of a product: the groups from `first` to `end`, LANES channels from `c` on, and 16 rows from
+   `row` on. */
+typedef struct {
+    const Product *p;
+    int64_t row, c, first, end;
+    Desk *desk;
+} Run;
+
+TILED void begin_group(const Kind kind, const int number, const Run *run, int64_t g)
 {
-    const int nibbles = kind == NIBBLES || kind == NESTED;
-    const int8_t *x = p->x + row * p->stride;
-    const float *steps = p->steps + row * p->groups;
-    const int32_t *row_sums = p->offsets + row * p->groups;
-    float *to = p->sums + row * CHANNELS + c;
+    const int8_t *x = run->p->x + (run->row * run->p->groups + g * TALL) * GROUP;
+    if (g < run->end)
+        multiply_group(kind == NIBBLES || kind == NESTED, number, x,
+                       run->desk->weights[g - run->first]);
+}
+
+/* Adds a group up that is in tile `number`, and begins a later one. */
+TILED void end_group(const Kind kind, const int number, const Run *run, int64_t g, vec *sums)
+{
+    const Product *p = run->p;
+    int32_t *bytes = run->desk->sums[number % 2];
+    const int64_t steps = run->row * p->groups + g * TALL;
+    store_tile(number, bytes);
+    begin_group(kind, (number + AHEAD) % (AHEAD + 1), run, g + AHEAD);
+    for (int64_t line = 4 * run->c; line < p->fetched && !run->row; line += 4 * CHANNELS)
+        __builtin_prefetch(p->ahead + g * p->fetched + line, 0, 2);
+    add_tile(kind, p, g, run->c, p->steps + steps, p->offsets + steps, bytes, sums);
+}
+
+/* While the sums of a group are scaled and added up, the next ones are multiplied. */
+TILED void run_groups(const Kind kind, const Run *run)
+{
+    float *to = run->p->sums + run->row * CHANNELS + run->c;
     vec sums[TALL];
 #pragma GCC unroll 16
     for (int r = 0; r < TALL; r++)
-        sums[r] = first ? *(const vec *)(to + r * CHANNELS) : (vec){0};
+        sums[r] = run->first ? *(const vec *)(to + r * CHANNELS) : (vec){0};
     BARRIER();
-    multiply_group(nibbles, 0, x + first * GROUP, p->stride, desk->weights[0]);
-    for (int64_t g = first; g < end; g += 2) {
-        _tile_stored(0, desk->sums[0], 4 * LANES);
-        if (g + 1 < end)
-            multiply_group(nibbles, 1, x + (g + 1) * GROUP, p->stride,
-                           desk->weights[g + 1 - first]);
-        for (int64_t line = 4 * c; line < 2 * p->fetched && !row; line += 4 * CHANNELS)
-            __builtin_prefetch(p->ahead + g * p->fetched + line, 0, 2);
-        add_tile(kind, 0, p, g, c, steps + g * TALL, row_sums + g * TALL, desk, sums);
-        if (g + 1 == end)
-            break;
-        _tile_stored(1, desk->sums[1], 4 * LANES);
-        if (g + 2 < end)
-            multiply_group(nibbles, 0, x + (g + 2) * GROUP, p->stride,
-                           desk->weights[g + 2 - first]);
-        add_tile(kind, 1, p, g + 1, c, steps + (g + 1) * TALL, row_sums + (g + 1) * TALL, desk,
-                 sums);
+    begin_group(kind, 0, run, run->first);
+    begin_group(kind, 1, run, run->first + 1);
+    begin_group(kind, 2, run, run->first + 2);
+    int64_t g = run->first;
+    for (; g + 4 <= run->end; g += 4) {
+        end_group(kind, 0, run, g, sums);
+        end_group(kind, 1, run, g + 1, sums);
+        end_group(kind, 2, run, g + 2, sums);
+        end_group(kind, 3, run, g + 3, sums);
     }
+    if (g < run->end)
+        end_group(kind, 0, run, g, sums);
+    if (g + 1 < run->end)
+        end_group(kind, 1, run, g + 1, sums);
+    if (g + 2 < run->end)
+        end_group(kind, 2, run, g + 2, sums);
 #pragma GCC unroll 16
     for (int r = 0; r < TALL; r++)
         *(vec *)(to + r * CHANNELS) = sums[r];
@@ -140,45 +175,47 @@ TILED void multiply_tiles(const Kind kind, const Product *p)
         for (int64_t c = 0; c < CHANNELS; c += LANES) {
             for (int64_t g = first; g < end; g++)
                 unpack(nibbles, p->w + g * p->size, c, desk.weights[g - first]);
-            for (int64_t row = 0; row < p->rows; row += TALL)
-                run_groups(kind, p, row, c, first, end, &desk);
+            for (int64_t row = 0; row < p->rows; row += TALL) {
+                const Run run = {p, row, c, first, end, &desk};
+                run_groups(kind, &run);
+            }
         }
     }
     _tile_release();
 }
 
 /* Whole tiles are multiplied here, and what is left of the rows as where there are no tiles. */
-AMX static void dot_groups_amx(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
+AMX static void dot_groups_amx(const int8_t *x, const uint8_t *w, int64_t groups,
                                int rows, const float *steps, const int32_t *offsets, int fp16,
                                float *sums, const int8_t *ahead, int64_t step)
 {
     const int done = rows / TALL * TALL;
-    const Product p = {x, stride, groups, w, GROUP_BYTES, done, steps, offsets, sums, ahead,
+    const Product p = {x, groups, w, GROUP_BYTES, done, steps, offsets, sums, ahead,
                        GROUP_BYTES * step / (4 * CHANNELS)};
     if (done && fp16)
         multiply_tiles(HALVES, &p);
     else if (done)
         multiply_tiles(GROUPED, &p);
     if (done < rows)
-        NAMED(dot_groups)(x + done * stride, stride, w, groups, rows - done, steps + done * groups,
+        NAMED(dot_groups)(x + done * groups * GROUP, w, groups, rows - done, steps + done * groups,
                           offsets + done * groups, fp16, sums + done * CHANNELS, ahead,
                           done ? 0 : step);
 }
 
-AMX static void dot_nibbles_amx(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
+AMX static void dot_nibbles_amx(const int8_t *x, const uint8_t *w, int64_t groups,
                                 int rows, const float *steps, const int32_t *row_sums, int nested,
                                 float *sums, const int8_t *ahead, int64_t step)
 {
     const int done = rows / TALL * TALL;
     const int64_t size = nested ? NESTED_BYTES : NIBBLE_BYTES;
-    const Product p = {x, stride, groups, w, size, done, steps, row_sums, sums, ahead,
+    const Product p = {x, groups, w, size, done, steps, row_sums, sums, ahead,
                        size * step / (4 * CHANNELS)};
     if (done && nested)
         multiply_tiles(NESTED, &p);
     else if (done)
         multiply_tiles(NIBBLES, &p);
     if (done < rows)
-        NAMED(dot_nibbles)(x + done * stride, stride, w, groups, rows - done,
+        NAMED(dot_nibbles)(x + done * groups * GROUP, w, groups, rows - done,
                            steps + done * groups, row_sums + done * groups, nested,
                            sums + done * CHANNELS, ahead, done ? 0 : step);
 }

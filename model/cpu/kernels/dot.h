@@ -14,7 +14,7 @@ static void dot_portable(const uint8_t *x, int64_t stride, const int8_t *w, int6
         }
 }
 
-static void dot_groups_portable(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
+static void dot_groups_portable(const int8_t *x, const uint8_t *w, int64_t groups,
                                 int rows, const float *steps, const int32_t *offsets, int fp16,
                                 float *sums, const int8_t *ahead, int64_t step)
 {
@@ -22,7 +22,7 @@ static void dot_groups_portable(const int8_t *x, int64_t stride, const uint8_t *
     for (int r = 0; r < rows; r++, sums += CHANNELS, steps++, offsets++)
         for (int64_t g = 0; g < groups; g++) {
             const uint8_t *of_group = w + g * GROUP_BYTES, *four = of_group;
-            const int8_t *in = x + r * stride + g * GROUP;
+            const int8_t *in = x + g * TALL * GROUP + r * GROUP;
             int32_t whole[CHANNELS];
             for (int c = 0; c < CHANNELS; c++)
                 whole[c] = offsets[g * TALL];
@@ -94,7 +94,7 @@ AVX2 static void dot_avx2(const uint8_t *x, int64_t stride, const int8_t *w, int
 
 /* 16 channels of a block for one or two rows. */
 AVX2 static inline __attribute__((always_inline)) void
-tile_groups_avx2(const int8_t *x, int64_t stride, const uint8_t *w, const uint8_t *scales,
+tile_groups_avx2(const int8_t *x, const uint8_t *w, const uint8_t *scales,
                  int64_t groups, const int rows, const float *steps, const int32_t *offsets,
                  int fp16, float *sums)
 {
@@ -109,7 +109,7 @@ tile_groups_avx2(const int8_t *x, int64_t stride, const uint8_t *w, const uint8_
         for (int f = 0; f < GROUP / 4; f++) {
             __m256i in[2];
             for (int r = 0; r < rows; r++) {
-                const int8_t *four = x + r * stride + g * GROUP + 4 * f;
+                const int8_t *four = x + g * TALL * GROUP + r * GROUP + 4 * f;
                 const __m128i bytes = _mm_cvtsi32_si128(four_bytes(four));
                 in[r] = _mm256_broadcastq_epi64(_mm_cvtepi8_epi16(bytes));
             }
@@ -140,7 +140,7 @@ tile_groups_avx2(const int8_t *x, int64_t stride, const uint8_t *w, const uint8_
             _mm256_storeu_ps(sums + r * CHANNELS + 8 * q, all[r][q]);
 }
 
-AVX2 static void dot_groups_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
+AVX2 static void dot_groups_avx2(const int8_t *x, const uint8_t *w, int64_t groups,
                                  int rows, const float *steps, const int32_t *offsets, int fp16,
                                  float *sums, const int8_t *ahead, int64_t step)
 {
@@ -148,11 +148,11 @@ AVX2 static void dot_groups_avx2(const int8_t *x, int64_t stride, const uint8_t 
         const uint8_t *weights = w + 4 * c, *scales = w + GROUP * CHANNELS + 2 * c;
         int r = 0;
         for (; r + 2 <= rows; r += 2)
-            tile_groups_avx2(x + r * stride, stride, weights, scales, groups, 2,
+            tile_groups_avx2(x + r * GROUP, weights, scales, groups, 2,
                              steps + r, offsets + r, fp16,
                              sums + r * CHANNELS + c);
         if (r < rows)
-            tile_groups_avx2(x + r * stride, stride, weights, scales, groups, 1,
+            tile_groups_avx2(x + r * GROUP, weights, scales, groups, 1,
                              steps + r, offsets + r, fp16,
                              sums + r * CHANNELS + c);
     }

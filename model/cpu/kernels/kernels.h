@@ -197,14 +197,14 @@ typedef struct {
                 int32_t *sums, const int8_t *ahead, int64_t step);
     /* The same for up to `tall` rows and a grouped layer, into sums in floating point: of each group the
        sum of bytes times the row's step, and that times the weights' scale, fused with the sum of the
-       groups before. `steps` and `offsets` are (tiles of TALL rows,
-       groups, TALL). `fp16`: of halves. */
-    void (*dot_groups)(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,
+       groups before. x is (tiles of TALL rows,
+       groups, TALL, GROUP); `steps` and `offsets` are the same without the last. `fp16`: of halves. */
+    void (*dot_groups)(const int8_t *x, const uint8_t *w, int64_t groups, int rows,
                        const float *steps, const int32_t *offsets, int fp16, float *sums,
                        const int8_t *ahead, int64_t step);
     /* The same for a layer of nibbles. A group's sum of the row times the minimum, fused, is added:
        `row_sums` has these in place of offsets; see `row_sum_at`. `nested`: of a nested one. */
-    void (*dot_nibbles)(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,
+    void (*dot_nibbles)(const int8_t *x, const uint8_t *w, int64_t groups, int rows,
                         const float *steps, const int32_t *row_sums, int nested, float *sums,
                         const int8_t *ahead, int64_t step);
     /* A norm of one row; n is a multiple of 16. y may be x. */
@@ -213,8 +213,8 @@ typedef struct {
        or a NaN gets the step NaN, which makes every output of it NaN, as in floating point. */
     void (*quantize)(const float *x, int64_t n, uint8_t *u, float *step, int32_t *zero);
     /* The same of each group: x ~ step * s, s from -127 to 127, padded with zeros to whole groups;
-       and `offset`, -128 times the sum of the group's s; those of a group are TALL numbers behind
-       those of the one before. */
+       and `offset`, -128 times the sum of the group's s. Each group stands TALL groups behind the one
+       before, as do steps and offsets. */
     void (*quantize_groups)(const float *x, int64_t n, int8_t *s, float *steps, int32_t *offsets);
     /* CHANNELS outputs of a row, from channel `first` on. */
     void (*finish)(const Weights *w, int64_t first, const int32_t *sums, float step, int32_t zero,

@@ -11,8 +11,8 @@ typedef struct {
 } Adapters;
 
 /* The rows that a linear layer reads. Where it is not plain, the bytes have a sign, and there is a
-   step and an offset of each group, (tiles of TALL rows, groups, TALL); else a step and a zero point
-   of each row. */
+   step and an offset of each group: bytes are (tiles of TALL rows, groups, TALL, GROUP), steps and
+   offsets the same without the last. Else there is a step and a zero point of each row. */
 typedef struct {
     uint8_t *bytes;
     float *steps;
@@ -44,6 +44,12 @@ static int has_nibbles(const Weights *w) { return w->kind == NIBBLES || w->kind 
 static int64_t bytes_of(const Weights *w)
 {
     return w->kind ? groups_of(w) * GROUP : (w->in_features + 3) / 4 * 4;
+}
+
+/* Where the bytes of a row begin. */
+static int64_t byte_at(const Weights *w, int64_t row)
+{
+    return w->kind ? row / TALL * TALL * bytes_of(w) + row % TALL * GROUP : row * bytes_of(w);
 }
 
 /* Where the first step of a row is. */
@@ -96,7 +102,7 @@ static void sum_groups(const float *steps, int32_t *offsets, int64_t groups)
 static void encode_rows(const Worker *me, const Weights *w, const float *x, const Norm *norm,
                         int64_t layer, int64_t first, int64_t rows)
 {
-    const int64_t n = w->in_features, bytes = bytes_of(w);
+    const int64_t n = w->in_features;
     x += first * n;
     if (norm) {
         for (int64_t i = 0; i < rows; i++)
@@ -104,7 +110,7 @@ static void encode_rows(const Worker *me, const Weights *w, const float *x, cons
         x = me->own;
     }
     for (int64_t i = 0; i < rows; i++) {
-        uint8_t *to = me->in.bytes + (first + i) * bytes;
+        uint8_t *to = me->in.bytes + byte_at(w, first + i);
         float *step = me->in.steps + step_at(w, first + i);
         int32_t *zero = me->in.zeros + step_at(w, first + i);
         if (w->kind)
@@ -149,19 +155,18 @@ static int64_t tall_of(const Worker *me, const Weights *w)
 static void multiply_tile(const Worker *me, const Weights *w, int64_t b, int64_t r, int64_t rows,
                           float *out, const int8_t *ahead, int64_t step)
 {
-    const int64_t bytes = bytes_of(w);
     const float *step_of = me->in.steps + step_at(w, r);
     const int32_t *zero_of = me->in.zeros + step_at(w, r);
-    const uint8_t *x = me->in.bytes + r * bytes;
+    const uint8_t *x = me->in.bytes + byte_at(w, r);
     const uint8_t *weights = (const uint8_t *)w->weight + b * size_of(w);
     if (w->kind) {
         const int64_t groups = groups_of(w);
         const int8_t *of_groups = (const int8_t *)x;
         if (has_nibbles(w))
-            me->path->dot_nibbles(of_groups, bytes, weights, groups, rows, step_of, zero_of,
+            me->path->dot_nibbles(of_groups, weights, groups, rows, step_of, zero_of,
                                   w->kind == NESTED, out, ahead, step);
         else
-            me->path->dot_groups(of_groups, bytes, weights, groups, rows, step_of, zero_of,
+            me->path->dot_groups(of_groups, weights, groups, rows, step_of, zero_of,
                                  w->kind == HALVES, out, ahead, step);
         for (int64_t i = 0; i < rows; i++)
             for (int64_t c = 0; c < CHANNELS; c++)
@@ -169,7 +174,7 @@ static void multiply_tile(const Worker *me, const Weights *w, int64_t b, int64_t
         return;
     }
     int32_t sums[TALL * CHANNELS];
-    me->path->dot(x, bytes, (const int8_t *)weights, bytes / 4, rows, sums, ahead, step);
+    me->path->dot(x, bytes_of(w), (const int8_t *)weights, bytes_of(w) / 4, rows, sums, ahead, step);
     for (int64_t i = 0; i < rows; i++)
         me->path->finish(w, b * CHANNELS, sums + i * CHANNELS, step_of[i], zero_of[i],
                          out + i * CHANNELS);

@@ -104,7 +104,7 @@ ATTRIBUTES static void quantize_groups(const float *restrict x, int64_t n, int8_
                                       float *restrict steps, int32_t *restrict offsets)
 {
     const int64_t groups = (n + GROUP - 1) / GROUP;
-    for (int64_t g = 0; g < groups; g++, s += GROUP) {
+    for (int64_t g = 0; g < groups; g++, s += TALL * GROUP) {
         const int64_t left = n - g * GROUP;
         float own[GROUP];
         if (left >= GROUP)

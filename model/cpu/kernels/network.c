@@ -138,7 +138,7 @@ typedef struct {
     int64_t progress, encoded, copies, own, all;
 } Sizes;
 
-/* Steps, and as many offsets, of rows with so many bytes. */
+/* Steps of rows with so many bytes; there are as many offsets. */
 static int64_t most_steps(int64_t rows, int64_t bytes)
 {
     return (rows + TALL - 1) / TALL * TALL * (bytes / GROUP);
@@ -148,8 +148,9 @@ static Sizes sizes_of(int64_t stages, int64_t rows, int64_t inputs, const Adapte
                       int64_t own, int threads, int64_t more)
 {
     const int64_t bytes = (inputs + GROUP - 1) / GROUP * GROUP;
-    const int64_t each = bytes / 4 + (adapters ? adapters->rank : 0);
-    const int64_t encoded = rows * each + 2 * most_steps(rows, bytes);
+    const int64_t steps = most_steps(rows, bytes);
+    const int64_t encoded =
+        steps * GROUP / 4 + 2 * steps + rows * (adapters ? adapters->rank : 0);
     Sizes sizes = {stages * threads * (int64_t)(sizeof(Progress) / sizeof(float)),
                    (encoded + 15) / 16 * 16, rows == 1 ? threads : 1, (own + 15) / 16 * 16, 0};
     sizes.all = sizes.progress + sizes.copies * sizes.encoded + threads * sizes.own + more;
@@ -173,9 +174,9 @@ static Worker this_worker(int path, int64_t rows, int64_t inputs, const Adapters
     memory += sizes->progress;
     float *encoded = memory + (sizes->copies > 1 ? number : 0) * sizes->encoded;
     const int64_t bytes = (inputs + GROUP - 1) / GROUP * GROUP;
-    float *steps = encoded + rows * bytes / 4, *zeros = steps + most_steps(rows, bytes);
-    const Encoded in = {(uint8_t *)encoded, steps, (int32_t *)zeros,
-                        zeros + most_steps(rows, bytes)};
+    const int64_t count = most_steps(rows, bytes);
+    float *steps = encoded + count * GROUP / 4, *zeros = steps + count;
+    const Encoded in = {(uint8_t *)encoded, steps, (int32_t *)zeros, zeros + count};
     return (Worker){team, kernel_paths[path], rows, adapters, in,
                     memory + sizes->copies * sizes->encoded + number * sizes->own};
 }

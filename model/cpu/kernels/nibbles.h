@@ -2,7 +2,7 @@
    vnni.h. A product of a nibble and a byte, added up over a group, is exact; the few operations on
    floats behind it are the same and in the same order everywhere. */
 
-static void dot_nibbles_portable(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
+static void dot_nibbles_portable(const int8_t *x, const uint8_t *w, int64_t groups,
                                  int rows, const float *steps, const int32_t *row_sums, int nested,
                                  float *sums, const int8_t *ahead, int64_t step)
 {
@@ -10,7 +10,7 @@ static void dot_nibbles_portable(const int8_t *x, int64_t stride, const uint8_t 
     for (int r = 0; r < rows; r++, sums += CHANNELS, steps++, row_sums++)
         for (int64_t g = 0; g < groups; g++) {
             const uint8_t *four = w + g * (nested ? NESTED_BYTES : NIBBLE_BYTES);
-            const int8_t *in = x + r * stride + g * GROUP;
+            const int8_t *in = x + g * TALL * GROUP + r * GROUP;
             int32_t whole[CHANNELS] = {0};
             for (int f = 0; f < HALF; f += 4)
                 for (int c = 0; c < CHANNELS; c++, four += 4)
@@ -42,7 +42,7 @@ AVX2 static inline __attribute__((always_inline)) __m256 scales_avx2(const uint8
 /* 16 channels of a block, from channel `first` on, for one or two rows. `vpmaddubsw` and the sum of
    a group's eight of them stay in 16 bits: 8 x 2 x 15 x 127 = 30,480. */
 AVX2 static inline __attribute__((always_inline)) void
-tile_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
+tile_nibbles_avx2(const int8_t *x, const uint8_t *w, int64_t groups,
                   const int rows, const int first, const float *steps, const int32_t *row_sums,
                   const int nested, float *sums)
 {
@@ -65,7 +65,7 @@ tile_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t gro
                 };
                 for (int half = 0; half < 2; half++)
                     for (int r = 0; r < rows; r++) {
-                        const int8_t *four = x + r * stride + g * GROUP + half * HALF + 4 * f;
+                        const int8_t *four = x + g * TALL * GROUP + r * GROUP + half * HALF + 4 * f;
                         const __m256i in = _mm256_set1_epi32(four_bytes(four));
                         sum[r][q] =
                             _mm256_add_epi16(sum[r][q], _mm256_maddubs_epi16(weights[half], in));
@@ -92,27 +92,27 @@ tile_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t gro
 }
 
 AVX2 static inline __attribute__((always_inline)) void
-tiles_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups, int rows,
+tiles_nibbles_avx2(const int8_t *x, const uint8_t *w, int64_t groups, int rows,
                    const float *steps, const int32_t *row_sums, const int nested, float *sums)
 {
     for (int c = 0; c < CHANNELS; c += 16) {
         int r = 0;
         for (; r + 2 <= rows; r += 2)
-            tile_nibbles_avx2(x + r * stride, stride, w, groups, 2, c, steps + r,
+            tile_nibbles_avx2(x + r * GROUP, w, groups, 2, c, steps + r,
                               row_sums + r, nested, sums + r * CHANNELS + c);
         if (r < rows)
-            tile_nibbles_avx2(x + r * stride, stride, w, groups, 1, c, steps + r,
+            tile_nibbles_avx2(x + r * GROUP, w, groups, 1, c, steps + r,
                               row_sums + r, nested, sums + r * CHANNELS + c);
     }
 }
 
-AVX2 static void dot_nibbles_avx2(const int8_t *x, int64_t stride, const uint8_t *w, int64_t groups,
+AVX2 static void dot_nibbles_avx2(const int8_t *x, const uint8_t *w, int64_t groups,
                                   int rows, const float *steps, const int32_t *row_sums,
                                   int nested, float *sums, const int8_t *ahead, int64_t step)
 {
     if (nested)
-        tiles_nibbles_avx2(x, stride, w, groups, rows, steps, row_sums, 1, sums);
+        tiles_nibbles_avx2(x, w, groups, rows, steps, row_sums, 1, sums);
     else
-        tiles_nibbles_avx2(x, stride, w, groups, rows, steps, row_sums, 0, sums);
+        tiles_nibbles_avx2(x, w, groups, rows, steps, row_sums, 0, sums);
 }
 #endif

@@ -102,7 +102,7 @@ INLINE Channels channels_at(const Kind kind, const uint8_t *w, int64_t groups, i
 
 /* A group of WIDE vectors of channels times that of `rows` rows, added to sums: several rows at a
    time, so that their sums do not wait for each other. */
-INLINE void add_rows(const Kind kind, const int8_t *x, int64_t stride, const Channels *of,
+INLINE void add_rows(const Kind kind, const int8_t *x, const Channels *of,
                      const int rows, const float *steps, const int32_t *offsets, float *sums)
 {
     const int has_minima = kind == NIBBLES || kind == NESTED;
@@ -112,7 +112,7 @@ INLINE void add_rows(const Kind kind, const int8_t *x, int64_t stride, const Cha
             sum[r][e] = (ints){0} + (has_minima ? 0 : offsets[r]);
     for (int f = 0; f < GROUP / 4; f++)
         for (int r = 0; r < rows; r++) {
-            const ints in = repeated(x + r * stride + 4 * f);
+            const ints in = repeated(x + r * GROUP + 4 * f);
             for (int e = 0; e < WIDE; e++)
                 sum[r][e] = DPBUSD(sum[r][e], of[e].fours[f], in);
         }
@@ -129,19 +129,19 @@ INLINE void add_rows(const Kind kind, const int8_t *x, int64_t stride, const Cha
 
 /* The same of any number of rows. The weights stay in registers meanwhile, and what is loaded of a
    row serves all vectors. */
-INLINE void add_group(const Kind kind, const int8_t *x, int64_t stride, const Channels *of,
+INLINE void add_group(const Kind kind, const int8_t *x, const Channels *of,
                       int rows, const float *steps, const int32_t *offsets, float *sums)
 {
     int r = 0;
     for (; r + NEAR <= rows; r += NEAR)
-        add_rows(kind, x + r * stride, stride, of, NEAR, steps + r, offsets + r, sums + r * CHANNELS);
+        add_rows(kind, x + r * GROUP, of, NEAR, steps + r, offsets + r, sums + r * CHANNELS);
     for (; r < rows; r++)
-        add_rows(kind, x + r * stride, stride, of, 1, steps + r, offsets + r, sums + r * CHANNELS);
+        add_rows(kind, x + r * GROUP, of, 1, steps + r, offsets + r, sums + r * CHANNELS);
 }
 
 /* Few rows go through a block from front to back, as it comes from memory; many take it WIDE
    vectors of channels at a time, so that their sums stay near. */
-INLINE void tiles_groups(const Kind kind, const int8_t *x, int64_t stride, const uint8_t *w,
+INLINE void tiles_groups(const Kind kind, const int8_t *x, const uint8_t *w,
                          int64_t groups, const int rows, const float *steps,
                          const int32_t *offsets, float *sums, const int8_t *ahead, int64_t step)
 {
@@ -158,40 +158,40 @@ INLINE void tiles_groups(const Kind kind, const int8_t *x, int64_t stride, const
                 Channels of[WIDE];
                 for (int e = 0; e < WIDE; e++)
                     of[e] = channels_at(kind, w, groups, g, c + e * LANES);
-                add_group(kind, x + g * GROUP, stride, of, rows, steps + g * TALL, offsets + g * TALL,
+                add_group(kind, x + g * TALL * GROUP, of, rows, steps + g * TALL, offsets + g * TALL,
                           sums + c);
             }
         }
 }
 
-INLINE void any_rows(const Kind kind, const int8_t *x, int64_t stride, const uint8_t *w,
+INLINE void any_rows(const Kind kind, const int8_t *x, const uint8_t *w,
                      int64_t groups, int rows, const float *steps, const int32_t *offsets,
                      float *sums, const int8_t *ahead, int64_t step)
 {
     if (rows == 1) /* is compiled apart */
-        tiles_groups(kind, x, stride, w, groups, 1, steps, offsets, sums, ahead, step);
+        tiles_groups(kind, x, w, groups, 1, steps, offsets, sums, ahead, step);
     else
-        tiles_groups(kind, x, stride, w, groups, rows, steps, offsets, sums, ahead, step);
+        tiles_groups(kind, x, w, groups, rows, steps, offsets, sums, ahead, step);
 }
 
-ATTRIBUTES static void NAMED(dot_groups)(const int8_t *x, int64_t stride, const uint8_t *w,
+ATTRIBUTES static void NAMED(dot_groups)(const int8_t *x, const uint8_t *w,
                                          int64_t groups, int rows, const float *steps,
                                          const int32_t *offsets, int fp16, float *sums,
                                          const int8_t *ahead, int64_t step)
 {
     if (fp16)
-        any_rows(HALVES, x, stride, w, groups, rows, steps, offsets, sums, ahead, step);
+        any_rows(HALVES, x, w, groups, rows, steps, offsets, sums, ahead, step);
     else
-        any_rows(GROUPED, x, stride, w, groups, rows, steps, offsets, sums, ahead, step);
+        any_rows(GROUPED, x, w, groups, rows, steps, offsets, sums, ahead, step);
 }
 
-ATTRIBUTES static void NAMED(dot_nibbles)(const int8_t *x, int64_t stride, const uint8_t *w,
+ATTRIBUTES static void NAMED(dot_nibbles)(const int8_t *x, const uint8_t *w,
                                           int64_t groups, int rows, const float *steps,
                                           const int32_t *row_sums, int nested, float *sums,
                                           const int8_t *ahead, int64_t step)
 {
     if (nested)
-        any_rows(NESTED, x, stride, w, groups, rows, steps, row_sums, sums, ahead, step);
+        any_rows(NESTED, x, w, groups, rows, steps, row_sums, sums, ahead, step);
     else
-        any_rows(NIBBLES, x, stride, w, groups, rows, steps, row_sums, sums, ahead, step);
+        any_rows(NIBBLES, x, w, groups, rows, steps, row_sums, sums, ahead, step);
 }
