@@ -25,8 +25,9 @@ _READ_AT_ONCE = 4096
 """Tokens of a prompt that are looked through between two steps."""
 _LONGEST_REST = 6
 """After so many useless drafts in a row, a sequence rests for 2^6 tokens, and no longer after."""
-_HELD, _TRIED = 1.0, 2.0
-"""What a sequence's drafts are taken for before there were any: one token in two would hold."""
+_HELD, _TRIED = 0.15, 1.0
+"""What a sequence's drafts are taken for before there were any: too little to compute one. Guesses
+are compared with what comes all the same, and one that held is enough for a draft."""
 _KEEP_TRIED = 0.9
 """Weight of what is known of drafts, at each new one."""
 _KEEP_SECONDS = 0.98
