@@ -110,7 +110,8 @@ class Transformer(nn.Module):
     def __init__(self, config: Architecture, dropout: float = 0.0) -> None:
         super().__init__()
         self.config = config
-        self.quantized = 0  # to how many bits `model.cpu.quantize` has rounded its matrices
+        self.quantized = 0  # to how many bits `model.cpu.quantize` has rounded its matrices,
+        self.weight_error = 0.0  # and the largest relative error of one that was not so before
         self.embedding = TokenEmbedding(config.vocab_size, config.n_embd)
         self.positions = make_positions(config)
         self.dropout = nn.Dropout(dropout)

@@ -28,6 +28,7 @@ torch computes the same linear layers bit for bit, several times slower.
 
 import ctypes
 import functools
+import math
 import sys
 from collections.abc import Iterator
 from typing import Protocol
@@ -144,6 +145,24 @@ def quantize_weight(weight: Tensor, *, grouped: bool = False) -> tuple[Tensor, T
         whole = (part * inverse[..., None]).round_().clamp_(-127, 127).to(torch.int8)
         values[rows] = whole.flatten(1)[:, :inputs]
     return values, scale.bfloat16() if grouped else scale[:, 0]
+
+
+def relative_error(weight: Tensor, values: Tensor, scale: Tensor) -> float:
+    """How far the numbers are from the weights that they stand for: the root of the sum of squares,
+    of that of the weights.
+
+    Args:
+        weight: (out, in) of any float.
+        values, scale: as of `PackedLinear`.
+    """
+    off = of_all = 0.0
+    for start in range(0, len(weight), _ROWS_AT_ONCE):
+        rows = slice(start, start + _ROWS_AT_ONCE)
+        part, own = weight[rows].float(), scale[rows]
+        found = values[rows] * own[:, None] if own.ndim == 1 else numbers(values[rows], own)
+        off += float((found - part).square().sum())
+        of_all += float(part.square().sum())
+    return math.sqrt(off / of_all) if of_all else 0.0
 
 
 def quantize_rows(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -292,6 +311,7 @@ def quantize(model: Transformer, kernel: Kernel | None = None, *, bits: int = 8)
         raise UsageError(f"--quantize int{bits} is for the CPU; the model is on {model.device}")
     kernel = kernel or library.load()
     grouped = model.config.mlp == "swiglu"
+    model.weight_error = 0.0
     fused = kernel is not None and fits(model.config)
 
     def layer(
@@ -299,14 +319,17 @@ def quantize(model: Transformer, kernel: Kernel | None = None, *, bits: int = 8)
     ) -> Layer:
         weight, scale = owner.weight, getattr(owner, "scale", None)
         assert isinstance(weight, Tensor)
+        stored: Tensor | None = weight  # what is rounded here
         if bits == 4 and weight.dtype != torch.uint8:
-            values, scale = four_bits.quantize_weight(
-                weight if scale is None else numbers(weight, scale)
-            )
+            stored = weight if scale is None else numbers(weight, scale)
+            values, scale = four_bits.quantize_weight(stored)
         elif scale is None:
             values, scale = quantize_weight(weight, grouped=grouped)
         else:
-            values = unpacked(weight)
+            values, stored = unpacked(weight), None
+        if stored is not None:
+            error = relative_error(stored, values, scale)
+            model.weight_error = max(model.weight_error, error)
         if kernel is None:
             return TorchLinear(values, scale, bias)
         return PackedLinear(kernel, values, scale, bias, paired=paired)
