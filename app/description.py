@@ -4,8 +4,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from app.http.guard import is_open
 from app.routes.problems import problems
-from app.security.guard import is_open
 from app.settings import Settings
 
 SCHEMES = {

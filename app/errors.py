@@ -13,8 +13,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from app.openai.envelope import RETRY_HEADER, UNSUPPORTED, envelope, is_openai
-from app.watching.observation import OBSERVATION
+from app.envelopes import RETRY_HEADER, UNSUPPORTED, envelope, is_openai
+from app.ops.context import OBSERVATION
 from model.engine.request import Failed
 from model.errors import ContextLengthError, PenwrightError, UsageError
 
@@ -145,7 +145,7 @@ def of_exception(error: PenwrightError) -> Problem:
 def install(app: FastAPI) -> None:
     """Make `app` answer every error that reaches it with a problem.
 
-    What no handler here knows is caught further out, by `app.middleware`.
+    What no handler here knows is caught further out, by `app.http.requests`.
     """
 
     @app.exception_handler(HTTPException)

@@ -19,8 +19,8 @@ import uuid
 from collections.abc import Sequence
 
 from app.answers import Attributions, TokenContribution
+from app.engine.loading import ServedModel
 from app.errors import Problem, late
-from app.loading import ServedModel
 from model.classifier import Labels
 from model.engine.request import Classified, Classify, Request
 from model.tokenizer import StreamDecoder, Tokenizer

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.answers import Timings, Usage
+from app.engine.loading import ServedModel
 from app.errors import Problem, invalid
-from app.loading import ServedModel
+from app.ops.logs import log_texts
 from app.options import Options
-from app.watching.logs import log_texts
 from model import prompts
 from model.engine.request import Event, Finished, Generate, Request, Text, TokenLogprob
 from model.errors import TextError, UsageError

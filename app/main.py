@@ -13,7 +13,11 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from app import errors
 from app.description import describe_keys
-from app.middleware import CancelWhenGone, LimitBody, Observe
+from app.engine.service import Service
+from app.http.bodies import LimitBody, LimitBodyTime
+from app.http.guard import Guard, require_safe
+from app.http.headers import EXPOSED, SecurityHeaders
+from app.http.requests import CancelWhenGone, Observe
 from app.routes import (
     admin,
     classify,
@@ -27,11 +31,7 @@ from app.routes import (
     tokenize,
 )
 from app.routes.problems import problems
-from app.security.guard import Guard, require_safe
-from app.security.headers import EXPOSED, SecurityHeaders
-from app.service import Service
 from app.settings import Settings, load_settings
-from app.timeouts import LimitBodyTime
 
 DESCRIPTION = """\
 Text generation, classification and instructions from models of one's own.
@@ -67,7 +67,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         # FastAPI's own would log what a request had in a wrong field; the spans are those of
-        # app.watching.tracing.
+        # app.ops.tracing.
         telemetry={
             "tracing": False,
             "metrics": False,

@@ -17,9 +17,9 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from app.engine.events import Job
 from app.errors import Problem, internal, of_exception
 from app.generation import Generation, logprobs_json, timings, usage
-from app.job import Job
 from model.engine.request import Event, Finished, Text
 from model.errors import PenwrightError
 

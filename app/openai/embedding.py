@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from app.engine.loading import ServedModel
 from app.errors import beyond_context
-from app.loading import ServedModel
 from model.engine.request import Embed, Embedded, Request
 
 Vector = npt.NDArray[np.float32]

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterable
 
+from app.engine.loading import ServedModel
+from app.engine.service import Service
 from app.errors import Problem, invalid
 from app.generation import encode
-from app.loading import ServedModel
 from app.openai.schemas import Texts
-from app.service import Service
-from app.watching.observation import OBSERVATION
+from app.ops.context import OBSERVATION
 
 
 async def token_ids(

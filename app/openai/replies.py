@@ -4,8 +4,8 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from app.engine.loading import ServedModel
 from app.generation import Generation, usage
-from app.loading import ServedModel
 from app.openai.answers import CachedTokens, FinishReason, Usage
 from model.engine.request import Finished
 

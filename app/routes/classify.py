@@ -7,14 +7,14 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 
 from app.answers import Attributions, Classification, ClassifyResponse, Usage
+from app.engine.loading import ServedModel
+from app.engine.service import ServiceDependency
 from app.errors import Problem, beyond_context, invalid
 from app.examples import CLASSIFY_EXAMPLES
 from app.explaining import classify_tokens, explain
 from app.generation import encode
-from app.loading import ServedModel
 from app.routes.problems import WORK
 from app.schemas import ClassifyRequest
-from app.service import ServiceDependency
 from app.settings import Settings
 from model.classifier import UNSURE, Labels
 from model.engine.request import Classified

@@ -9,7 +9,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import HTMLResponse
 
-from app.security.headers import docs_policy
+from app.http.headers import docs_policy
 
 ASSETS = "/docs/assets"
 

@@ -7,12 +7,12 @@ from fastapi import APIRouter, Body
 from starlette.responses import Response
 
 from app.answers import Choice, GenerateResponse, TokenLogprobs
-from app.compiling import constrained
+from app.engine.constraint_compiler import constrained
+from app.engine.service import ServiceDependency
 from app.examples import GENERATE_EXAMPLES
 from app.generation import check_batch, collect, encode, logprobs_json, plan, timings, usage
 from app.routes.problems import STREAM, WORK
 from app.schemas import GenerateRequest
-from app.service import ServiceDependency
 from app.streaming import start_stream
 from app.whole import whole
 

@@ -3,9 +3,9 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from app.engine.service import ServiceDependency
+from app.ops.metrics import CONTENT_TYPE
 from app.routes.problems import problems
-from app.service import ServiceDependency
-from app.watching.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["service"])
 

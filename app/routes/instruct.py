@@ -7,12 +7,12 @@ from fastapi import APIRouter, Body
 from starlette.responses import Response
 
 from app.answers import InstructResponse
-from app.compiling import constrained
+from app.engine.constraint_compiler import constrained
+from app.engine.service import ServiceDependency
 from app.examples import INSTRUCT_EXAMPLES
 from app.generation import collect, encode_chat, plan, timings, usage
 from app.routes.problems import STREAM, WORK
 from app.schemas import InstructRequest
-from app.service import ServiceDependency
 from app.streaming import start_stream
 from model.prompts import Message
 

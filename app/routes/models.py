@@ -5,9 +5,9 @@ from typing import Any
 from fastapi import APIRouter
 
 from app.answers import ModelCard, ModelsResponse
-from app.loading import ServedModel
+from app.engine.loading import ServedModel
+from app.engine.service import ServiceDependency
 from app.routes.problems import problems
-from app.service import ServiceDependency
 from model.cpu.quantize import weights_of
 
 router = APIRouter()

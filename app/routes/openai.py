@@ -10,9 +10,11 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body
 from starlette.responses import Response
 
-from app.compiling import constrained
+from app.engine.constraint_compiler import constrained
+from app.engine.loading import ServedModel
+from app.engine.service import Service, ServiceDependency
+from app.envelopes import ErrorBody
 from app.generation import Generation, check_batch, collect, encode_chat, plan
-from app.loading import ServedModel
 from app.openai.answers import (
     ChatChoice,
     ChatMessage,
@@ -26,7 +28,6 @@ from app.openai.answers import (
     ModelList,
 )
 from app.openai.embedding import embed, encoded
-from app.openai.envelope import ErrorBody
 from app.openai.examples import CHAT_EXAMPLES, COMPLETION_EXAMPLES, EMBEDDING_EXAMPLES
 from app.openai.inputs import chat_model, check_ids, note_user, token_ids
 from app.openai.logprobs import Completed, of_chat
@@ -34,7 +35,6 @@ from app.openai.replies import finish_reason, head, openai_usage
 from app.openai.schemas import ChatRequest, CompletionRequest, EmbeddingRequest
 from app.openai.streaming import ChatChunks, CompletionChunks
 from app.routes.problems import STREAM, WORK, problems
-from app.service import Service, ServiceDependency
 from app.streaming import start_stream
 from app.whole import whole
 

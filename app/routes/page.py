@@ -13,8 +13,8 @@ from importlib.resources import files
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
+from app.engine.service import ServiceDependency
 from app.errors import Problem
-from app.service import ServiceDependency
 
 INDEX = "index.html"
 MEDIA_TYPES = {

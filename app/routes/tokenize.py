@@ -6,12 +6,12 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 
 from app.answers import DetokenizeResponse, TokenizeResponse
+from app.engine.service import ServiceDependency
 from app.errors import invalid
 from app.examples import DETOKENIZE_EXAMPLES, TOKENIZE_EXAMPLES
 from app.generation import encode
 from app.routes.problems import problems
 from app.schemas import DetokenizeRequest, TokenizeRequest
-from app.service import ServiceDependency
 from model.tokenizer import Tokenizer
 
 _MANY_TOKENS = 50_000

@@ -18,9 +18,9 @@ import openai
 import pytest
 import torch
 
+from app.engine.service import Service
+from app.http.server import Server, server_config
 from app.main import create_app
-from app.server.server import Server, server_config
-from app.service import Service
 from app.settings import Settings
 from model.architecture import Architecture
 from model.checkpoint import Base, save_adapter, save_base

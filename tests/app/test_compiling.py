@@ -8,10 +8,10 @@ from typing import Any, cast
 
 import pytest
 
-from app.compiling import Compiler
-from app.dispatch import Dispatcher
+from app.engine.client import Dispatcher
+from app.engine.constraint_compiler import Compiler
+from app.engine.events import Job
 from app.errors import Problem
-from app.job import Job
 from model.engine.engine import Engine
 from model.engine.request import Constraint, Request
 from tests.app.conftest import Live
@@ -36,7 +36,7 @@ def compile_many(engine: Slow, names: Sequence[str]) -> tuple[Compiler, list[asy
 
 
 def test_those_that_come_at_once_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.compiling._MOST_WAITING", 1)
+    monkeypatch.setattr("app.engine.constraint_compiler._MOST_WAITING", 1)
 
     async def scenario() -> list[Any]:
         engine = Slow()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.server.connections import Connection
+from app.http.connections import Connection
 
 from .conftest import CONTEXT, Live, serve
 from .wire import closed, connect, get, post, read_answer, reset

@@ -12,11 +12,11 @@ import httpx
 import pytest
 import torch
 
-from app.dispatch import Dispatcher
+from app.engine.client import Dispatcher
+from app.engine.events import Job
+from app.engine.loading import ServedModel
 from app.errors import queue_full
-from app.job import Job
-from app.loading import ServedModel
-from app.security.key_file import KeyEntry, digest, dump_entries
+from app.keys.key_file import KeyEntry, digest, dump_entries
 from app.settings import load_settings
 from model.checkpoint import load_base, save_adapter
 from model.classifier import ClassifierHead, Labels

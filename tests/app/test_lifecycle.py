@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app import loading, service
+from app.engine import loading, service
 
 from .conftest import CONTEXT, environment, process, serve, until_ready
 
@@ -122,7 +122,7 @@ def test_a_dead_engine_is_not_ready(checkpoints: Path) -> None:
 
 
 def test_a_stuck_engine_is_not_ready(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.service.PROBE_SECONDS", 0.2)
+    monkeypatch.setattr("app.engine.service.PROBE_SECONDS", 0.2)
     with serve(models=checkpoints) as live:
         [dispatcher] = live.service._dispatchers()
         go = threading.Event()

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.watching.logs import JSONFormatter, RequestIds
-from app.watching.observation import OBSERVATION, Observation
+from app.ops.context import OBSERVATION, Observation
+from app.ops.logs import JSONFormatter, RequestIds
 
 from .conftest import Live, events, process, until_ready
 

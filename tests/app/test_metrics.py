@@ -11,9 +11,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.service import Service
-from app.watching.engine_metrics import ModelInfo
-from app.watching.metrics import REJECTIONS
+from app.engine.service import Service
+from app.ops.engine_metrics import ModelInfo
+from app.ops.metrics import REJECTIONS
 from model.engine.stats import Histogram
 
 from .conftest import ROOT, Live, serve

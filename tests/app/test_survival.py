@@ -29,7 +29,7 @@ def test_a_signal_while_loading_ends_the_process(checkpoints: Path, tmp_path: Pa
     loading = tmp_path / "loading"
     program = """
 import pathlib, sys, time
-from app import loading
+from app.engine import loading
 from app.cli import main
 def load_base(*_, **__):
     pathlib.Path({loading!r}).touch()

@@ -19,8 +19,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from app.watching.logs import JSONFormatter, RequestIds
-from app.watching.tracing import make_tracing
+from app.ops.logs import JSONFormatter, RequestIds
+from app.ops.tracing import make_tracing
 from model.errors import UsageError
 
 from .conftest import Live, environment, free_port, serve

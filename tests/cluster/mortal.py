@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from app.cluster import Penwright
+from app.ray import Penwright
 
 
 class Mortal(Penwright):

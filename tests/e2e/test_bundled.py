@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from app import examples
-from app.loading import bundled_models
+from app.engine.loading import bundled_models
 from model.checkpoint import adapter_base_path, golden, is_adapter, load_adapter, load_base
 from model.checkpoint.base import identities, identity
 from model.checkpoint.model_set import load_model_set

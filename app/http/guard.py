@@ -1,20 +1,20 @@
 """Who may call: each request needs an API key, unless its path is on a short list.
 
 The check is around all routes, so that one added later, or a mounted app, is behind it without a
-thought. Without any keys, `app.security.browsers` keeps web pages out.
+thought. Without any keys, `app.http.browsers` keeps web pages out.
 """
 
 from starlette._utils import get_route_path
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.engine.service import Service
 from app.errors import RETRY_SECONDS, Problem
-from app.security.browsers import check_host, check_origin, check_reached_locally, is_loopback
-from app.security.keys import Key, Keys
-from app.security.rate_limit import Allowance, most_tokens
-from app.service import Service
+from app.http.browsers import check_host, check_origin, check_reached_locally, is_loopback
+from app.keys.keyring import Key, Keys
+from app.keys.limits import Allowance, most_tokens
+from app.ops.context import OBSERVATION, Observation, Work
 from app.settings import Settings
-from app.watching.observation import OBSERVATION, Observation, Work
 from model.errors import UsageError
 
 PROBES = frozenset({"/healthz", "/readyz"})

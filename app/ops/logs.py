@@ -2,6 +2,10 @@
 
 A line that is written for a request, wherever in the program, has its `request_id`, and its
 `trace_id` if it is traced.
+
+The message of an exception may quote what the code was given: pydantic's errors hold the whole
+input, a KeyError the key. Where the code was is enough to find a mistake; so, while a request is
+answered, messages are left out but for kinds that say nothing of their input.
 """
 
 import json
@@ -9,19 +13,35 @@ import logging
 import logging.config
 import math
 import time
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
+from app.ops.context import OBSERVATION
 from app.settings import Settings
-from app.watching.observation import OBSERVATION
-from app.watching.tracebacks import without_messages
+from model.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
 MOST_CHARACTERS = 1000
 """Of a text in a log line."""
-_OF_ITSELF = ("app.loading", "app.reloading", "app.service")
+_OF_ITSELF = ("app.engine.loading", "app.engine.model_sets", "app.engine.service")
 """Loggers that write of models and settings, and of no request."""
+
+PLAIN = (
+    AssertionError,
+    AttributeError,
+    CheckpointError,
+    ImportError,
+    MemoryError,
+    NameError,
+    OSError,
+    RuntimeError,  # torch's, of shapes and devices
+    TypeError,
+    ZeroDivisionError,
+)
+"""Exceptions whose messages name types, shapes, files and names of the program."""
+HIDDEN = "(a message that may quote a request; --log-prompts true shows it)"
 
 _STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 
@@ -51,6 +71,36 @@ class Discreet(logging.Filter):
         if error is not None and not record.exc_text and record.name not in _OF_ITSELF:
             record.exc_text = without_messages(error)
         return True
+
+
+def without_messages(error: BaseException) -> str:
+    """The traceback of `error` and of what led to it."""
+    lines: list[str] = []
+    chain: list[BaseException] = []
+    current: BaseException | None = error
+    while current is not None and current not in chain:
+        chain.append(current)
+        hidden = current.__suppress_context__
+        current = current.__cause__ or (None if hidden else current.__context__)
+    for one in reversed(chain):
+        if lines:
+            lines.append("\nWhich led to:\n\n")
+        lines += _without_messages(one)
+    return "".join(lines).rstrip("\n")
+
+
+def _without_messages(error: BaseException) -> list[str]:
+    message = f": {error}" if isinstance(error, PLAIN) and str(error) else ""
+    if not isinstance(error, PLAIN):
+        message = f": {HIDDEN}"
+    kind = type(error)
+    name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+    lines = ["Traceback (most recent call last):\n", *traceback.format_tb(error.__traceback__)]
+    lines.append(f"{name}{message}\n")
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            lines += ["\nIn it:\n\n", *_without_messages(inner)]
+    return lines
 
 
 def log_texts(texts: Sequence[str]) -> None:

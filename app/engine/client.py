@@ -10,13 +10,13 @@ import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 
-from app.compiling import Compiler
+from app.engine.constraint_compiler import Compiler
+from app.engine.events import Job
 from app.errors import queue_full, unavailable
-from app.job import Job
-from app.watching.engine_metrics import ModelInfo
-from app.watching.metrics import Metrics
-from app.watching.observation import OBSERVATION
-from app.watching.sequence_metrics import Figures
+from app.ops.context import OBSERVATION
+from app.ops.engine_metrics import ModelInfo
+from app.ops.metrics import Metrics
+from app.ops.sequence_metrics import Figures
 from model.checkpoint import Adapter, Base, checkpoint_name
 from model.engine.engine import Engine, QueueFull, ShuttingDown
 from model.engine.request import Embed, Event, Failed, Generate, Request

@@ -25,12 +25,12 @@ from ray.serve.config import AutoscalingConfig, BackpressureConfig
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.engine.service import Service
+from app.engine.watchdog import EngineDead, Watchdog
 from app.errors import RETRY_SECONDS
 from app.main import create_app
-from app.server.watchdog import EngineDead, Watchdog
-from app.service import Service
+from app.ops import logs
 from app.settings import SECRETS, Settings, load_settings
-from app.watching import logs
 
 HEALTH_PERIOD = 2.0
 """Seconds between health checks. Ray replaces a replica after three that fail."""
@@ -133,7 +133,7 @@ class Penwright:
 
 
 def _log(settings: Settings) -> None:
-    """Log as `app.watching.logs` says, in this replica's file of Ray's logs.
+    """Log as `app.ops.logs` says, in this replica's file of Ray's logs.
 
     Not with its `configure`: that closes all handlers there are, and Ray's are needed.
     """

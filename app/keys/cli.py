@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from app.security.key_file import KeyEntry, digest, dump_entries, new_key, read_entries
+from app.keys.key_file import KeyEntry, digest, dump_entries, new_key, read_entries
 from model.checkpoint.atomic import write_file
 from model.errors import PenwrightError, UsageError
 

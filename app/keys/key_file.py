@@ -3,7 +3,7 @@
     [{"label": "shop", "sha256": "…", "requests_per_minute": 600, "tokens_per_minute": 100000},
      {"label": "ops", "sha256": "…", "admin": true, "expires": "2027-01-01T00:00:00Z"}]
 
-`penwright-keys` writes it (`app.security.cli`). A key is 256 random bits, so its SHA-256 says
+`penwright-keys` writes it (`app.keys.cli`). A key is 256 random bits, so its SHA-256 says
 nothing of it, and a slow hash, which protects what people think up, would only cost time.
 """
 

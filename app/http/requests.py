@@ -1,8 +1,9 @@
 """What surrounds every request, as plain ASGI: no route has to think of it, also none added later.
 
 From the outside in: `Observe` gives the request its id, its log line and its place in the metrics;
-`app.security.guard.Guard` asks for an API key; `LimitBody` refuses bodies that are too large;
-`CancelWhenGone` stops the work for a client that has left, be the answer a stream or not.
+`app.http.guard.Guard` asks for an API key; `app.http.bodies` refuses bodies that are too large
+or too slow; `CancelWhenGone` stops the work for a client that has left, be the answer a stream or
+not.
 """
 
 import asyncio
@@ -14,9 +15,9 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import Problem, internal
-from app.service import Service
-from app.watching.observation import OBSERVATION, Observation
+from app.engine.service import Service
+from app.errors import internal
+from app.ops.context import OBSERVATION, Observation
 
 logger = logging.getLogger("app.access")
 
@@ -100,40 +101,6 @@ class Observe:
             **observation.fields(),
         }
         logger.info("request", extra=extra)
-
-
-class LimitBody:
-    """Refuses a body that is larger than allowed, whether it says so in advance or not."""
-
-    def __init__(self, app: ASGIApp, limit: int) -> None:
-        self.app = app
-        self.limit = limit
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > self.limit:
-            await self._problem(declared).response(scope)(scope, receive, send)
-            return
-        read = 0
-
-        async def receive_limited() -> Message:
-            nonlocal read
-            message = await receive()
-            if message["type"] == "http.request":
-                read += len(message.get("body", b""))
-                if read > self.limit:
-                    raise self._problem("more")
-            return message
-
-        await self.app(scope, receive_limited, send)
-
-    def _problem(self, size: str) -> Problem:
-        return Problem(
-            413, "body-too-large", f"the body has {size} bytes; at most {self.limit} are allowed"
-        )
 
 
 class CancelWhenGone:

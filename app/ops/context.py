@@ -1,8 +1,8 @@
 """What is known of one HTTP request while it is answered: for its log lines, metrics and trace.
 
-`app.middleware.Observe` makes one for each request. It is in a context variable, so that whatever
-works for the request, at any depth and in any thread that it starts, finds it without being handed
-it.
+`app.http.requests.Observe` makes one for each request. It is in a context variable, so that
+whatever works for the request, at any depth and in any thread that it starts, finds it without
+being handed it.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from model.engine.request import Request, Timings
 
 if TYPE_CHECKING:  # it raises problems, which tell the observation
-    from app.security.rate_limit import Allowance
+    from app.keys.limits import Allowance
 
 
 @dataclass

@@ -10,8 +10,8 @@ import os
 import signal
 from types import FrameType
 
+from app.engine.service import Service
 from app.errors import Problem
-from app.service import Service
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
-from app.dispatch import Dispatcher
+from app.engine.client import Dispatcher
 from model.engine.request import Failed
 from model.errors import PenwrightError
 

@@ -10,10 +10,10 @@ import gc
 import logging
 from dataclasses import dataclass
 
-from app.dispatch import Dispatcher
-from app.loading import LoadedModels, load
+from app.engine.client import Dispatcher
+from app.engine.loading import LoadedModels, load
+from app.ops.metrics import Metrics
 from app.settings import Settings
-from app.watching.metrics import Metrics
 from model.engine.request import Failed
 from model.errors import PenwrightError
 

@@ -13,9 +13,13 @@ from pathlib import Path
 
 import torch
 
-from app import computing
-from app.cpu_quota import default_threads
-from app.dispatch import Dispatcher
+from app.engine.client import Dispatcher
+from app.engine.device import (
+    choose_device,
+    choose_dtype,
+    choose_weight_bits,
+    default_threads,
+)
 from app.settings import Settings
 from model.checkpoint import (
     Adapter,
@@ -141,7 +145,7 @@ def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
     chosen = model_set(settings)
     threads = settings.threads or default_threads()
     torch.set_num_threads(threads)
-    device = computing.device(settings)
+    device = choose_device(settings)
     logger.info("loading models", extra={"device": str(device), "threads": threads})
 
     base_paths: dict[str, Path] = {}
@@ -205,7 +209,7 @@ def _load_base(path: Path, settings: Settings, device: torch.device) -> Base:
     with _named_in_errors(path):
         # From weights as they are stored, which are smaller than in fp32: the peak of memory. Some
         # are kept so: those of 4 and of 8 bits in a GGUF file.
-        bits, dtype = computing.weight_bits(settings), computing.dtype(settings)
+        bits, dtype = choose_weight_bits(settings), choose_dtype(settings)
         base = load_base(path, dtype=dtype, device=device, held="packed" if bits else None)
         if bits:
             quantize(base.model, bits=bits)

@@ -12,10 +12,10 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from app.server.connections import Connection
-from app.server.hangup import Hangup
-from app.server.watchdog import EngineDead, Watchdog
-from app.service import Service
+from app.engine.service import Service
+from app.engine.watchdog import EngineDead, Watchdog
+from app.http.connections import Connection
+from app.http.reload_signal import Hangup
 from app.settings import Settings
 from model.errors import UsageError
 

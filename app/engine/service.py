@@ -12,16 +12,16 @@ from urllib.parse import quote
 
 from fastapi import Depends, Request
 
-from app.dispatch import Dispatcher
+from app.engine.client import Dispatcher
+from app.engine.loading import LoadedModels, ServedModel
+from app.engine.model_sets import ModelSets, Reloaded
+from app.engine.watchdog import EngineDead, Watchdog
 from app.errors import Problem, unavailable
-from app.loading import LoadedModels, ServedModel
-from app.reloading import ModelSets, Reloaded
-from app.security.keys import load_keys
-from app.server.watchdog import EngineDead, Watchdog
+from app.keys.keyring import load_keys
+from app.ops.context import OBSERVATION
+from app.ops.metrics import Metrics
+from app.ops.tracing import make_tracing
 from app.settings import Settings
-from app.watching.metrics import Metrics
-from app.watching.observation import OBSERVATION
-from app.watching.tracing import make_tracing
 from model.checkpoint import TaskName
 from model.engine.request import Failed
 from model.errors import PenwrightError

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from app.watching.observation import Observation, Work
+from app.ops.context import Observation, Work
 from model.engine.request import Generate
 from model.errors import UsageError
 

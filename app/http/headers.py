@@ -12,7 +12,7 @@ from starlette._utils import get_route_path
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.security.guard import OPEN, OPEN_UNDER, PROBES
+from app.http.guard import OPEN, OPEN_UNDER, PROBES
 
 EXPOSED = (
     *("Retry-After", "X-Model", "X-Model-SHA256", "X-Request-ID"),

@@ -3,8 +3,8 @@
 import hmac
 from collections.abc import Sequence
 
-from app.security.key_file import KeyEntry, digest, read_entries
-from app.security.rate_limit import Limits
+from app.keys.key_file import KeyEntry, digest, read_entries
+from app.keys.limits import Limits
 from app.settings import Settings
 from model.errors import UsageError
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from app.watching.engine_metrics import buckets
+from app.ops.engine_metrics import buckets
 from model.engine.request import Timings
 from model.engine.stats import COUNTS, STEP_SECONDS, Histogram
 

@@ -3,8 +3,8 @@
 uvicorn bounds neither the headers of a request nor the time that they take, waits for ever for a
 client that reads nothing, does not notice that a client leaves which sent its next request
 already, and loses the body of a request that offers another protocol, as Java's client does.
-`Connection` is uvicorn's own protocol with these five mended; `app.timeouts` bounds the body,
-`app.middleware` its size. `Server` calls `expire` on each connection, several times a second.
+`Connection` is uvicorn's own protocol with these five mended; `app.http.bodies` bounds the body,
+`app.http.requests` its size. `Server` calls `expire` on each connection, several times a second.
 """
 
 import asyncio

@@ -1,13 +1,48 @@
-"""A limit to the time in which the body of a request must arrive.
+"""The body of a request is bounded in size, and in the time in which it must arrive.
 
-The rest of what a slow client can do is bounded where its connection is: `app.server.connections`.
+The rest of what a slow client can do is bounded where its connection is: `app.http.connections`.
 """
 
 import asyncio
 
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import Problem
+
+
+class LimitBody:
+    """Refuses a body that is larger than allowed, whether it says so in advance or not."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self.app = app
+        self.limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > self.limit:
+            await self._problem(declared).response(scope)(scope, receive, send)
+            return
+        read = 0
+
+        async def receive_limited() -> Message:
+            nonlocal read
+            message = await receive()
+            if message["type"] == "http.request":
+                read += len(message.get("body", b""))
+                if read > self.limit:
+                    raise self._problem("more")
+            return message
+
+        await self.app(scope, receive_limited, send)
+
+    def _problem(self, size: str) -> Problem:
+        return Problem(
+            413, "body-too-large", f"the body has {size} bytes; at most {self.limit} are allowed"
+        )
 
 
 class LimitBodyTime:

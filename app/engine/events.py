@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Protocol
 
 from app.errors import of_failure
-from app.watching.observation import OBSERVATION, Work
-from app.watching.sequence_metrics import Figures
+from app.ops.context import OBSERVATION, Work
+from app.ops.sequence_metrics import Figures
 from model.engine.request import (
     Classified,
     Embedded,
