@@ -12,25 +12,16 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from app import errors
-from app.description import describe_keys
+from app.api import admin, docs, health, pages
+from app.api.description import describe_keys
+from app.api.documentation import problems
+from app.api.native import classify, generate, instruct, models, tokenize
+from app.api.openai import completions as openai
 from app.engine.service import Service
 from app.http.bodies import LimitBody, LimitBodyTime
 from app.http.guard import Guard, require_safe
 from app.http.headers import EXPOSED, SecurityHeaders
 from app.http.requests import CancelWhenGone, Observe
-from app.routes import (
-    admin,
-    classify,
-    docs,
-    generate,
-    health,
-    instruct,
-    models,
-    openai,
-    page,
-    tokenize,
-)
-from app.routes.problems import problems
 from app.settings import Settings, load_settings
 
 DESCRIPTION = """\
@@ -79,7 +70,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     service = app.state.service = Service(settings)
     require_safe(settings, service.keys)
     errors.install(app)
-    modules = (generate, instruct, classify, tokenize, models, openai, health, admin, docs, page)
+    modules = (generate, instruct, classify, tokenize, models, openai, health, admin, docs, pages)
     for module in modules:
         app.include_router(module.router)
     docs.mount_assets(app)

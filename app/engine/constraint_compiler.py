@@ -8,9 +8,9 @@ import asyncio
 import time
 from dataclasses import replace
 
+from app.api.fields import ResponseFormat
+from app.api.options import Options
 from app.errors import invalid, late, queue_full
-from app.fields import ResponseFormat
-from app.options import Options
 from model.engine.constraints import ConstraintError
 from model.engine.engine import Engine
 from model.engine.request import Constraint

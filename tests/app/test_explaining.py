@@ -200,8 +200,8 @@ def test_waiting_for_the_queue_uses_nothing_of_a_limit(
         submit(self, *requests, probe=probe)
 
     monkeypatch.setattr(Engine, "submit", refuse_often)
-    monkeypatch.setattr("app.explaining._RETRY_SECONDS", 0)
-    monkeypatch.setattr("app.explaining._AT_ONCE", 4)
+    monkeypatch.setattr("app.api.native.explain._RETRY_SECONDS", 0)
+    monkeypatch.setattr("app.api.native.explain._AT_ONCE", 4)
     with serve(models=checkpoints, api_keys=file) as live:
         headers = {"Authorization": f"Bearer {secret}"}
         sent = {"text": "the sea", "explain": True}

@@ -77,9 +77,9 @@ def test_what_is_logged_deep_inside_has_the_request_id(
 def test_a_stream_that_breaks_is_in_its_line(
     live: Live, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import app.streaming
+    import app.api.responses
 
-    monkeypatch.setattr(app.streaming, "usage", lambda *_: 1 / 0)
+    monkeypatch.setattr(app.api.responses, "usage", lambda *_: 1 / 0)
     caplog.handler.addFilter(RequestIds())
     body = {"prompt": "a", "max_new_tokens": 3, "stream": True, "ignore_eos": True}
     with caplog.at_level(logging.INFO):
@@ -89,7 +89,7 @@ def test_a_stream_that_breaks_is_in_its_line(
         live.wait(lambda: any(r.name == "app.access" for r in caplog.records))
     assert found[-1][0] == "error"
     assert found[-1][1]["request_id"] == request_id
-    [error] = [r for r in caplog.records if r.name == "app.streaming"]
+    [error] = [r for r in caplog.records if r.name == "app.api.responses"]
     [access] = [r for r in caplog.records if r.name == "app.access"]
     lines = [json.loads(JSONFormatter().format(record)) for record in (error, access)]
     assert [line["request_id"] for line in lines] == [request_id] * 2

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from app import examples
+from app.api.native import examples
 from app.engine.loading import bundled_models
 from model.checkpoint import adapter_base_path, golden, is_adapter, load_adapter, load_base
 from model.checkpoint.base import identities, identity

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from app import examples
+from app.api.native import examples
 from model.checkpoint import golden, load_adapter, load_base
 from model.cpu.quantize import quantize
 from tests.e2e.server import SCRATCH, serve

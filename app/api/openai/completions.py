@@ -10,12 +10,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body
 from starlette.responses import Response
 
-from app.engine.constraint_compiler import constrained
-from app.engine.loading import ServedModel
-from app.engine.service import Service, ServiceDependency
-from app.envelopes import ErrorBody
-from app.generation import Generation, check_batch, collect, encode_chat, plan
-from app.openai.answers import (
+from app.api.documentation import STREAM, WORK, problems
+from app.api.generation import Generation, check_batch, collect, encode_chat, plan
+from app.api.openai.answers import (
     ChatChoice,
     ChatMessage,
     ChatResponse,
@@ -27,16 +24,19 @@ from app.openai.answers import (
     Model,
     ModelList,
 )
-from app.openai.embedding import embed, encoded
-from app.openai.examples import CHAT_EXAMPLES, COMPLETION_EXAMPLES, EMBEDDING_EXAMPLES
-from app.openai.inputs import chat_model, check_ids, note_user, token_ids
-from app.openai.logprobs import Completed, of_chat
-from app.openai.replies import finish_reason, head, openai_usage
-from app.openai.schemas import ChatRequest, CompletionRequest, EmbeddingRequest
-from app.openai.streaming import ChatChunks, CompletionChunks
-from app.routes.problems import STREAM, WORK, problems
-from app.streaming import start_stream
-from app.whole import whole
+from app.api.openai.embeddings import embed, encoded
+from app.api.openai.examples import CHAT_EXAMPLES, COMPLETION_EXAMPLES, EMBEDDING_EXAMPLES
+from app.api.openai.generation import finish_reason, head, openai_usage
+from app.api.openai.inputs import chat_model, check_ids, note_user, token_ids
+from app.api.openai.logprobs import Completed, of_chat
+from app.api.openai.schemas import ChatRequest, CompletionRequest, EmbeddingRequest
+from app.api.openai.streaming import ChatChunks, CompletionChunks
+from app.api.responses import start_stream
+from app.api.whole import whole
+from app.engine.constraint_compiler import constrained
+from app.engine.loading import ServedModel
+from app.engine.service import Service, ServiceDependency
+from app.envelopes import ErrorBody
 
 router = APIRouter(prefix="/v1", tags=["OpenAI's API"])
 

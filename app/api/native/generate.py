@@ -6,15 +6,15 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 from starlette.responses import Response
 
-from app.answers import Choice, GenerateResponse, TokenLogprobs
+from app.api.documentation import STREAM, WORK
+from app.api.generation import check_batch, collect, encode, logprobs_json, plan, timings, usage
+from app.api.native.answers import Choice, GenerateResponse, TokenLogprobs
+from app.api.native.examples import GENERATE_EXAMPLES
+from app.api.native.sampling import GenerateRequest
+from app.api.responses import start_stream
+from app.api.whole import whole
 from app.engine.constraint_compiler import constrained
 from app.engine.service import ServiceDependency
-from app.examples import GENERATE_EXAMPLES
-from app.generation import check_batch, collect, encode, logprobs_json, plan, timings, usage
-from app.routes.problems import STREAM, WORK
-from app.schemas import GenerateRequest
-from app.streaming import start_stream
-from app.whole import whole
 
 router = APIRouter()
 

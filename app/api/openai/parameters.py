@@ -7,8 +7,8 @@ from pydantic.annotated_handlers import GetCoreSchemaHandler, GetJsonSchemaHandl
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from app.api.fields import MOST_TOKENS, Fields, NonEmpty, Str
 from app.envelopes import UNSUPPORTED
-from app.fields import MOST_TOKENS, Fields, NonEmpty, Str
 from app.setting_types import MOST_BATCH
 from model.prompts import Role
 

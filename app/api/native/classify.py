@@ -6,15 +6,15 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body
 
-from app.answers import Attributions, Classification, ClassifyResponse, Usage
+from app.api.documentation import WORK
+from app.api.generation import encode
+from app.api.native.answers import Attributions, Classification, ClassifyResponse, Usage
+from app.api.native.examples import CLASSIFY_EXAMPLES
+from app.api.native.explain import classify_tokens, explain
+from app.api.native.sampling import ClassifyRequest
 from app.engine.loading import ServedModel
 from app.engine.service import ServiceDependency
 from app.errors import Problem, beyond_context, invalid
-from app.examples import CLASSIFY_EXAMPLES
-from app.explaining import classify_tokens, explain
-from app.generation import encode
-from app.routes.problems import WORK
-from app.schemas import ClassifyRequest
 from app.settings import Settings
 from model.classifier import UNSURE, Labels
 from model.engine.request import Classified

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 
+from app.api.generation import encode
+from app.api.openai.schemas import Texts
 from app.engine.loading import ServedModel
 from app.engine.service import Service
 from app.errors import Problem, invalid
-from app.generation import encode
-from app.openai.schemas import Texts
 from app.ops.context import OBSERVATION
 
 

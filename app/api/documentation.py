@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from app.answers import ProblemBody
+from app.api.native.answers import ProblemBody
 from app.errors import MEDIA_TYPE
 
 _WHEN = {

@@ -10,10 +10,10 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
-from app.generation import Generation
-from app.openai.logprobs import Completed, chat_json
-from app.openai.replies import finish_reason, head, openai_usage
-from app.streaming import Encoder, encode_event
+from app.api.generation import Generation
+from app.api.openai.generation import finish_reason, head, openai_usage
+from app.api.openai.logprobs import Completed, chat_json
+from app.api.responses import Encoder, encode_event
 from model.engine.request import Finished, Text
 
 

@@ -6,14 +6,14 @@ from typing import Annotated
 from fastapi import APIRouter, Body
 from starlette.responses import Response
 
-from app.answers import InstructResponse
+from app.api.documentation import STREAM, WORK
+from app.api.generation import collect, encode_chat, plan, timings, usage
+from app.api.native.answers import InstructResponse
+from app.api.native.examples import INSTRUCT_EXAMPLES
+from app.api.native.sampling import InstructRequest
+from app.api.responses import start_stream
 from app.engine.constraint_compiler import constrained
 from app.engine.service import ServiceDependency
-from app.examples import INSTRUCT_EXAMPLES
-from app.generation import collect, encode_chat, plan, timings, usage
-from app.routes.problems import STREAM, WORK
-from app.schemas import InstructRequest
-from app.streaming import start_stream
 from model.prompts import Message
 
 router = APIRouter()

@@ -27,6 +27,8 @@ class TokenLogprobs(Alternative):
 class Usage(BaseModel):
     """Numbers of tokens."""
 
+    __qualname__ = "app__answers__Usage"  # in /openapi.json: programs are generated from it
+
     prompt_tokens: int = Field(description="Of the prompts; each counts once, whatever `n` is.")
     completion_tokens: int
     total_tokens: int

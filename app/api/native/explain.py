@@ -18,7 +18,7 @@ import time
 import uuid
 from collections.abc import Sequence
 
-from app.answers import Attributions, TokenContribution
+from app.api.native.answers import Attributions, TokenContribution
 from app.engine.loading import ServedModel
 from app.errors import Problem, late
 from model.classifier import Labels

@@ -3,9 +3,9 @@
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from app.api.documentation import problems
 from app.engine.service import ServiceDependency
 from app.ops.metrics import CONTENT_TYPE
-from app.routes.problems import problems
 
 router = APIRouter(tags=["service"])
 

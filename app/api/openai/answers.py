@@ -14,6 +14,8 @@ class CachedTokens(BaseModel):
 class Usage(BaseModel):
     """Numbers of tokens."""
 
+    __qualname__ = "app__openai__answers__Usage"  # in /openapi.json: programs are generated from it
+
     prompt_tokens: int = Field(description="Of the prompts; each counts once, whatever `n` is.")
     completion_tokens: int
     total_tokens: int

@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, Field
 
+from app.api.documentation import problems
 from app.engine.service import ServiceDependency
 from app.errors import Problem
-from app.routes.problems import problems
 
 
 async def require_admin(request: Request, service: ServiceDependency) -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from app.api.documentation import problems
 from app.http.guard import is_open
-from app.routes.problems import problems
 from app.settings import Settings
 
 SCHEMES = {

@@ -1,6 +1,6 @@
 """Examples of the API's pages. They run as they stand against `checkpoints/scratch`."""
 
-from app.examples import Example
+from app.api.native.examples import Example
 
 COMPLETION_EXAMPLES: dict[str, Example] = {
     "text": {

@@ -4,9 +4,9 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from app.api.generation import Generation, usage
+from app.api.openai.answers import CachedTokens, FinishReason, Usage
 from app.engine.loading import ServedModel
-from app.generation import Generation, usage
-from app.openai.answers import CachedTokens, FinishReason, Usage
 from model.engine.request import Finished
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from app.openai.answers import ChatLogprobs, CompletionLogprobs
+from app.api.openai.answers import ChatLogprobs, CompletionLogprobs
 from model.checkpoint import Base
 from model.engine.request import TokenLogprob
 from model.tokenizer import StreamDecoder, Tokenizer

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from app.fields import MOST_TOKENS, Body, ResponseFormat, Stops
-from app.openai.parameters import (
+from app.api.fields import MOST_TOKENS, Body, ResponseFormat, Stops
+from app.api.openai.parameters import (
     Inputs,
     LogitBias,
     Messages,
@@ -20,7 +20,7 @@ from app.openai.parameters import (
     StreamOptions,
     User,
 )
-from app.options import Options
+from app.api.options import Options
 from model.prompts import Message
 from model.sampling import SamplingSettings
 

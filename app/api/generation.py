@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.answers import Timings, Usage
+from app.api.native.answers import Timings, Usage
+from app.api.options import Options
 from app.engine.loading import ServedModel
 from app.errors import Problem, invalid
 from app.ops.logs import log_texts
-from app.options import Options
 from model import prompts
 from model.engine.request import Event, Finished, Generate, Request, Text, TokenLogprob
 from model.errors import TextError, UsageError

@@ -5,13 +5,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body
 
-from app.answers import DetokenizeResponse, TokenizeResponse
+from app.api.documentation import problems
+from app.api.generation import encode
+from app.api.native.answers import DetokenizeResponse, TokenizeResponse
+from app.api.native.examples import DETOKENIZE_EXAMPLES, TOKENIZE_EXAMPLES
+from app.api.native.sampling import DetokenizeRequest, TokenizeRequest
 from app.engine.service import ServiceDependency
 from app.errors import invalid
-from app.examples import DETOKENIZE_EXAMPLES, TOKENIZE_EXAMPLES
-from app.generation import encode
-from app.routes.problems import problems
-from app.schemas import DetokenizeRequest, TokenizeRequest
 from model.tokenizer import Tokenizer
 
 _MANY_TOKENS = 50_000

@@ -5,7 +5,7 @@
     data: [DONE]
 
 An error after the first byte is `event: error`, with a problem as its data, and the end. Below /v1
-events look otherwise: `app.openai.streaming` has them.
+events look otherwise: `app.api.openai.streaming` has them.
 """
 
 import json
@@ -17,9 +17,9 @@ from typing import Any
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from app.api.generation import Generation, logprobs_json, timings, usage
 from app.engine.events import Job
 from app.errors import Problem, internal, of_exception
-from app.generation import Generation, logprobs_json, timings, usage
 from model.engine.request import Event, Finished, Text
 from model.errors import PenwrightError
 

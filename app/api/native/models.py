@@ -4,10 +4,10 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from app.answers import ModelCard, ModelsResponse
+from app.api.documentation import problems
+from app.api.native.answers import ModelCard, ModelsResponse
 from app.engine.loading import ServedModel
 from app.engine.service import ServiceDependency
-from app.routes.problems import problems
 from model.cpu.quantize import weights_of
 
 router = APIRouter()

@@ -1,4 +1,4 @@
-"""Bodies of requests; those of answers are in `app.answers`, examples in `app.examples`.
+"""Bodies of requests; those of answers are in `app.api.native.answers`, examples beside them.
 
 What depends on the model (its context, its labels) is checked by the routes.
 """
@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from app.fields import (
+from app.api.fields import (
     MOST_TOKENS,
     Band,
     Body,
@@ -18,7 +18,7 @@ from app.fields import (
     Str,
     Texts,
 )
-from app.options import DEFAULT_NEW_TOKENS, Options
+from app.api.options import DEFAULT_NEW_TOKENS, Options
 from model.sampling import SamplingSettings
 
 
