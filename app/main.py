@@ -12,11 +12,11 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from app import errors
-from app.api import admin, docs, health, pages
-from app.api.description import describe_keys
-from app.api.documentation import problems
+from app.api import admin, health, pages
+from app.api.documentation import describe_keys, problems
 from app.api.native import classify, generate, instruct, models, tokenize
-from app.api.openai import completions as openai
+from app.api.openai import chat, completions, embeddings
+from app.api.openai import models as openai_models
 from app.engine.service import Service
 from app.http.bodies import LimitBody, LimitBodyTime
 from app.http.guard import Guard, require_safe
@@ -70,10 +70,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     service = app.state.service = Service(settings)
     require_safe(settings, service.keys)
     errors.install(app)
-    modules = (generate, instruct, classify, tokenize, models, openai, health, admin, docs, pages)
-    for module in modules:
+    endpoints = (
+        *(generate, instruct, classify, tokenize, models),
+        *(completions, chat, embeddings, openai_models),
+        *(health, admin, pages),
+    )
+    for module in endpoints:
         app.include_router(module.router)
-    docs.mount_assets(app)
+    pages.mount_assets(app)
     if service.keys.required:
         describe_keys(app, settings)
     # The last one added is the outermost.

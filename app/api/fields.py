@@ -89,7 +89,7 @@ class Fields(BaseModel):
         return values
 
 
-class Body(Fields):
+class RequestBody(Fields):
     """A request body."""
 
     model: Str | None = Field(

@@ -1,96 +1,51 @@
-"""Generation over HTTP: from texts to engine requests, and from events to answers.
+"""Generation over HTTP: from token ids to engine requests, and the events of their answers.
 
-/generate and /instruct differ in their prompts and in the shape of the answer, and share the rest.
+The endpoints differ in their prompts and in the shape of the answer, and share the rest.
 """
 
 import asyncio
+import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, replace
 
-from app.api.native.answers import Timings, Usage
-from app.api.options import Options
+from app.api.fields import ResponseFormat
+from app.api.responses import Completion, Generation
+from app.engine.constraint_compiler import Compiler
 from app.engine.loading import ServedModel
-from app.errors import Problem, invalid
-from app.ops.logs import log_texts
-from model import prompts
-from model.engine.request import Event, Finished, Generate, Request, Text, TokenLogprob
-from model.errors import TextError, UsageError
-from model.prompts import Message, Template
+from app.errors import Problem, invalid, late
+from model.engine.constraints import ConstraintError
+from model.engine.request import Constraint, Generate, Request
+from model.sampling import SamplingSettings
 
-_LONG_WORK = 20_000
-"""Characters from which encoding takes long enough (a few ms) to leave the event loop for it."""
-_TEXT_WORK = 20
-"""What a text costs beside its characters, in characters."""
-
-
-async def encode(
-    model: ServedModel, texts: Sequence[str], field: str = "text", *, documents: bool = False
-) -> list[list[int]]:
-    """Token ids of each text.
-
-    Args:
-        field: where in the body they are, for errors.
-        documents: whether each begins a document, with the token in front that models such as
-            Llama 3 expect there.
-
-    Raises:
-        Problem: 422, a text that the tokenizer cannot cut up.
-    """
-    log_texts(texts)
-    tokenizer = model.base.tokenizer
-    encode_one = tokenizer.encode_prompt if documents else tokenizer.encode
-    try:
-        if sum(map(len, texts)) + _TEXT_WORK * len(texts) > _LONG_WORK:
-            return await asyncio.to_thread(lambda: [encode_one(text) for text in texts])
-        return [encode_one(text) for text in texts]
-    except TextError as error:
-        raise invalid(field, str(error)) from error
-
-
-async def encode_chat(
-    model: ServedModel, messages: Sequence[Message], field: str
-) -> list[list[int]]:
-    """Token ids of the one prompt that the model's template makes of a conversation.
-
-    Args:
-        field: where in the body they are, for errors.
-
-    Raises:
-        Problem: 422, the template has no form for them, or a text cannot be cut up.
-    """
-    texts = [message.content for message in messages]
-    log_texts(texts)
-    assert model.template is not None, "a model without one answers no instructions"
-
-    def encoded_by(template: Template) -> prompts.Encoded:
-        return prompts.encode(template.render(messages), model.base.tokenizer)
-
-    try:
-        if model.template.waits or sum(map(len, texts)) > _LONG_WORK:
-            encoded = await asyncio.to_thread(encoded_by, model.template)
-        else:
-            encoded = encoded_by(model.template)
-    except (TextError, UsageError) as error:
-        raise invalid(field, str(error)) from error
-    return [encoded.ids]
+DEFAULT_NEW_TOKENS = 128
 
 
 @dataclass(frozen=True)
-class Generation:
-    """What one HTTP request asks of the engine."""
+class Options:
+    """What /generate, /instruct and their OpenAI counterparts have in common."""
 
-    id: str
-    model: ServedModel
-    requests: list[Request]
-    choices: int
-    """For each prompt: sequence p * choices + k is choice k of prompt p."""
-    logprobs: bool
+    sampling: SamplingSettings
+    """Of the first choice of each prompt; choice k draws with seed + k."""
+    max_new_tokens: int | None = None
+    """As many must fit the context beside the prompt; None is what it has room for, at most
+    `default_new_tokens`."""
+    default_new_tokens: int | None = DEFAULT_NEW_TOKENS
+    """None is no bound but the context's."""
+    limit: str = "max_new_tokens"
+    """The name of that field in the body, for errors."""
+    choices: int = 1
+    """For each prompt."""
+    stops: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    stream: bool = False
+    constraint: Constraint | None = None
 
-    @property
-    def prompt_tokens(self) -> int:
-        return sum(len(request.tokens) for request in self.requests[:: self.choices])
+    def of_choice(self, choice: int) -> SamplingSettings:
+        """How that choice of a prompt draws its tokens."""
+        seed = self.sampling.seed
+        return self.sampling if seed is None else replace(self.sampling, seed=seed + choice)
 
 
 def check_batch(count: int, n: int, max_batch: int, field: str = "prompt") -> None:
@@ -104,6 +59,42 @@ def check_batch(count: int, n: int, max_batch: int, field: str = "prompt") -> No
     """
     if count * n > max_batch:
         raise invalid(field, f"{count} prompts x n = {n}; at most {max_batch} together")
+
+
+async def constrained(
+    compiler: Compiler,
+    options: Options,
+    wanted: ResponseFormat | None,
+    *,
+    prompts: int,
+    deadline: float,
+) -> Options:
+    """`options` with the constraint that a request's `response_format` stands for.
+
+    Args:
+        prompts: how many the request has, each with `options.choices` sequences.
+        deadline: when to give up, on the clock of `time.monotonic`.
+
+    Raises:
+        Problem: 422 with the reason, 429 or 504.
+    """
+    if wanted is None or wanted.type == "text":
+        return options
+    if options.ignore_eos:
+        raise invalid("ignore_eos", "cannot be true with a response_format: that says where to end")
+    try:
+        constraint = wanted.constraint()
+        assert constraint is not None, "only a plain text has none"
+        async with asyncio.timeout(deadline - time.monotonic()):
+            await compiler.prepare(constraint, prompts * options.choices)
+    except ConstraintError as error:
+        raise invalid("response_format", str(error)) from error
+    except (ValueError, RecursionError) as error:
+        reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise invalid("response_format", reason) from error
+    except TimeoutError as error:
+        raise late("compiling the response_format took the request's whole time") from error
+    return replace(options, constraint=constraint)
 
 
 def plan(
@@ -155,31 +146,6 @@ def _new_tokens(options: Options, length: int, context: int, number: int) -> int
     raise Problem(400, "context-length", message, extra=numbers)
 
 
-@dataclass
-class Completion:
-    """One sequence as it grows, and its end."""
-
-    pieces: list[str] = field(default_factory=list)
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    end: Finished | None = None
-
-    def add(self, event: Event) -> None:
-        if isinstance(event, Text):
-            self.pieces.append(event.text)
-            self.logprobs += event.logprobs
-        elif isinstance(event, Finished):
-            self.end = event
-
-    @property
-    def text(self) -> str:
-        return "".join(self.pieces)
-
-    @property
-    def finished(self) -> Finished:
-        assert self.end is not None, "the job ended without this sequence's end"
-        return self.end
-
-
 async def collect(generation: Generation) -> list[Completion]:
     """Generate to the end: a completion for each sequence."""
     completions = [Completion() for _ in generation.requests]
@@ -187,40 +153,3 @@ async def collect(generation: Generation) -> list[Completion]:
         async for index, event in job:
             completions[index].add(event)
     return completions
-
-
-def usage(generation: Generation, ends: Sequence[Finished]) -> Usage:
-    completion = sum(end.completion_tokens for end in ends)
-    return Usage(
-        prompt_tokens=generation.prompt_tokens,
-        completion_tokens=completion,
-        total_tokens=generation.prompt_tokens + completion,
-        cached_tokens=sum(end.cached_tokens for end in ends[:: generation.choices]),
-    )
-
-
-def timings(ends: Sequence[Finished]) -> Timings:
-    return Timings(
-        queue=round(max(end.timings.queue for end in ends), 6),
-        prefill=round(max(end.timings.prefill for end in ends), 6),
-        decode=round(max(end.timings.decode for end in ends), 6),
-        drafted_tokens=sum(end.drafted_tokens for end in ends),
-        accepted_tokens=sum(end.accepted_tokens for end in ends),
-        forced_tokens=sum(end.forced_tokens for end in ends),
-    )
-
-
-def logprobs_json(values: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
-    return [
-        {
-            "token": value.token,
-            "text": value.text,
-            "logprob": value.logprob,
-            "top": [
-                {"token": token, "text": text, "logprob": logprob}
-                for token, text, logprob in value.top
-            ],
-            "forced": value.forced,
-        }
-        for value in values
-    ]

@@ -1,20 +1,26 @@
-"""GET /: the page to try the service, and its files.
+"""GET /: the page to try the service, and its files; GET /docs: the API's pages.
 
-They are plain HTML, CSS and ES modules in `app/web`; all addresses in them are relative, so that
-the page works under any `root_path`. It loads nothing from elsewhere and has no inline script or
-style, so that it works under `Content-Security-Policy: default-src 'self'`.
+The page is plain HTML, CSS and ES modules in `app/web`; all addresses in them are relative, so that
+it works under any `root_path`. It loads nothing from elsewhere and has no inline script or style,
+so that it works under `Content-Security-Policy: default-src 'self'`. The API's pages have every
+asset from here, too: they work without internet.
 """
 
 import hashlib
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 
-from fastapi import APIRouter, Request
-from starlette.responses import JSONResponse, Response
+import fastapi_offline
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.staticfiles import StaticFiles
+from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from app.engine.service import ServiceDependency
 from app.errors import Problem
+from app.http.headers import docs_policy
 
 INDEX = "index.html"
 MEDIA_TYPES = {
@@ -23,6 +29,8 @@ MEDIA_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
+ASSETS = "/docs/assets"
+
 
 router = APIRouter(include_in_schema=False)
 
@@ -79,3 +87,25 @@ def _answer(request: Request, asset: Asset) -> Response:
     if asset.etag in (tag.strip().removeprefix("W/") for tag in known.split(",")):
         return Response(status_code=304, headers=headers)
     return Response(asset.content, media_type=asset.media_type, headers=headers)
+
+
+@router.get("/docs")
+async def docs(request: Request) -> HTMLResponse:
+    root = request.scope.get("root_path", "").rstrip("/")
+    page = get_swagger_ui_html(
+        openapi_url=f"{root}/openapi.json",
+        title=request.app.title,
+        swagger_js_url=f"{root}{ASSETS}/swagger-ui-bundle.js",
+        swagger_css_url=f"{root}{ASSETS}/swagger-ui.css",
+        swagger_favicon_url=f"{root}{ASSETS}/favicon.png",
+        # Swagger UI would otherwise ask a server of its makers' to check the description.
+        swagger_ui_parameters={"validatorUrl": None, "tryItOutEnabled": True},
+    )
+    page.headers["Content-Security-Policy"] = docs_policy(bytes(page.body))
+    return page
+
+
+def mount_assets(app: FastAPI) -> None:
+    """Serve Swagger UI's files, which the package fastapi-offline carries (Apache-2.0)."""
+    directory = Path(str(files(fastapi_offline) / "static"))
+    app.mount(ASSETS, StaticFiles(directory=directory), name="docs-assets")

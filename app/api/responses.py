@@ -1,29 +1,139 @@
-"""Generation as server-sent events.
+"""A generation that is under way, and its answers: whole, or as server-sent events.
 
     data: {"index": 0, "text": "Once"}
     data: {"index": 0, "text": "", "finish_reason": "length", "usage": {…}, …}
     data: [DONE]
 
 An error after the first byte is `event: error`, with a problem as its data, and the end. Below /v1
-events look otherwise: `app.api.openai.streaming` has them.
+events look otherwise: `app.api.openai.generation` has them.
 """
 
+import asyncio
 import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.responses import StreamingResponse
+from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.api.generation import Generation, logprobs_json, timings, usage
 from app.engine.events import Job
+from app.engine.loading import ServedModel
 from app.errors import Problem, internal, of_exception
-from model.engine.request import Event, Finished, Text
+from model.engine.request import Event, Finished, Request, Text, TokenLogprob
 from model.errors import PenwrightError
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What one HTTP request asks of the engine."""
+
+    id: str
+    model: ServedModel
+    requests: list[Request]
+    choices: int
+    """For each prompt: sequence p * choices + k is choice k of prompt p."""
+    logprobs: bool
+
+    @property
+    def prompt_tokens(self) -> int:
+        return sum(len(request.tokens) for request in self.requests[:: self.choices])
+
+
+@dataclass
+class Completion:
+    """One sequence as it grows, and its end."""
+
+    pieces: list[str] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    end: Finished | None = None
+
+    def add(self, event: Event) -> None:
+        if isinstance(event, Text):
+            self.pieces.append(event.text)
+            self.logprobs += event.logprobs
+        elif isinstance(event, Finished):
+            self.end = event
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+    @property
+    def finished(self) -> Finished:
+        assert self.end is not None, "the job ended without this sequence's end"
+        return self.end
+
+
+class Usage(BaseModel):
+    """Numbers of tokens."""
+
+    __qualname__ = "app__answers__Usage"  # in /openapi.json: programs are generated from it
+
+    prompt_tokens: int = Field(description="Of the prompts; each counts once, whatever `n` is.")
+    completion_tokens: int
+    total_tokens: int
+    cached_tokens: int = Field(description="Prompt tokens that did not have to be computed.")
+
+
+class Timings(BaseModel):
+    """Seconds, with several choices the longest of each; and tokens, of all choices."""
+
+    queue: float = Field(description="Until the engine took the request up.")
+    prefill: float = Field(description="From there to the first token.")
+    decode: float = Field(description="From there to the last.")
+    drafted_tokens: int = Field(
+        description="Tokens computed in advance, because they had followed the same ones before, "
+        "or `response_format` makes them likely."
+    )
+    accepted_tokens: int = Field(description="How many of them came, and spared a step.")
+    forced_tokens: int = Field(
+        description="Tokens that were not drawn, because `response_format` left no choice."
+    )
+
+
+def usage(generation: Generation, ends: Sequence[Finished]) -> Usage:
+    completion = sum(end.completion_tokens for end in ends)
+    return Usage(
+        prompt_tokens=generation.prompt_tokens,
+        completion_tokens=completion,
+        total_tokens=generation.prompt_tokens + completion,
+        cached_tokens=sum(end.cached_tokens for end in ends[:: generation.choices]),
+    )
+
+
+def timings(ends: Sequence[Finished]) -> Timings:
+    return Timings(
+        queue=round(max(end.timings.queue for end in ends), 6),
+        prefill=round(max(end.timings.prefill for end in ends), 6),
+        decode=round(max(end.timings.decode for end in ends), 6),
+        drafted_tokens=sum(end.drafted_tokens for end in ends),
+        accepted_tokens=sum(end.accepted_tokens for end in ends),
+        forced_tokens=sum(end.forced_tokens for end in ends),
+    )
+
+
+async def whole(answer: BaseModel, choices: Iterable[BaseModel], *, large: bool) -> Response:
+    """`answer` with `choices`.
+
+    Args:
+        answer: has no choices yet.
+        choices: are best made as they are asked for.
+        large: whether to leave the event loop for it.
+    """
+    body = await asyncio.to_thread(_json, answer, choices) if large else _json(answer, choices)
+    return Response(body, media_type=JSONResponse.media_type)
+
+
+def _json(answer: BaseModel, choices: Iterable[BaseModel]) -> str:
+    rest = answer.model_dump_json(exclude={"choices"})
+    listed = ",".join(choice.model_dump_json() for choice in choices)
+    return f'{rest[:-1]},"choices":[{listed}]}}'
 
 
 def encode_event(data: dict[str, Any], name: str | None = None) -> bytes:
@@ -61,28 +171,7 @@ class Encoder(ABC):
         """The end of a sequence; with the last one come those of all, in order."""
 
 
-class Pieces(Encoder):
-    """The events of /generate and /instruct."""
-
-    error_name = "error"
-
-    def text(self, index: int, event: Text) -> bytes:
-        data: dict[str, Any] = {"index": index, "text": event.text}
-        if self.generation.logprobs:
-            data["logprobs"] = logprobs_json(event.logprobs)
-        return encode_event(data)
-
-    def end(self, index: int, event: Finished, ends: Sequence[Finished] | None) -> bytes:
-        data = {"index": index, "text": "", "finish_reason": event.reason}
-        if ends is not None:
-            data["id"] = self.generation.id
-            data["model"] = self.generation.model.name
-            data["usage"] = usage(self.generation, ends).model_dump()
-            data["timings"] = timings(ends).model_dump()
-        return encode_event(data)
-
-
-async def start_stream(generation: Generation, encoder: Encoder | None = None) -> "EventStream":
+async def start_stream(generation: Generation, encoder: Encoder) -> "EventStream":
     """Begin to generate; the answer starts with the first event.
 
     Until then, an error is still an answer of its own, with its status.
@@ -93,7 +182,7 @@ async def start_stream(generation: Generation, encoder: Encoder | None = None) -
     except BaseException:
         job.close()
         raise
-    return EventStream(encoder or Pieces(generation), job, first)
+    return EventStream(encoder, job, first)
 
 
 class EventStream(StreamingResponse):

@@ -1,17 +1,12 @@
-"""`response_format` becomes a constraint: checked and compiled before the request is admitted.
+"""Constraints are compiled before the requests that they are for are admitted.
 
 That can take a second each, so it happens in threads, few at a time; more than a few that wait are
-turned away, as from the engine's queue. Requests without a `response_format` pass by.
+turned away, as from the engine's queue.
 """
 
 import asyncio
-import time
-from dataclasses import replace
 
-from app.api.fields import ResponseFormat
-from app.api.options import Options
-from app.errors import invalid, late, queue_full
-from model.engine.constraints import ConstraintError
+from app.errors import queue_full
 from model.engine.engine import Engine
 from model.engine.request import Constraint
 
@@ -51,39 +46,3 @@ class Compiler:
         finally:
             self._turns.release()
             self._taken -= 1
-
-
-async def constrained(
-    compiler: Compiler,
-    options: Options,
-    wanted: ResponseFormat | None,
-    *,
-    prompts: int,
-    deadline: float,
-) -> Options:
-    """`options` with the constraint that a request's `response_format` stands for.
-
-    Args:
-        prompts: how many the request has, each with `options.choices` sequences.
-        deadline: when to give up, on the clock of `time.monotonic`.
-
-    Raises:
-        Problem: 422 with the reason, 429 or 504.
-    """
-    if wanted is None or wanted.type == "text":
-        return options
-    if options.ignore_eos:
-        raise invalid("ignore_eos", "cannot be true with a response_format: that says where to end")
-    try:
-        constraint = wanted.constraint()
-        assert constraint is not None, "only a plain text has none"
-        async with asyncio.timeout(deadline - time.monotonic()):
-            await compiler.prepare(constraint, prompts * options.choices)
-    except ConstraintError as error:
-        raise invalid("response_format", str(error)) from error
-    except (ValueError, RecursionError) as error:
-        reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise invalid("response_format", reason) from error
-    except TimeoutError as error:
-        raise late("compiling the response_format took the request's whole time") from error
-    return replace(options, constraint=constraint)

@@ -77,9 +77,7 @@ def test_what_is_logged_deep_inside_has_the_request_id(
 def test_a_stream_that_breaks_is_in_its_line(
     live: Live, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import app.api.responses
-
-    monkeypatch.setattr(app.api.responses, "usage", lambda *_: 1 / 0)
+    monkeypatch.setattr("app.api.native.generate.usage", lambda *_: 1 / 0)
     caplog.handler.addFilter(RequestIds())
     body = {"prompt": "a", "max_new_tokens": 3, "stream": True, "ignore_eos": True}
     with caplog.at_level(logging.INFO):

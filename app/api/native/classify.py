@@ -5,19 +5,92 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Body
+from pydantic import BaseModel, Field
 
-from app.api.documentation import WORK
-from app.api.generation import encode
-from app.api.native.answers import Attributions, Classification, ClassifyResponse, Usage
-from app.api.native.examples import CLASSIFY_EXAMPLES
-from app.api.native.explain import classify_tokens, explain
-from app.api.native.sampling import ClassifyRequest
+from app.api.documentation import WORK, Example
+from app.api.fields import Band, RequestBody, Texts
+from app.api.native.explain import Attributions, classify_tokens, explain
+from app.api.prompts import encode
+from app.api.responses import Usage
 from app.engine.loading import ServedModel
 from app.engine.service import ServiceDependency
 from app.errors import Problem, beyond_context, invalid
 from app.settings import Settings
 from model.classifier import UNSURE, Labels
 from model.engine.request import Classified
+
+
+class ClassifyRequest(RequestBody):
+    """Label a text, or several."""
+
+    text: Texts = Field(description="A text, or a list of them; none may be empty.")
+    truncate: bool = Field(
+        False,
+        description="Read only the beginning of a text that is longer than the model's context; "
+        "otherwise such a text is an error.",
+    )
+    threshold: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Probability from which a text gets the positive label, in place of the "
+        "trained one. Only for a model with a positive label.",
+    )
+    explain: bool = Field(
+        False,
+        description="Say what each token contributes to the label: `attributions`. Reads each text "
+        "about as many times as it has tokens; `--max-explain-tokens` bounds them.",
+    )
+    unsure_band: Band | None = Field(
+        None,
+        description="`[low, high]`: where the probability of the positive label, or for a model "
+        "without one that of the most probable label, is at least `low` and below `high`, the "
+        "label is `unsure`. By default as the server is set; `[]` is none.",
+    )
+
+    @property
+    def texts(self) -> list[str]:
+        return [self.text] if isinstance(self.text, str) else self.text
+
+
+CLASSIFY_EXAMPLES: dict[str, Example] = {
+    "explain": {
+        "summary": "Explain the label, or be unsure",
+        "value": {
+            "text": "Call now to claim your prize",
+            "explain": True,
+            "unsure_band": [0.2, 0.8],
+        },
+    },
+    "text": {
+        "summary": "One text",
+        "value": {"text": "You have WON a free prize! Text WIN to 80086 to claim it now."},
+    },
+    "texts": {
+        "summary": "Several texts",
+        "value": {
+            "text": ["Are we still meeting for lunch?", "FREE entry! Call 09061701461 now!"],
+            "truncate": True,
+        },
+    },
+}
+
+
+class Classification(BaseModel):
+    label: str = Field(description="`unsure` within the band.")
+    score: float = Field(description="Probability of `label`; within the band, of `leaning`.")
+    leaning: str | None = Field(description="Within the band, what the label would be without it.")
+    probabilities: dict[str, float]
+    tokens: int = Field(description="Number of tokens that were read.")
+    truncated: bool = Field(description="Whether the text was longer than that.")
+    attributions: Attributions | None = Field(description="With `explain`.")
+
+
+class ClassifyResponse(BaseModel):
+    model: str
+    results: list[Classification] = Field(description="One for each text, in order.")
+    usage: Usage = Field(description="Of the texts as read, without what `explain` reads again.")
+
 
 router = APIRouter()
 

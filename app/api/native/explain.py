@@ -18,7 +18,8 @@ import time
 import uuid
 from collections.abc import Sequence
 
-from app.api.native.answers import Attributions, TokenContribution
+from pydantic import BaseModel, Field
+
 from app.engine.loading import ServedModel
 from app.errors import Problem, late
 from model.classifier import Labels
@@ -27,6 +28,30 @@ from model.tokenizer import StreamDecoder, Tokenizer
 
 _AT_ONCE = 64
 _RETRY_SECONDS = 0.02
+
+
+class TokenContribution(BaseModel):
+    """A token of a text, and its part in the text's label."""
+
+    token: int
+    text: str = Field(
+        description="The characters that it completes, possibly none; all together are the text."
+    )
+    contribution: float = Field(
+        description="Mean of what it changes in the log-odds when it is added to the tokens before "
+        "it, and when it is put in front of those after it: Shapley's value over these two orders."
+    )
+
+
+class Attributions(BaseModel):
+    """Why a text has its label. Contributions add up to `log_odds` - `baseline` within 0.001."""
+
+    of: str = Field(description="The positive label; for a model without one, the label given.")
+    baseline: float = Field(description="Log-odds of the empty text.")
+    log_odds: float = Field(
+        description="Logit of `of`, less the log-sum-exp of the other labels' logits."
+    )
+    tokens: list[TokenContribution]
 
 
 async def classify_tokens(

@@ -4,17 +4,69 @@ import time
 from typing import Annotated
 
 from fastapi import APIRouter, Body
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from app.api.documentation import STREAM, WORK
-from app.api.generation import collect, encode_chat, plan, timings, usage
-from app.api.native.answers import InstructResponse
-from app.api.native.examples import INSTRUCT_EXAMPLES
-from app.api.native.sampling import InstructRequest
-from app.api.responses import start_stream
-from app.engine.constraint_compiler import constrained
+from app.api.documentation import STREAM, WORK, Example
+from app.api.fields import NonEmpty, Str
+from app.api.generation import Options, collect, constrained, plan
+from app.api.native.generate import Pieces
+from app.api.native.sampling import SamplingFields
+from app.api.prompts import encode_chat
+from app.api.responses import Timings, Usage, start_stream, timings, usage
 from app.engine.service import ServiceDependency
+from model.engine.request import FinishReason
 from model.prompts import Message
+
+
+class InstructRequest(SamplingFields):
+    """Follow an instruction."""
+
+    instruction: NonEmpty = Field(description="What to do.")
+    input: Str = Field("", description="The text to do it with, if the instruction needs one.")
+    temperature: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="0 always takes the most probable token; higher is more varied.",
+    )
+
+    @property
+    def options(self) -> Options:
+        return self._options(self.temperature)
+
+
+INSTRUCT_EXAMPLES: dict[str, Example] = {
+    "instruction": {
+        "summary": "An instruction with an input",
+        "value": {
+            "instruction": "Rewrite the sentence in the past tense.",
+            "input": "She walks to school.",
+        },
+    },
+    "choice": {
+        "summary": "One of several answers",
+        "value": {
+            "instruction": "Is the sentence about the past, the present or the future?",
+            "input": "She walked to school.",
+            "response_format": {"type": "choice", "choices": ["past", "present", "future"]},
+        },
+    },
+    "stream": {
+        "summary": "Stream",
+        "value": {"instruction": "Name a synonym of 'happy'.", "stream": True},
+    },
+}
+
+
+class InstructResponse(BaseModel):
+    id: str
+    model: str
+    response: str
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+
 
 router = APIRouter()
 
@@ -35,7 +87,7 @@ async def instruct(
     )
     generation = plan(model, prompts, options, deadline=deadline)
     if body.stream:
-        return await start_stream(generation)
+        return await start_stream(generation, Pieces(generation))
     [completion] = await collect(generation)
     return InstructResponse(
         id=generation.id,

@@ -1,14 +1,54 @@
 """GET /models: what is served, and how good it is."""
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter
+from pydantic import BaseModel, Field
 
 from app.api.documentation import problems
-from app.api.native.answers import ModelCard, ModelsResponse
 from app.engine.loading import ServedModel
 from app.engine.service import ServiceDependency
 from model.cpu.quantize import weights_of
+
+
+class ModelCard(BaseModel):
+    """One of the models that are served."""
+
+    name: str = Field(description="What `model` is in a request.")
+    tasks: list[Literal["generate", "classify", "instruct"]]
+    checkpoint: str = Field(
+        description="The checkpoint's id: SHA-256 of its card; without a card, of its weights."
+    )
+    sha256: str = Field(
+        description="SHA-256 of its file of weights; of several files, over their sorted hashes."
+    )
+    verified: bool = Field(
+        description="Whether it was shown to answer as its card says. Another program's file has "
+        "no card."
+    )
+    template: str | None = Field(
+        description="How instructions and conversations are written for it; null if it has none "
+        "that can be used."
+    )
+    base: str | None = Field(description="Of an adapter: the id of the base that it belongs to.")
+    parameters: int = Field(description="Of the whole network, the adapter included.")
+    adapter_parameters: int | None = Field(description="Of an adapter: how many are its own.")
+    weights: str = Field(
+        description="In what its base is held: int8 is 8 bits; int4 means that its file has "
+        "weights of 4 bits, which are kept as they are, or that they were given 4 bits here; "
+        "float32 and bfloat16 are not quantized."
+    )
+    context_length: int
+    vocab_size: int
+    labels: list[str] | None
+    positive: str | None = Field(description="The label that must reach the threshold.")
+    threshold: float | None
+    metrics: dict[str, Any] = Field(description="As its card has them.")
+
+
+class ModelsResponse(BaseModel):
+    models: list[ModelCard]
+
 
 router = APIRouter()
 

@@ -1,28 +1,13 @@
-"""Bodies of requests; those of answers are in `app.api.native.answers`, examples beside them.
-
-What depends on the model (its context, its labels) is checked by the routes.
-"""
-
-from typing import Annotated
+"""How a text is generated: the fields that /generate and /instruct have in common."""
 
 from pydantic import Field
 
-from app.api.fields import (
-    MOST_TOKENS,
-    Band,
-    Body,
-    NonEmpty,
-    Prompts,
-    ResponseFormat,
-    Stops,
-    Str,
-    Texts,
-)
-from app.api.options import DEFAULT_NEW_TOKENS, Options
+from app.api.fields import MOST_TOKENS, RequestBody, ResponseFormat, Stops
+from app.api.generation import DEFAULT_NEW_TOKENS, Options
 from model.sampling import SamplingSettings
 
 
-class _Sampling(Body):
+class SamplingFields(RequestBody):
     """How a text is generated."""
 
     max_new_tokens: int | None = Field(
@@ -119,103 +104,3 @@ class _Sampling(Body):
             logprobs=logprobs,
             stream=self.stream,
         )
-
-
-class GenerateRequest(_Sampling):
-    """Continue a text, or several."""
-
-    prompt: Prompts = Field(
-        description="A text to continue, or a list of them. An empty one starts a new document: "
-        "the model is then given its end token, which stands between documents."
-    )
-    temperature: float = Field(
-        0.8,
-        ge=0,
-        le=100,
-        description="0 always takes the most probable token; higher is more varied.",
-    )
-    n: int = Field(
-        1,
-        ge=1,
-        le=8,
-        description="Choices for each prompt; choice k of prompt p has the index p * n + k.",
-    )
-    logprobs: int | None = Field(
-        None,
-        ge=0,
-        le=20,
-        description="Report the log-probability of each token and those of this many of the most "
-        "probable ones; null reports none. They are the model's own, before temperature.",
-    )
-
-    @property
-    def prompts(self) -> list[str]:
-        return [self.prompt] if isinstance(self.prompt, str) else self.prompt
-
-    @property
-    def options(self) -> Options:
-        return self._options(self.temperature, self.n, self.logprobs)
-
-
-class InstructRequest(_Sampling):
-    """Follow an instruction."""
-
-    instruction: NonEmpty = Field(description="What to do.")
-    input: Str = Field("", description="The text to do it with, if the instruction needs one.")
-    temperature: float = Field(
-        0.0,
-        ge=0,
-        le=100,
-        description="0 always takes the most probable token; higher is more varied.",
-    )
-
-    @property
-    def options(self) -> Options:
-        return self._options(self.temperature)
-
-
-class ClassifyRequest(Body):
-    """Label a text, or several."""
-
-    text: Texts = Field(description="A text, or a list of them; none may be empty.")
-    truncate: bool = Field(
-        False,
-        description="Read only the beginning of a text that is longer than the model's context; "
-        "otherwise such a text is an error.",
-    )
-    threshold: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="Probability from which a text gets the positive label, in place of the "
-        "trained one. Only for a model with a positive label.",
-    )
-    explain: bool = Field(
-        False,
-        description="Say what each token contributes to the label: `attributions`. Reads each text "
-        "about as many times as it has tokens; `--max-explain-tokens` bounds them.",
-    )
-    unsure_band: Band | None = Field(
-        None,
-        description="`[low, high]`: where the probability of the positive label, or for a model "
-        "without one that of the most probable label, is at least `low` and below `high`, the "
-        "label is `unsure`. By default as the server is set; `[]` is none.",
-    )
-
-    @property
-    def texts(self) -> list[str]:
-        return [self.text] if isinstance(self.text, str) else self.text
-
-
-class TokenizeRequest(Body):
-    """Turn a text into token ids."""
-
-    text: Str = Field(description="The text; all of it is taken as ordinary text.")
-
-
-class DetokenizeRequest(Body):
-    """Turn token ids into a text."""
-
-    tokens: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(
-        max_length=MOST_TOKENS, fail_fast=True, description="Token ids of the vocabulary."
-    )

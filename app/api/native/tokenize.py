@@ -4,18 +4,53 @@ import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Body
+from pydantic import BaseModel, Field
 
-from app.api.documentation import problems
-from app.api.generation import encode
-from app.api.native.answers import DetokenizeResponse, TokenizeResponse
-from app.api.native.examples import DETOKENIZE_EXAMPLES, TOKENIZE_EXAMPLES
-from app.api.native.sampling import DetokenizeRequest, TokenizeRequest
+from app.api.documentation import Example, problems
+from app.api.fields import MOST_TOKENS, RequestBody, Str
+from app.api.prompts import encode
 from app.engine.service import ServiceDependency
 from app.errors import invalid
 from model.tokenizer import Tokenizer
 
+
+class TokenizeRequest(RequestBody):
+    """Turn a text into token ids."""
+
+    text: Str = Field(description="The text; all of it is taken as ordinary text.")
+
+
+class DetokenizeRequest(RequestBody):
+    """Turn token ids into a text."""
+
+    tokens: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(
+        max_length=MOST_TOKENS, fail_fast=True, description="Token ids of the vocabulary."
+    )
+
+
+TOKENIZE_EXAMPLES: dict[str, Example] = {
+    "text": {"summary": "A text", "value": {"text": "Hello, world!"}}
+}
+
+
+DETOKENIZE_EXAMPLES: dict[str, Example] = {
+    "tokens": {"summary": "Some tokens", "value": {"tokens": [72, 101, 108, 108, 111]}}
+}
+
+
+class TokenizeResponse(BaseModel):
+    model: str
+    tokens: list[int]
+
+
+class DetokenizeResponse(BaseModel):
+    model: str
+    text: str
+
+
 _MANY_TOKENS = 50_000
 """From which decoding takes long enough (a few ms) to leave the event loop for it."""
+
 
 router = APIRouter(tags=["tokens"], responses=problems(400, 404, 408, 413, 422, 503))
 

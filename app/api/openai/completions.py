@@ -1,67 +1,139 @@
-"""/v1: what OpenAI's clients call, as they expect it.
+"""POST /v1/completions: `client.completions.create`."""
 
-The same models, engine and limits as the other routes; only the shapes differ.
-"""
-
-import time
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
-from app.api.documentation import STREAM, WORK, problems
-from app.api.generation import Generation, check_batch, collect, encode_chat, plan
-from app.api.openai.answers import (
-    ChatChoice,
-    ChatMessage,
-    ChatResponse,
-    CompletionChoice,
-    CompletionResponse,
-    Embedding,
-    EmbeddingResponse,
-    EmbeddingUsage,
-    Model,
-    ModelList,
+from app.api.documentation import OPENAI_WORK, STREAM, Example
+from app.api.generation import Options, collect
+from app.api.openai.generation import (
+    Chunks,
+    FinishReason,
+    SamplingFields,
+    Usage,
+    finish_reason,
+    head,
+    openai_usage,
+    plan_sampled,
 )
-from app.api.openai.embeddings import embed, encoded
-from app.api.openai.examples import CHAT_EXAMPLES, COMPLETION_EXAMPLES, EMBEDDING_EXAMPLES
-from app.api.openai.generation import finish_reason, head, openai_usage
-from app.api.openai.inputs import chat_model, check_ids, note_user, token_ids
-from app.api.openai.logprobs import Completed, of_chat
-from app.api.openai.schemas import ChatRequest, CompletionRequest, EmbeddingRequest
-from app.api.openai.streaming import ChatChunks, CompletionChunks
-from app.api.responses import start_stream
-from app.api.whole import whole
-from app.engine.constraint_compiler import constrained
-from app.engine.loading import ServedModel
-from app.engine.service import Service, ServiceDependency
-from app.envelopes import ErrorBody
+from app.api.openai.parameters import NewTokens, Only, Prompts, one_or_many
+from app.api.prompts import TextsOrTokens, token_ids
+from app.api.responses import Generation, start_stream, whole
+from app.engine.service import ServiceDependency
+from model.checkpoint import Base
+from model.engine.request import Text, TokenLogprob
+from model.tokenizer import StreamDecoder, Tokenizer
+
+DEFAULT_COMPLETION_TOKENS = 16
+"""OpenAI's default of `max_tokens` for completions."""
+
+
+class CompletionRequest(SamplingFields):
+    """Continue a text, or several."""
+
+    prompt: Prompts | None = Field(
+        description="A text or its token ids, or a list of them. An empty text, or null, starts a "
+        "new document."
+    )
+    max_tokens: NewTokens | None = Field(
+        None,
+        description="Most tokens to generate. If given, the prompt and as many tokens must fit "
+        f"the model's context; if not, it is {DEFAULT_COMPLETION_TOKENS} or what the context has "
+        "room for.",
+    )
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=20,
+        description="Report the log-probability of each token and those of this many of the most "
+        "probable ones. They are the model's own, before temperature.",
+    )
+    best_of: Annotated[Any, Only(None, 1)] = None
+    echo: Annotated[Any, Only(None, False)] = None
+    suffix: Annotated[Any, Only(None, "")] = None
+
+    @property
+    def prompts(self) -> TextsOrTokens:
+        return one_or_many("" if self.prompt is None else self.prompt)
+
+    @property
+    def options(self) -> Options:
+        return self._options(
+            "max_tokens", self.max_tokens, DEFAULT_COMPLETION_TOKENS, self.logprobs
+        )
+
+
+COMPLETION_EXAMPLES: dict[str, Example] = {
+    "text": {
+        "summary": "Continue a text",
+        "value": {"model": "base", "prompt": "Once upon a time", "max_tokens": 40, "seed": 1},
+    },
+    "stream": {
+        "summary": "Stream, with the numbers of tokens at the end",
+        "value": {
+            "model": "base",
+            "prompt": "In the morning",
+            "max_tokens": 40,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        },
+    },
+}
+
+
+class CompletionLogprobs(BaseModel):
+    """Of all generated tokens, in order, also those of a stop string and the end token, which
+    `text` does not have."""
+
+    tokens: list[str] = Field(description="`bytes:\\xe2` and the like for a part of a character.")
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] = Field(
+        description="The most probable tokens at each place, and the generated one."
+    )
+    text_offset: list[int] = Field(description="Where in `text` each token begins.")
+    forced: list[bool] = Field(
+        description="Whether each was not drawn, because `response_format` left no choice."
+    )
+
+
+class CompletionChoice(BaseModel):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason
+
+
+class CompletionResponse(BaseModel):
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str = Field(description="Of the checkpoint that answers.")
+    choices: list[CompletionChoice]
+    usage: Usage
+
 
 router = APIRouter(prefix="/v1", tags=["OpenAI's API"])
 
 
-def _enveloped(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
-    """The same errors in OpenAI's envelope."""
-    return {
-        status: {"model": ErrorBody, "description": response["description"]}
-        for status, response in responses.items()
-    }
-
-
-_GUARD = problems(401, 403)
-_WORK = _enveloped(_GUARD | WORK)
-_READ = _enveloped(_GUARD | problems(404, 422, 500, 503))
-
-
-@router.post("/completions", response_model=CompletionResponse, responses=_WORK | STREAM)
+@router.post("/completions", response_model=CompletionResponse, responses=OPENAI_WORK | STREAM)
 async def completions(
     body: Annotated[CompletionRequest, Body(openapi_examples=COMPLETION_EXAMPLES)],
     service: ServiceDependency,
 ) -> Response:
     """Continue a text, or several: `client.completions.create`."""
     model = service.model("generate", body.model)
-    generation = await _plan(service, model, body)
+    generation = await plan_sampled(
+        service,
+        model,
+        body,
+        len(body.prompts),
+        "prompt",
+        lambda: token_ids(model, body.prompts, "prompt", documents=True),
+    )
     if body.stream:
         return await start_stream(generation, CompletionChunks(generation, body.include_usage))
     done = await collect(generation)
@@ -82,114 +154,62 @@ async def completions(
     return await whole(answer, choices, large=generation.logprobs)
 
 
-@router.post("/chat/completions", response_model=ChatResponse, responses=_WORK | STREAM)
-async def chat_completions(
-    body: Annotated[ChatRequest, Body(openapi_examples=CHAT_EXAMPLES)],
-    service: ServiceDependency,
-) -> Response:
-    """Answer a conversation: `client.chat.completions.create`."""
-    model = chat_model(service, body.model)
-    generation = await _plan(service, model, body)
-    if body.stream:
-        return await start_stream(generation, ChatChunks(generation, body.include_usage))
-    done = await collect(generation)
-    answer = ChatResponse(
-        **head(generation, "chatcmpl", "chat.completion"),
-        choices=[],
-        usage=openai_usage(generation, [each.finished for each in done]),
-    )
-    choices = (
-        ChatChoice(
-            index=index,
-            message=ChatMessage(role="assistant", content=each.text),
-            logprobs=of_chat(model.base, each.logprobs) if generation.logprobs else None,
-            finish_reason=finish_reason(each.finished),
+class Completed:
+    """Of one sequence of a completion, as its tokens come."""
+
+    def __init__(self, base: Base) -> None:
+        self._tokenizer = base.tokenizer
+        self._stop_tokens = base.stop_tokens
+        self._decoder = StreamDecoder(base.tokenizer)
+        self._length = 0  # of the text so far, as far as its characters are whole
+
+    def take(self, values: Sequence[TokenLogprob]) -> CompletionLogprobs:
+        """Those of the next tokens."""
+        offsets = []
+        for value in values:
+            offsets.append(self._length)
+            if value.token not in self._stop_tokens:  # which have no text
+                self._length += len(self._decoder.push(value.token))
+        return CompletionLogprobs(
+            tokens=[_name(self._tokenizer, value.token) for value in values],
+            token_logprobs=[value.logprob for value in values],
+            top_logprobs=[
+                {
+                    _name(self._tokenizer, token): logprob
+                    for token, logprob in [
+                        *((token, logprob) for token, _, logprob in value.top),
+                        (value.token, value.logprob),
+                    ]
+                }
+                for value in values
+            ],
+            text_offset=offsets,
+            forced=[value.forced for value in values],
         )
-        for index, each in enumerate(done)
-    )
-    return await whole(answer, choices, large=generation.logprobs)
 
 
-async def _plan(
-    service: Service, model: ServedModel, body: CompletionRequest | ChatRequest
-) -> Generation:
-    """What a body asks of the engine, after all that can be wrong with it."""
-    note_user(body.user)
-    options, deadline = body.options, time.monotonic() + service.settings.request_timeout
-    if isinstance(body, ChatRequest):
-        count, field = 1, "messages"
-    else:
-        count, field = len(body.prompts), "prompt"
-    check_batch(count, options.choices, service.settings.max_batch, field)
-    check_ids(model, body.biases, "logit_bias")
-    if isinstance(body, ChatRequest):
-        tokens = await encode_chat(model, body.conversation, field)
-    else:
-        tokens = await token_ids(model, body.prompts, field, documents=True)
-    options = await constrained(
-        model.dispatcher.compiler,
-        options,
-        body.response_format,
-        prompts=len(tokens),
-        deadline=deadline,
-    )
-    return plan(model, tokens, options, deadline=deadline)
-
-
-@router.post("/embeddings", responses=_WORK)
-async def embeddings(
-    body: Annotated[EmbeddingRequest, Body(openapi_examples=EMBEDDING_EXAMPLES)],
-    service: ServiceDependency,
-) -> EmbeddingResponse:
-    """Texts as vectors, the means of a model's hidden states: `client.embeddings.create`."""
-    note_user(body.user)
-    model = service.any_model(body.model)
-    settings = service.settings
-    deadline = time.monotonic() + settings.request_timeout
-    tokens = await token_ids(model, body.inputs, "input", documents=True)
-    vectors, count = await embed(model, tokens, at_once=settings.max_batch, deadline=deadline)
-    return EmbeddingResponse(
-        object="list",
-        model=model.name,
-        data=[
-            Embedding(
-                object="embedding",
-                index=index,
-                embedding=encoded(vector, body.encoding_format or "float"),
-            )
-            for index, vector in enumerate(vectors)
-        ],
-        usage=EmbeddingUsage(prompt_tokens=count, total_tokens=count),
-    )
-
-
-@router.get("/models", responses=_READ)
-async def list_models(service: ServiceDependency) -> ModelList:
-    """What is served: `client.models.list`."""
-    loaded = service.require_loaded()
-    return ModelList(object="list", data=[_model(model) for model in loaded.models.values()])
-
-
-@router.get("/models/{model}", responses=_READ)
-async def retrieve_model(model: str, service: ServiceDependency) -> Model:
-    """One of them: `client.models.retrieve`."""
-    return _model(service.any_model(model))
-
-
-def _model(model: ServedModel) -> Model:
-    path = model.base.path if model.adapter is None else model.adapter.path
-    return Model(
-        id=model.name,
-        object="model",
-        created=_changed(path if model.base.card == {} else path / "card.json"),
-        owned_by="penwright",
-        max_model_len=model.context_length,
-        tasks=list(model.tasks),
-    )
-
-
-def _changed(path: Path) -> int:
+def _name(tokenizer: Tokenizer, token: int) -> str:
+    """The text of a token, or its bytes: no two tokens have the same name."""
+    content = tokenizer.token_bytes(token)
+    if not content:
+        return tokenizer.token_name(token)
     try:
-        return int(path.stat().st_mtime)
-    except OSError:  # another was published in its place meanwhile
-        return 0
+        return content.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
+
+
+class CompletionChunks(Chunks):
+    """The events of /v1/completions."""
+
+    def __init__(self, generation: Generation, include_usage: bool) -> None:
+        super().__init__(generation, "cmpl", "text_completion", include_usage)
+        self._logprobs = [Completed(generation.model.base) for _ in generation.requests]
+
+    def piece(self, index: int, event: Text | None) -> dict[str, Any]:
+        if event is None:
+            return {"text": "", "logprobs": None}
+        logprobs = None
+        if self.generation.logprobs:
+            logprobs = self._logprobs[index].take(event.logprobs).model_dump()
+        return {"text": event.text, "logprobs": logprobs}

@@ -1,21 +1,40 @@
-"""Types of the parameters that OpenAI's clients send."""
+"""Types of the parameters that OpenAI's clients send.
 
-from typing import Annotated, Any, Literal
+`null` means the same as leaving a field out, as it does there. What the clients can send and
+nothing here does is listed too, with the values that ask for nothing: all others are refused by
+name. So is what is not listed.
+"""
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 from pydantic.annotated_handlers import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from app.api.fields import MOST_TOKENS, Fields, NonEmpty, Str
+from app.api.prompts import TextsOrTokens
 from app.envelopes import UNSUPPORTED
 from app.setting_types import MOST_BATCH
 from model.prompts import Role
 
 MOST_BIASES = 1024
+
+
 MOST_INPUTS = 2048
 """Of a request for embeddings: OpenAI's own bound, up to which clients put texts together."""
+
+
 _MOST_MESSAGES = 4096
+
+
 _MOST_PARTS = 256
 
 
@@ -64,8 +83,13 @@ def _kind(value: Any) -> str:
 
 
 Token = Annotated[int, Field(ge=0, lt=2**31)]
+
+
 Tokens = Annotated[list[Token], Field(min_length=1, max_length=MOST_TOKENS, fail_fast=True)]
+
+
 _List = Field(min_length=1, max_length=MOST_BATCH, fail_fast=True)
+
 
 Prompts = Annotated[
     Annotated[Str, Tag("text")]
@@ -74,7 +98,11 @@ Prompts = Annotated[
     | Annotated[list[Tokens], _List, Tag("token lists")],
     Discriminator(_kind),
 ]
+
+
 _Inputs = Field(min_length=1, max_length=MOST_INPUTS, fail_fast=True)
+
+
 Inputs = Annotated[
     Annotated[NonEmpty, Tag("text")]
     | Annotated[list[NonEmpty], _Inputs, Tag("texts")]
@@ -99,6 +127,8 @@ LogitBias = Annotated[
     BeforeValidator(_not_too_many),
     Field(json_schema_extra={"additionalProperties": False, "maxProperties": MOST_BIASES}),
 ]
+
+
 User = Annotated[Str, Field(max_length=256)]
 
 
@@ -182,3 +212,11 @@ Messages = Annotated[
     Field(min_length=1, max_length=_MOST_MESSAGES, fail_fast=True),
     AfterValidator(_answerable),
 ]
+
+
+NewTokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
+
+
+def one_or_many(value: str | list[str] | list[int] | list[list[int]]) -> TextsOrTokens:
+    single = isinstance(value, str) or isinstance(value[0], int)
+    return cast(TextsOrTokens, [value] if single else value)

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-import app.api.whole
-from app.api.native.answers import Choice, GenerateResponse, Timings, Usage
-from app.api.whole import whole
+import app.api.responses
+from app.api.native.generate import Choice, GenerateResponse
+from app.api.responses import Timings, Usage, whole
 
 ANSWER = GenerateResponse(
     id="a",
@@ -49,12 +49,12 @@ def test_logprobs_are_not_written_on_the_event_loop(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
 ) -> None:
     """There can be hundreds of thousands: seconds, in which nobody else would be answered."""
-    write, on_loop = app.api.whole._json, []
+    write, on_loop = app.api.responses._json, []
 
     def watched(*arguments: Any) -> str:
         on_loop.append(asyncio._get_running_loop() is not None)
         return write(*arguments)
 
-    monkeypatch.setattr(app.api.whole, "_json", watched)
+    monkeypatch.setattr(app.api.responses, "_json", watched)
     assert client.post(path, json=body).json()["choices"][0]["logprobs"]
     assert on_loop == [False]

@@ -1,0 +1,99 @@
+"""What the models read of a request: texts, token ids and conversations as token ids."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+
+from app.engine.loading import ServedModel
+from app.errors import invalid
+from app.ops.logs import log_texts
+from model import prompts
+from model.errors import TextError, UsageError
+from model.prompts import Message, Template
+
+TextsOrTokens = list[str] | list[list[int]]
+"""Texts, or the token ids of each."""
+_LONG_WORK = 20_000
+"""Characters from which encoding takes long enough (a few ms) to leave the event loop for it."""
+_TEXT_WORK = 20
+"""What a text costs beside its characters, in characters."""
+
+
+async def encode(
+    model: ServedModel, texts: Sequence[str], field: str = "text", *, documents: bool = False
+) -> list[list[int]]:
+    """Token ids of each text.
+
+    Args:
+        field: where in the body they are, for errors.
+        documents: whether each begins a document, with the token in front that models such as
+            Llama 3 expect there.
+
+    Raises:
+        Problem: 422, a text that the tokenizer cannot cut up.
+    """
+    log_texts(texts)
+    tokenizer = model.base.tokenizer
+    encode_one = tokenizer.encode_prompt if documents else tokenizer.encode
+    try:
+        if sum(map(len, texts)) + _TEXT_WORK * len(texts) > _LONG_WORK:
+            return await asyncio.to_thread(lambda: [encode_one(text) for text in texts])
+        return [encode_one(text) for text in texts]
+    except TextError as error:
+        raise invalid(field, str(error)) from error
+
+
+async def encode_chat(
+    model: ServedModel, messages: Sequence[Message], field: str
+) -> list[list[int]]:
+    """Token ids of the one prompt that the model's template makes of a conversation.
+
+    Args:
+        field: where in the body they are, for errors.
+
+    Raises:
+        Problem: 422, the template has no form for them, or a text cannot be cut up.
+    """
+    texts = [message.content for message in messages]
+    log_texts(texts)
+    assert model.template is not None, "a model without one answers no instructions"
+
+    def encoded_by(template: Template) -> prompts.Encoded:
+        return prompts.encode(template.render(messages), model.base.tokenizer)
+
+    try:
+        if model.template.waits or sum(map(len, texts)) > _LONG_WORK:
+            encoded = await asyncio.to_thread(encoded_by, model.template)
+        else:
+            encoded = encoded_by(model.template)
+    except (TextError, UsageError) as error:
+        raise invalid(field, str(error)) from error
+    return [encoded.ids]
+
+
+async def token_ids(
+    model: ServedModel, texts: TextsOrTokens, field: str, *, documents: bool = False
+) -> list[list[int]]:
+    """Token ids of each text, which can be given as such.
+
+    Args:
+        documents: whether each text begins a document; see `encode`.
+
+    Raises:
+        Problem: 422, an id is no token of the model.
+    """
+    if isinstance(texts[0], str):
+        return await encode(model, texts, field, documents=documents)
+    for tokens in texts:
+        check_ids(model, tokens, field)
+    return texts
+
+
+def check_ids(model: ServedModel, tokens: Iterable[int], field: str) -> None:
+    """
+    Raises:
+        Problem: 422, one of them is no token of the model.
+    """
+    size = model.base.tokenizer.vocab_size
+    largest = max(tokens, default=0)
+    if largest >= size:
+        raise invalid(field, f"has the id {largest}, which is no token; the last one is {size - 1}")
