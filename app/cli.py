@@ -95,7 +95,7 @@ def serve(settings: Settings) -> int:
     logs.configure(settings)
     service: Service = app.state.service
     server = Server(server_config(app, settings), service, owns_process=True)
-    server.hangup.install()
+    server.reload_signal.install()
     # What was imported stays. Looking through it would stop all threads for a tenth of a second,
     # each time that the collector does.
     gc.freeze()

@@ -30,8 +30,6 @@ MEDIA_TYPES = {
     ".svg": "image/svg+xml",
 }
 ASSETS = "/docs/assets"
-
-
 router = APIRouter(include_in_schema=False)
 
 

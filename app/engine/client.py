@@ -14,9 +14,8 @@ from app.engine.constraint_compiler import Compiler
 from app.engine.events import Job
 from app.errors import queue_full, unavailable
 from app.ops.context import OBSERVATION
-from app.ops.engine_metrics import ModelInfo
+from app.ops.engine_metrics import Figures, ModelInfo
 from app.ops.metrics import Metrics
-from app.ops.sequence_metrics import Figures
 from model.checkpoint import Adapter, Base, checkpoint_name
 from model.engine.engine import Engine, QueueFull, ShuttingDown
 from model.engine.request import Embed, Event, Failed, Generate, Request

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from app.errors import of_failure
 from app.ops.context import OBSERVATION, Work
-from app.ops.sequence_metrics import Figures
+from app.ops.engine_metrics import Figures
 from model.engine.request import (
     Classified,
     Embedded,

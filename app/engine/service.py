@@ -17,7 +17,7 @@ from app.engine.loading import LoadedModels, ServedModel
 from app.engine.model_sets import ModelSets, Reloaded
 from app.engine.watchdog import EngineDead, Watchdog
 from app.errors import Problem, unavailable
-from app.keys.keyring import load_keys
+from app.keys.key_file import load_keys
 from app.ops.context import OBSERVATION
 from app.ops.metrics import Metrics
 from app.ops.tracing import make_tracing

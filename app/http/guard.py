@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.engine.service import Service
 from app.errors import RETRY_SECONDS, Problem
 from app.http.browsers import check_host, check_origin, check_reached_locally, is_loopback
-from app.keys.keyring import Key, Keys
+from app.keys.key_file import Key, Keys
 from app.keys.limits import Allowance, most_tokens
 from app.ops.context import OBSERVATION, Observation, Work
 from app.settings import Settings

@@ -79,6 +79,7 @@ class Observe:
             observation.leases.close()
             self.service.in_flight -= 1
             status = status or CLIENT_CLOSED_REQUEST
+            observation.problem = scope["state"].get("problem")
             observation.stream_error = scope["state"].get("stream_error")
             self._record(scope, observation, status, time.perf_counter() - started)
             if span is not None:

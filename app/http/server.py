@@ -1,8 +1,13 @@
-"""uvicorn, so that nothing is cut off without need when it ends, and that it does end."""
+"""uvicorn, so that nothing is cut off without need when it ends, and that it does end.
+
+SIGHUP loads the models and the API keys again.
+"""
 
 import asyncio
 import contextlib
+import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -14,11 +19,12 @@ from fastapi import FastAPI
 
 from app.engine.service import Service
 from app.engine.watchdog import EngineDead, Watchdog
+from app.errors import Problem
 from app.http.connections import Connection
-from app.http.reload_signal import Hangup
 from app.settings import Settings
 from model.errors import UsageError
 
+logger = logging.getLogger(__name__)
 FAILURE_SECONDS = 2.0
 """How long a failure to load can be read from /readyz before the process ends."""
 CLOSE_SECONDS = 5
@@ -43,7 +49,7 @@ class Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self.service = service
-        self.hangup = Hangup(service)
+        self.reload_signal = ReloadSignal(service)
         self._owns_process = owns_process
         self._watchdog = Watchdog(service.settings.stuck_timeout)
         self._drain_until: float | None = None
@@ -67,7 +73,7 @@ class Server(uvicorn.Server):
         now = time.monotonic()
         self.service.watch(self._watchdog)
         self._expire_connections()
-        self.hangup.tick()
+        self.reload_signal.tick()
         if self._drain_until is not None:
             if now >= self._drain_until:
                 self.service.give_up()
@@ -112,6 +118,56 @@ class Server(uvicorn.Server):
             with contextlib.suppress(OSError):
                 complain(str(self.service.failure or "stopped before everything had ended"))
             os._exit(exit_code(self))
+
+
+class ReloadSignal:
+    """SIGHUP: taken at any time, and models and keys are loaded again when that is possible.
+
+    It has two meanings: a supervisor's wish, and the news that the terminal was closed which a
+    program was started in. The latter still ends the program, as it does with others.
+
+    A signal that comes during a reload counts: what it is about may have changed after that began.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._wanted = False
+        self._reloading: asyncio.Task[None] | None = None
+        self._terminal = False
+
+    def install(self) -> None:
+        """Take the signal from now on. Only in the main thread, and not on Windows."""
+        if hasattr(signal, "SIGHUP"):
+            ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # as nohup has it
+            self._terminal = _has_terminal() and not ignored
+            signal.signal(signal.SIGHUP, self._take)
+
+    def _take(self, sig: int, frame: FrameType | None) -> None:
+        if self._terminal and not _has_terminal():
+            signal.raise_signal(signal.SIGTERM)
+        else:
+            self._wanted = True
+
+    def tick(self) -> None:
+        """Begin a reload if one is wanted and possible. Called on the event loop, now and then."""
+        if self._wanted and self._service.state == "ready" and not self._service.loading:
+            self._wanted = False
+            logger.info("reloading, for SIGHUP")
+            self._reloading = asyncio.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        try:
+            await self._service.reload()
+        except Problem as problem:
+            logger.warning("not reloaded: %s", problem.detail)
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def exit_code(server: Server) -> int:

@@ -9,12 +9,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from app.keys.limits import Allowance
 from model.engine.request import Request, Timings
-
-if TYPE_CHECKING:  # it raises problems, which tell the observation
-    from app.keys.limits import Allowance
 
 
 @dataclass
@@ -64,7 +62,7 @@ class Observation:
     """Kind of the problem that it was answered."""
     headers: dict[str, str] = field(default_factory=dict)
     """Of its answer, whatever it will be."""
-    allowance: "Allowance | None" = None
+    allowance: Allowance | None = None
     """What its key may still use, if that is limited."""
     log_prompts: bool = False
     """Whether its texts may be logged."""

@@ -18,8 +18,7 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
-from app.ops.engine_metrics import EngineMetrics
-from app.ops.sequence_metrics import SECONDS, SequenceMetrics
+from app.ops.engine_metrics import SECONDS, EngineMetrics, SequenceMetrics
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 

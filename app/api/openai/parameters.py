@@ -26,15 +26,9 @@ from app.setting_types import MOST_BATCH
 from model.prompts import Role
 
 MOST_BIASES = 1024
-
-
 MOST_INPUTS = 2048
 """Of a request for embeddings: OpenAI's own bound, up to which clients put texts together."""
-
-
 _MOST_MESSAGES = 4096
-
-
 _MOST_PARTS = 256
 
 
@@ -83,14 +77,8 @@ def _kind(value: Any) -> str:
 
 
 Token = Annotated[int, Field(ge=0, lt=2**31)]
-
-
 Tokens = Annotated[list[Token], Field(min_length=1, max_length=MOST_TOKENS, fail_fast=True)]
-
-
 _List = Field(min_length=1, max_length=MOST_BATCH, fail_fast=True)
-
-
 Prompts = Annotated[
     Annotated[Str, Tag("text")]
     | Annotated[list[Str], _List, Tag("texts")]
@@ -101,8 +89,6 @@ Prompts = Annotated[
 
 
 _Inputs = Field(min_length=1, max_length=MOST_INPUTS, fail_fast=True)
-
-
 Inputs = Annotated[
     Annotated[NonEmpty, Tag("text")]
     | Annotated[list[NonEmpty], _Inputs, Tag("texts")]
