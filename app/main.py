@@ -21,7 +21,7 @@ from app.engine.service import Service
 from app.http.bodies import LimitBody, LimitBodyTime
 from app.http.guard import Guard, require_safe
 from app.http.headers import EXPOSED, SecurityHeaders
-from app.http.requests import CancelWhenGone, Observe
+from app.http.requests import CancelWhenGone, RecordRequests
 from app.settings import Settings, load_settings
 
 DESCRIPTION = """\
@@ -85,7 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(LimitBody, limit=settings.max_body_bytes)
     app.add_middleware(LimitBodyTime, seconds=settings.body_timeout)
     app.add_middleware(Guard, service=service)
-    app.add_middleware(Observe, service=service)
+    app.add_middleware(RecordRequests, service=service)
     # Outside of all that may refuse a request: a page must be able to read why.
     if settings.cors_origins:
         app.add_middleware(

@@ -1,86 +1,98 @@
-"""Generation over HTTP: from token ids to engine requests, and the events of their answers.
+"""Generation over HTTP: from prompts to engine requests, and from their events to the answer.
 
-The endpoints differ in their prompts and in the shape of the answer, and share the rest.
+Endpoints differ in their prompts, in the names of their fields and in the shape of the answer; all
+between is `run_generation`.
 """
 
 import asyncio
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from starlette.responses import Response
+
 from app.api.fields import ResponseFormat
-from app.api.responses import Completion, Generation
-from app.engine.constraint_compiler import Compiler
+from app.api.prompts import Conversation, Texts, check_ids
+from app.api.responses import Answer, Completion, Generation, start_stream
+from app.engine.constraint_compiler import ConstraintCompiler
 from app.engine.loading import ServedModel
+from app.engine.service import Service
 from app.errors import Problem, invalid, late
 from model.engine.constraints import ConstraintError
 from model.engine.request import Constraint, Generate, Request
 from model.sampling import SamplingSettings
 
-DEFAULT_NEW_TOKENS = 128
-
 
 @dataclass(frozen=True)
-class Options:
-    """What /generate, /instruct and their OpenAI counterparts have in common."""
+class GenerationOptions:
+    """How the texts of a request are generated, whatever its body calls the settings."""
 
-    sampling: SamplingSettings
-    """Of the first choice of each prompt; choice k draws with seed + k."""
-    max_new_tokens: int | None = None
-    """As many must fit the context beside the prompt; None is what it has room for, at most
-    `default_new_tokens`."""
-    default_new_tokens: int | None = DEFAULT_NEW_TOKENS
-    """None is no bound but the context's."""
+    want: Generate
+    """Of the first choice of each prompt, as far as it is known without the prompt: choice k draws
+    with seed + k, and `max_new_tokens` is cut to what the context has room for beside the prompt,
+    unless `must_fit`."""
+    must_fit: bool
+    """Whether as many new tokens were asked for, so that fewer are an error."""
     limit: str = "max_new_tokens"
     """The name of that field in the body, for errors."""
     choices: int = 1
     """For each prompt."""
-    stops: tuple[str, ...] = ()
-    ignore_eos: bool = False
-    logprobs: int | None = None
-    stream: bool = False
-    constraint: Constraint | None = None
+    response_format: ResponseFormat | None = None
 
-    def of_choice(self, choice: int) -> SamplingSettings:
+    def sampling(self, choice: int) -> SamplingSettings:
         """How that choice of a prompt draws its tokens."""
-        seed = self.sampling.seed
-        return self.sampling if seed is None else replace(self.sampling, seed=seed + choice)
+        sampling = self.want.sampling
+        return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + choice)
 
 
-def check_batch(count: int, n: int, max_batch: int, field: str = "prompt") -> None:
-    """Refuse too many sequences, before any work is done for them.
+async def run_generation(
+    service: Service,
+    model: ServedModel,
+    prompts: Texts | Conversation,
+    options: GenerationOptions,
+    make_answer: Callable[[Generation], Answer],
+) -> Response:
+    """Generate with `model`, and answer: piece by piece, or when all is done.
 
     Args:
-        field: of the body that asks for them, for errors.
+        make_answer: says how the client is told.
 
     Raises:
-        Problem: 422.
+        Problem: 400 a prompt does not fit the context; 422 a field is wrong; 429, 503 or 504.
     """
-    if count * n > max_batch:
-        raise invalid(field, f"{count} prompts x n = {n}; at most {max_batch} together")
+    _check_batch(prompts, options.choices, service.settings.max_batch)
+    check_ids(model, [token for token, _ in options.want.sampling.logit_bias], "logit_bias")
+    deadline = time.monotonic() + service.settings.request_timeout
+    tokens = await prompts.encode(model)
+    constraint = await _constraint(model.client.compiler, options, len(tokens), deadline)
+    generation = _plan(model, tokens, options, constraint, deadline)
+    answer = make_answer(generation)
+    if options.want.stream:
+        return await start_stream(answer)
+    return await answer.whole(await _collect(generation))
 
 
-async def constrained(
-    compiler: Compiler,
-    options: Options,
-    wanted: ResponseFormat | None,
-    *,
-    prompts: int,
-    deadline: float,
-) -> Options:
-    """`options` with the constraint that a request's `response_format` stands for.
+def _check_batch(prompts: Texts | Conversation, choices: int, max_batch: int) -> None:
+    """Refuse too many sequences, before any work is done for them."""
+    count = len(prompts)
+    if count * choices > max_batch:
+        message = f"{count} prompts x n = {choices}; at most {max_batch} together"
+        raise invalid(prompts.field, message)
 
-    Args:
-        prompts: how many the request has, each with `options.choices` sequences.
-        deadline: when to give up, on the clock of `time.monotonic`.
+
+async def _constraint(
+    compiler: ConstraintCompiler, options: GenerationOptions, prompts: int, deadline: float
+) -> Constraint | None:
+    """What the `response_format` stands for, compiled for all sequences.
 
     Raises:
         Problem: 422 with the reason, 429 or 504.
     """
+    wanted = options.response_format
     if wanted is None or wanted.type == "text":
-        return options
-    if options.ignore_eos:
+        return None
+    if options.want.ignore_eos:
         raise invalid("ignore_eos", "cannot be true with a response_format: that says where to end")
     try:
         constraint = wanted.constraint()
@@ -94,62 +106,58 @@ async def constrained(
         raise invalid("response_format", reason) from error
     except TimeoutError as error:
         raise late("compiling the response_format took the request's whole time") from error
-    return replace(options, constraint=constraint)
+    return constraint
 
 
-def plan(
+def _plan(
     model: ServedModel,
-    sequences: Sequence[Sequence[int]],
-    options: Options,
-    *,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    constraint: Constraint | None,
     deadline: float,
 ) -> Generation:
-    """The engine requests for prompts, the `sequences` of token ids.
-
-    Args:
-        deadline: of all of them, on the clock of `time.monotonic`.
+    """The engine requests for prompts of token ids.
 
     Raises:
         Problem: 400, a prompt does not fit the context.
     """
     identity, tokenizer = uuid.uuid4().hex, model.base.tokenizer
     requests: list[Request] = []
-    for number, tokens in enumerate(sequences):
+    for number, tokens in enumerate(prompts):
         tokens = tuple(tokens) or tokenizer.prefix or (tokenizer.end_token,)
         new = _new_tokens(options, len(tokens), model.context_length, number)
         for choice in range(options.choices):
-            want = Generate(
+            want = replace(
+                options.want,
                 max_new_tokens=new,
-                sampling=options.of_choice(choice),
-                stop=options.stops,
-                ignore_eos=options.ignore_eos,
-                logprobs=options.logprobs,
-                stream=options.stream,
-                constraint=options.constraint,
+                sampling=options.sampling(choice),
+                constraint=constraint,
             )
             name = f"{identity}-{len(requests)}"
             requests.append(Request(name, tokens, want, model.adapter_name, deadline))
-    return Generation(identity, model, requests, options.choices, options.logprobs is not None)
+    logprobs = options.want.logprobs is not None
+    return Generation(identity, model, requests, options.choices, logprobs)
 
 
-def _new_tokens(options: Options, length: int, context: int, number: int) -> int:
-    room, wanted = context - length, options.max_new_tokens
+def _new_tokens(options: GenerationOptions, length: int, context: int, number: int) -> int:
+    room, most = context - length, options.want.max_new_tokens
     if room < 1:
         message = f"prompt {number} has {length} tokens; the model's context of {context} has room "
         message += f"for prompts of up to {context - 1}"
-    elif wanted is not None and wanted > room:
-        message = f"prompt {number} has {length} tokens and {options.limit} is {wanted}: together "
-        message += f"{length + wanted}, more than the model's context of {context}"
+    elif options.must_fit and most > room:
+        message = f"prompt {number} has {length} tokens and {options.limit} is {most}: together "
+        message += f"{length + most}, more than the model's context of {context}"
     else:
-        return min(room, options.default_new_tokens or room) if wanted is None else wanted
+        return min(room, most)
+    wanted = most if options.must_fit else None
     numbers = {"prompt_tokens": length, "max_new_tokens": wanted, "context_length": context}
     raise Problem(400, "context-length", message, extra=numbers)
 
 
-async def collect(generation: Generation) -> list[Completion]:
+async def _collect(generation: Generation) -> list[Completion]:
     """Generate to the end: a completion for each sequence."""
     completions = [Completion() for _ in generation.requests]
-    with generation.model.dispatcher.open(generation.requests) as job:
-        async for index, event in job:
+    with generation.model.client.submit(generation.requests) as events:
+        async for index, event in events:
             completions[index].add(event)
     return completions

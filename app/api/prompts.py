@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from app.engine.loading import ServedModel
 from app.errors import invalid
@@ -42,52 +43,6 @@ async def encode(
         raise invalid(field, str(error)) from error
 
 
-async def encode_chat(
-    model: ServedModel, messages: Sequence[Message], field: str
-) -> list[list[int]]:
-    """Token ids of the one prompt that the model's template makes of a conversation.
-
-    Args:
-        field: where in the body they are, for errors.
-
-    Raises:
-        Problem: 422, the template has no form for them, or a text cannot be cut up.
-    """
-    texts = [message.content for message in messages]
-    log_texts(texts)
-    assert model.template is not None, "a model without one answers no instructions"
-
-    def encoded_by(template: Template) -> prompts.Encoded:
-        return prompts.encode(template.render(messages), model.base.tokenizer)
-
-    try:
-        if model.template.waits or sum(map(len, texts)) > _LONG_WORK:
-            encoded = await asyncio.to_thread(encoded_by, model.template)
-        else:
-            encoded = encoded_by(model.template)
-    except (TextError, UsageError) as error:
-        raise invalid(field, str(error)) from error
-    return [encoded.ids]
-
-
-async def token_ids(
-    model: ServedModel, texts: TextsOrTokens, field: str, *, documents: bool = False
-) -> list[list[int]]:
-    """Token ids of each text, which can be given as such.
-
-    Args:
-        documents: whether each text begins a document; see `encode`.
-
-    Raises:
-        Problem: 422, an id is no token of the model.
-    """
-    if isinstance(texts[0], str):
-        return await encode(model, texts, field, documents=documents)
-    for tokens in texts:
-        check_ids(model, tokens, field)
-    return texts
-
-
 def check_ids(model: ServedModel, tokens: Iterable[int], field: str) -> None:
     """
     Raises:
@@ -97,3 +52,59 @@ def check_ids(model: ServedModel, tokens: Iterable[int], field: str) -> None:
     largest = max(tokens, default=0)
     if largest >= size:
         raise invalid(field, f"has the id {largest}, which is no token; the last one is {size - 1}")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Prompts that are texts, or token ids; each begins a document."""
+
+    texts: TextsOrTokens
+    field: str
+    """Where in the body they are, for errors."""
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    async def encode(self, model: ServedModel) -> list[list[int]]:
+        """
+        Raises:
+            Problem: 422, a text cannot be cut up, or an id is no token of the model.
+        """
+        if isinstance(self.texts[0], str):
+            return await encode(model, self.texts, self.field, documents=True)
+        for tokens in self.texts:
+            check_ids(model, tokens, self.field)
+        return self.texts
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """One prompt: messages, in the form that the model's template gives them."""
+
+    messages: Sequence[Message]
+    field: str
+    """Where in the body they are, for errors."""
+
+    def __len__(self) -> int:
+        return 1
+
+    async def encode(self, model: ServedModel) -> list[list[int]]:
+        """
+        Raises:
+            Problem: 422, the template has no form for them, or a text cannot be cut up.
+        """
+        texts = [message.content for message in self.messages]
+        log_texts(texts)
+        assert model.template is not None, "a model without one answers no instructions"
+
+        def encoded_by(template: Template) -> prompts.Encoded:
+            return prompts.encode(template.render(self.messages), model.base.tokenizer)
+
+        try:
+            if model.template.waits or sum(map(len, texts)) > _LONG_WORK:
+                encoded = await asyncio.to_thread(encoded_by, model.template)
+            else:
+                encoded = encoded_by(model.template)
+        except (TextError, UsageError) as error:
+            raise invalid(self.field, str(error)) from error
+        return [encoded.ids]

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.engine.events import Job
+from app.engine.events import SequenceEvents
 from app.engine.loading import ServedModel
 from app.errors import Problem, internal, of_exception
 from model.engine.request import Event, Finished, Request, Text, TokenLogprob
@@ -66,7 +66,7 @@ class Completion:
 
     @property
     def finished(self) -> Finished:
-        assert self.end is not None, "the job ended without this sequence's end"
+        assert self.end is not None, "the events ended without this sequence's end"
         return self.end
 
 
@@ -118,8 +118,15 @@ def timings(ends: Sequence[Finished]) -> Timings:
     )
 
 
-async def whole(answer: BaseModel, choices: Iterable[BaseModel], *, large: bool) -> Response:
+async def json_response(
+    answer: BaseModel, choices: Iterable[BaseModel], *, large: bool
+) -> Response:
     """`answer` with `choices`.
+
+    With log-probabilities they can have hundreds of thousands of numbers, each in an object of its
+    own: seconds of work, in which the event loop would answer nobody. So a thread does it, a choice
+    at a time: a long call into pydantic would keep the event loop waiting from there, too, as would
+    the garbage collector if all the objects were there at once.
 
     Args:
         answer: has no choices yet.
@@ -142,8 +149,8 @@ def encode_event(data: dict[str, Any], name: str | None = None) -> bytes:
     return (f"event: {name}\n{line}" if name else line).encode()
 
 
-class Encoder(ABC):
-    """How the events of one generation look to the client."""
+class Answer(ABC):
+    """How a client is told of a generation: as JSON when all is done, or by events."""
 
     error_name: str | None = None
     """Name of the event of an error."""
@@ -152,7 +159,11 @@ class Encoder(ABC):
         self.generation = generation
         self._ends: dict[int, Finished] = {}
 
-    def encode(self, index: int, event: Event) -> bytes:
+    @abstractmethod
+    async def whole(self, completions: Sequence[Completion]) -> Response:
+        """The answer in one, with a completion for each sequence."""
+
+    def event(self, index: int, event: Event) -> bytes:
         """What is sent for an event of sequence `index`."""
         if isinstance(event, Text):
             return self.text(index, event)
@@ -171,32 +182,33 @@ class Encoder(ABC):
         """The end of a sequence; with the last one come those of all, in order."""
 
 
-async def start_stream(generation: Generation, encoder: Encoder) -> "EventStream":
+async def start_stream(answer: Answer) -> "ServerSentEvents":
     """Begin to generate; the answer starts with the first event.
 
     Until then, an error is still an answer of its own, with its status.
     """
-    job = generation.model.dispatcher.open(generation.requests)
+    generation = answer.generation
+    events = generation.model.client.submit(generation.requests)
     try:
-        first = await anext(job)
+        first = await anext(events)
     except BaseException:
-        job.close()
+        events.close()
         raise
-    return EventStream(encoder, job, first)
+    return ServerSentEvents(answer, events, first)
 
 
-class EventStream(StreamingResponse):
+class ServerSentEvents(StreamingResponse):
     """The events of a generation, as they come."""
 
     media_type = "text/event-stream"
 
-    def __init__(self, encoder: Encoder, job: Job, first: tuple[int, Event]) -> None:
+    def __init__(self, answer: Answer, events: SequenceEvents, first: tuple[int, Event]) -> None:
         super().__init__(
-            self._events(encoder, job, first),
+            self._encoded(answer, events, first),
             # Proxies would otherwise collect the pieces before they pass them on.
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
-        self._job = job
+        self._events = events
         self._scope: Scope = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -204,15 +216,15 @@ class EventStream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._job.close()
+            self._events.close()
 
-    async def _events(
-        self, encoder: Encoder, job: Job, first: tuple[int, Event]
+    async def _encoded(
+        self, answer: Answer, events: SequenceEvents, first: tuple[int, Event]
     ) -> AsyncIterator[bytes]:
         try:
-            yield encoder.encode(*first)
-            async for index, event in job:
-                yield encoder.encode(index, event)
+            yield answer.event(*first)
+            async for index, event in events:
+                yield answer.event(index, event)
             yield b"data: [DONE]\n\n"
         except Exception as error:
             # The status is sent: what remains is an event that says so.
@@ -220,6 +232,6 @@ class EventStream(StreamingResponse):
                 error = of_exception(error)
             problem = error if isinstance(error, Problem) else internal()
             if problem.status_code == 500:
-                logger.exception("a stream failed", extra={"id": encoder.generation.id})
+                logger.exception("a stream failed", extra={"id": answer.generation.id})
             self._scope["state"]["stream_error"] = problem.status_code
-            yield encode_event(problem.body(self._scope), encoder.error_name)
+            yield encode_event(problem.body(self._scope), answer.error_name)

@@ -1,7 +1,7 @@
 """The engine, seen from the event loop.
 
 The engine's thread hands over the events of a step with one call into the loop; here they are
-sorted to the requests that wait for them, each with its `Job`.
+sorted to the requests that wait for them, each with its `SequenceEvents`.
 """
 
 import asyncio
@@ -10,10 +10,10 @@ import logging
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 
-from app.engine.constraint_compiler import Compiler
-from app.engine.events import Job
+from app.engine.constraint_compiler import ConstraintCompiler
+from app.engine.events import SequenceEvents
 from app.errors import queue_full, unavailable
-from app.ops.context import OBSERVATION
+from app.ops.context import REQUEST_CONTEXT
 from app.ops.engine_metrics import Figures, ModelInfo
 from app.ops.metrics import Metrics
 from model.checkpoint import Adapter, Base, checkpoint_name
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.005
 
 
-class Dispatcher:
+class EngineClient:
     """Runs one engine and brings its events to the requests.
 
     Its methods are called on the event loop, other than `start` and `stop`, which block.
@@ -43,7 +43,7 @@ class Dispatcher:
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.engine = Engine(base, adapters, settings, self._deliver)
-        self.compiler = Compiler(self.engine)
+        self.compiler = ConstraintCompiler(self.engine)
         self.metrics = metrics
         self._end_token = base.tokenizer.end_token
         # Each checkpoint is made for one task, and named as its directory or file.
@@ -52,7 +52,7 @@ class Dispatcher:
         for name, adapter in adapters.items():
             self._models[name] = ModelInfo(name, adapter.id, adapter.task)
         self._loop = loop
-        self._jobs: dict[str, Job] = {}
+        self._submitted: dict[str, SequenceEvents] = {}
         self._users = 0
         self._turning: asyncio.Task[bool] | None = None
 
@@ -73,7 +73,7 @@ class Dispatcher:
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
-        """Inside, somebody may open jobs: the engine must not be stopped."""
+        """Inside, somebody may submit requests: the engine must not be stopped."""
         self._users += 1
         try:
             yield
@@ -83,9 +83,9 @@ class Dispatcher:
     @property
     def idle(self) -> bool:
         """Whether nobody uses it and nobody is about to."""
-        return not self._users and not self._jobs
+        return not self._users and not self._submitted
 
-    def open(self, requests: Sequence[Request], *, probe: bool = False) -> Job:
+    def submit(self, requests: Sequence[Request], *, probe: bool = False) -> SequenceEvents:
         """Admit `requests`, all of them or none.
 
         Args:
@@ -96,16 +96,16 @@ class Dispatcher:
                 is dead.
             ContextLengthError, UsageError: a request is not possible.
         """
-        observation = OBSERVATION.get()
-        allowance = None if observation is None or probe else observation.allowance
+        context = REQUEST_CONTEXT.get()
+        allowance = None if context is None or probe else context.allowance
         if allowance is not None:
             allowance.reserve(requests)
-        job = Job(self, requests)
+        events = SequenceEvents(self, requests)
         try:
-            self._jobs |= {request.id: job for request in requests}
+            self._submitted |= {request.id: events for request in requests}
             self.engine.submit(*requests, probe=probe)
         except BaseException as error:
-            job.close()
+            events.close()
             if allowance is not None:
                 allowance.release(requests)
             if isinstance(error, QueueFull):
@@ -114,18 +114,18 @@ class Dispatcher:
                 raise unavailable("draining", str(error)) from error
             raise
         if not probe:
-            job.count(*self._described(requests[0]))
-        return job
+            events.count(*self._described(requests[0]))
+        return events
 
     def forget(self, request_id: str, *, cancel: bool) -> None:
         """Deliver no more events of a request; `cancel` it if it has not ended."""
-        if self._jobs.pop(request_id, None) is not None and cancel:
+        if self._submitted.pop(request_id, None) is not None and cancel:
             self.engine.cancel(request_id)
 
     def fail_all(self, failed: Failed) -> None:
-        """End every job now, without the engine."""
-        for job in set(self._jobs.values()):
-            job.fail(failed)
+        """End every request now, without the engine."""
+        for events in set(self._submitted.values()):
+            events.fail(failed)
 
     async def turns(self, limit: float) -> bool:
         """Whether the engine really makes steps, shown within `limit` seconds.
@@ -150,8 +150,8 @@ class Dispatcher:
                     if not self.engine.alive:
                         return False
                     await asyncio.sleep(POLL_SECONDS)
-                with self.open([self._probe()], probe=True) as job:
-                    async for _ in job:
+                with self.submit([self._probe()], probe=True) as events:
+                    async for _ in events:
                         pass
                 return True
         except Exception as error:
@@ -176,6 +176,6 @@ class Dispatcher:
 
     def _distribute(self, events: list[tuple[str, Event]]) -> None:
         for request_id, event in events:
-            job = self._jobs.get(request_id)
-            if job is not None:
-                job.put(request_id, event)
+            waiting = self._submitted.get(request_id)
+            if waiting is not None:
+                waiting.put(request_id, event)

@@ -14,7 +14,7 @@ _AT_ONCE = 2
 _MOST_WAITING = 32
 
 
-class Compiler:
+class ConstraintCompiler:
     """Compiles the constraints of one engine. For the event loop alone."""
 
     def __init__(self, engine: Engine) -> None:

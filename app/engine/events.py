@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Protocol
 
 from app.errors import of_failure
-from app.ops.context import OBSERVATION, Work
+from app.ops.context import REQUEST_CONTEXT, Work
 from app.ops.engine_metrics import Figures
 from model.engine.request import (
     Classified,
@@ -34,12 +34,12 @@ class Source(Protocol):
         """Deliver no more events of a request; `cancel` it if it has not ended."""
 
 
-class Job:
+class SequenceEvents:
     """Iterate over the (index, event) pairs of its sequences.
 
     The index is the place of the sequence's `Request`. Iteration ends after the last event, and
-    raises a `Problem` when a sequence fails. Whoever opened the job closes it, whatever happens:
-    that takes what is left of it out of the engine.
+    raises a `Problem` when a sequence fails. Whoever has them closes them, whatever happens:
+    that takes what is left of them out of the engine.
     """
 
     def __init__(self, source: Source, requests: Sequence[Request]) -> None:
@@ -66,9 +66,9 @@ class Job:
         """Have the metrics, and the request that it is for, know of it. It was admitted."""
         self._figures = figures
         self._work = Work(task, model, self._requests, self._started)
-        observation = OBSERVATION.get()
-        if observation is not None:
-            observation.work.append(self._work)
+        context = REQUEST_CONTEXT.get()
+        if context is not None:
+            context.work.append(self._work)
 
     def put(self, request_id: str, event: Event) -> None:
         """An event of the engine."""
@@ -103,10 +103,10 @@ class Job:
         figures.finished(reason, event.prompt_tokens, completion, event.timings)
 
     def fail(self, failed: Failed) -> None:
-        """End the job for a reason from outside the engine."""
+        """End all of them for a reason from outside the engine."""
         self._events.put_nowait((0, failed))
 
-    def __aiter__(self) -> "Job":
+    def __aiter__(self) -> "SequenceEvents":
         return self
 
     async def __anext__(self) -> tuple[int, Event]:
@@ -133,7 +133,7 @@ class Job:
                 self._work.reasons.append(reason)
         self._unfinished.clear()
 
-    def __enter__(self) -> "Job":
+    def __enter__(self) -> "SequenceEvents":
         return self
 
     def __exit__(

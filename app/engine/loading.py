@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from app.engine.client import Dispatcher
+from app.engine.client import EngineClient
 from app.engine.device import (
     choose_device,
     choose_dtype,
@@ -42,7 +42,7 @@ from model.prompts import Template
 
 logger = logging.getLogger(__name__)
 
-MakeDispatcher = Callable[[Base, Mapping[str, Adapter]], Dispatcher]
+MakeClient = Callable[[Base, Mapping[str, Adapter]], EngineClient]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class ServedModel:
     tasks: tuple[TaskName, ...]
     base: Base
     adapter: Adapter | None
-    dispatcher: Dispatcher
+    client: EngineClient
 
     @property
     def adapter_name(self) -> str | None:
@@ -81,7 +81,7 @@ class ServedModel:
 
     @property
     def context_length(self) -> int:
-        return self.dispatcher.engine.context_length
+        return self.client.engine.context_length
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class LoadedModels:
     models: dict[str, ServedModel]
     defaults: dict[TaskName, str]
     """The model of a task for requests that name none."""
-    dispatchers: tuple[Dispatcher, ...]
+    clients: tuple[EngineClient, ...]
 
 
 def model_set(settings: Settings) -> ModelSet:
@@ -135,7 +135,7 @@ def bundled_models() -> Path:
     raise UsageError("there are no bundled models here; name some with --models or --base")
 
 
-def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
+def load(settings: Settings, make_client: MakeClient) -> LoadedModels:
     """Load and verify all models. Blocks; for a thread other than the event loop's.
 
     Raises:
@@ -167,11 +167,11 @@ def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
         if is_adapter(path):
             base = bases[base_paths[name]]
             adapters[base_paths[name]][name] = _load_adapter(path, base)
-    dispatchers = {}
+    clients = {}
     for path, base in bases.items():
         with _named_in_errors(path):
-            dispatchers[path] = make_dispatcher(base, adapters[path])
-        _log_cache(path, base, dispatchers[path])
+            clients[path] = make_client(base, adapters[path])
+        _log_cache(path, base, clients[path])
 
     defaults = dict(chosen.tasks)
     if settings.base is not None and bases[settings.base.resolve()].template is not None:
@@ -183,10 +183,10 @@ def load(settings: Settings, make_dispatcher: MakeDispatcher) -> LoadedModels:
         tasks = tuple(task for task, of in defaults.items() if of == name)
         if adapter is None and "instruct" not in tasks and _converses(base):
             tasks = (*tasks, "instruct")
-        model = ServedModel(name, tasks, base, adapter, dispatchers[path])
+        model = ServedModel(name, tasks, base, adapter, clients[path])
         _check_tasks(model, settings)
         models[name] = model
-    return LoadedModels(models, defaults, tuple(dispatchers.values()))
+    return LoadedModels(models, defaults, tuple(clients.values()))
 
 
 @contextmanager
@@ -259,9 +259,9 @@ def _log_loaded(
     )
 
 
-def _log_cache(path: Path, base: Base, dispatcher: Dispatcher) -> None:
+def _log_cache(path: Path, base: Base, client: EngineClient) -> None:
     """What the cache takes, and how long a sequence can be in it."""
-    stats, length = dispatcher.stats(), dispatcher.engine.context_length
+    stats, length = client.stats(), client.engine.context_length
     extra = {
         "path": str(path),
         "cache_mb": stats.cache_bytes >> 20,

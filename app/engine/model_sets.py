@@ -10,7 +10,7 @@ import gc
 import logging
 from dataclasses import dataclass
 
-from app.engine.client import Dispatcher
+from app.engine.client import EngineClient
 from app.engine.loading import LoadedModels, load
 from app.ops.metrics import Metrics
 from app.settings import Settings
@@ -56,14 +56,14 @@ class ModelSets:
         loaded = await asyncio.to_thread(
             load,
             self._settings,
-            lambda base, adapters: Dispatcher(
+            lambda base, adapters: EngineClient(
                 base, adapters, self._settings.engine, self._metrics, loop
             ),
         )
         try:
-            for dispatcher in loaded.dispatchers:
-                dispatcher.start()
-                if not await dispatcher.turns(PROBE_SECONDS):
+            for client in loaded.clients:
+                client.start()
+                if not await client.turns(PROBE_SECONDS):
                     raise PenwrightError("the engine does not turn")
         except BaseException:
             await self.discard(loaded)
@@ -80,28 +80,28 @@ class ModelSets:
 
     async def discard(self, loaded: LoadedModels) -> None:
         """End the engines of a set."""
-        for dispatcher in loaded.dispatchers:
-            await asyncio.to_thread(dispatcher.stop, 0.0)
+        for client in loaded.clients:
+            await asyncio.to_thread(client.stop, 0.0)
 
-    def dispatchers(self) -> tuple[Dispatcher, ...]:
+    def clients(self) -> tuple[EngineClient, ...]:
         """Of all sets that may have requests."""
         sets = [*self._retiring.values(), *([] if self.current is None else [self.current])]
-        return tuple(dispatcher for loaded in sets for dispatcher in loaded.dispatchers)
+        return tuple(client for loaded in sets for client in loaded.clients)
 
     def fail_all(self, failed: Failed) -> None:
         """End all requests now."""
-        for dispatcher in self.dispatchers():
-            dispatcher.fail_all(failed)
+        for client in self.clients():
+            client.fail_all(failed)
 
     async def stop(self) -> None:
         """End all engines. Requests that still run fail."""
         if self._retiring:
             await asyncio.wait(list(self._retiring), timeout=STOP_SECONDS)
-        for dispatcher in self.dispatchers():
-            await asyncio.to_thread(dispatcher.stop, 0.0)
+        for client in self.clients():
+            await asyncio.to_thread(client.stop, 0.0)
 
     async def _retire(self, old: LoadedModels) -> None:
-        while not all(dispatcher.idle for dispatcher in old.dispatchers):
+        while not all(client.idle for client in old.clients):
             await asyncio.sleep(POLL_SECONDS)
         self._retiring.pop(_this_task(), None)  # from here on, nobody watches its engines
         await self.discard(old)

@@ -12,13 +12,13 @@ from urllib.parse import quote
 
 from fastapi import Depends, Request
 
-from app.engine.client import Dispatcher
+from app.engine.client import EngineClient
 from app.engine.loading import LoadedModels, ServedModel
 from app.engine.model_sets import ModelSets, Reloaded
 from app.engine.watchdog import EngineDead, Watchdog
 from app.errors import Problem, unavailable
 from app.keys.key_file import load_keys
-from app.ops.context import OBSERVATION
+from app.ops.context import REQUEST_CONTEXT
 from app.ops.metrics import Metrics
 from app.ops.tracing import make_tracing
 from app.settings import Settings
@@ -130,7 +130,7 @@ class Service:
         """Fail if an engine has died or hangs."""
         if self.failure is not None or self.state == "loading":
             return
-        error = watchdog.check(self._dispatchers())
+        error = watchdog.check(self.engine_clients())
         if error is not None:
             logger.critical("the service has failed: %s", error)
             self.failure = error
@@ -207,11 +207,11 @@ class Service:
         """
         self._require_ready()
         loaded = self.require_loaded()
-        for dispatcher in loaded.dispatchers:
-            if not dispatcher.engine.alive:
+        for client in loaded.clients:
+            if not client.engine.alive:
                 raise unavailable("engine-dead", "the engine's thread has ended")
-            with dispatcher.in_use():  # a reload may put another in its place meanwhile
-                turns = await dispatcher.turns(PROBE_SECONDS)
+            with client.in_use():  # a reload may put another in its place meanwhile
+                turns = await client.turns(PROBE_SECONDS)
             if not turns:
                 raise unavailable(
                     "engine-stuck", f"the engine made no step within {PROBE_SECONDS:g} seconds"
@@ -232,8 +232,8 @@ class Service:
             )
         return loaded.models[name]
 
-    def _dispatchers(self) -> tuple[Dispatcher, ...]:
-        return self._sets.dispatchers()
+    def engine_clients(self) -> tuple[EngineClient, ...]:
+        return self._sets.clients()
 
     def _reason(self) -> str:
         # Of an unexpected error only the kind: its text is for the log.
@@ -243,12 +243,12 @@ class Service:
 
 def _take(model: ServedModel) -> ServedModel:
     """Have the request that is being answered use `model` to its end, and its answer say so."""
-    observation = OBSERVATION.get()
-    if observation is not None:
-        observation.leases.enter_context(model.dispatcher.in_use())
-        observation.headers["X-Model"] = quote(model.name)
+    context = REQUEST_CONTEXT.get()
+    if context is not None:
+        context.leases.enter_context(model.client.in_use())
+        context.headers["X-Model"] = quote(model.name)
         if model.checkpoint:
-            observation.headers["X-Model-SHA256"] = model.checkpoint
+            context.headers["X-Model-SHA256"] = model.checkpoint
     return model
 
 
@@ -261,7 +261,7 @@ def _why_not(model: ServedModel, task: TaskName) -> str:
 
 
 def _log_ready(message: str, loaded: LoadedModels, seconds: float) -> None:
-    cache = sum(dispatcher.stats().cache_bytes for dispatcher in loaded.dispatchers)
+    cache = sum(client.stats().cache_bytes for client in loaded.clients)
     extra = {"models": sorted(loaded.models), "seconds": seconds, "cache_bytes": cache}
     logger.info(message, extra=extra)
 

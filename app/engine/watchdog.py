@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from weakref import WeakKeyDictionary
 
-from app.engine.client import Dispatcher
+from app.engine.client import EngineClient
 from model.engine.request import Failed
 from model.errors import PenwrightError
 
@@ -31,30 +31,30 @@ class Watchdog:
 
     def __init__(self, stuck_after: float) -> None:
         self.stuck_after = stuck_after
-        self._last: WeakKeyDictionary[Dispatcher, tuple[int, float]] = WeakKeyDictionary()
+        self._last: WeakKeyDictionary[EngineClient, tuple[int, float]] = WeakKeyDictionary()
 
-    def check(self, dispatchers: Iterable[Dispatcher]) -> EngineDead | None:
+    def check(self, clients: Iterable[EngineClient]) -> EngineDead | None:
         """Look at each engine; requests of a dead one fail.
 
         Returns:
             what is wrong with one of them
         """
         found: EngineDead | None = None
-        for dispatcher in dispatchers:
-            error = self._check(dispatcher)
+        for client in clients:
+            error = self._check(client)
             if error is not None:
-                dispatcher.fail_all(Failed("internal", str(error)))
+                client.fail_all(Failed("internal", str(error)))
                 found = error
         return found
 
-    def _check(self, dispatcher: Dispatcher) -> EngineDead | None:
-        if not dispatcher.engine.alive:
+    def _check(self, client: EngineClient) -> EngineDead | None:
+        if not client.engine.alive:
             return EngineDead("the engine's thread has ended")
-        now, stats = time.monotonic(), dispatcher.stats()
-        steps, since = self._last.get(dispatcher, (-1, now))
+        now, stats = time.monotonic(), client.stats()
+        steps, since = self._last.get(client, (-1, now))
         if steps != stats.steps or not (stats.running or stats.waiting):
             since = now
-        self._last[dispatcher] = stats.steps, since
+        self._last[client] = stats.steps, since
         if now - since >= self.stuck_after:
             return EngineDead(f"the engine made no step within {self.stuck_after:g} seconds")
         return None

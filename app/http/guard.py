@@ -13,7 +13,7 @@ from app.errors import RETRY_SECONDS, Problem
 from app.http.browsers import check_host, check_origin, check_reached_locally, is_loopback
 from app.keys.key_file import Key, Keys
 from app.keys.limits import Allowance, most_tokens
-from app.ops.context import OBSERVATION, Observation, Work
+from app.ops.context import REQUEST_CONTEXT, RequestContext, Work
 from app.settings import Settings
 from model.errors import UsageError
 
@@ -62,20 +62,20 @@ class Guard:
         if scope["type"] != "http":  # nothing here speaks anything else
             await send({"type": "websocket.close", "code": 1008})
             return
-        observation = OBSERVATION.get()
-        assert observation is not None, "Observe is further out"
+        context = REQUEST_CONTEXT.get()
+        assert context is not None, "RecordRequests is further out"
         try:
-            self._admit(scope, observation)
+            self._admit(scope, context)
         except Problem as problem:
             await problem.response(scope)(scope, receive, send)
             return
         try:
             await self.app(scope, receive, send)
         finally:
-            if observation.allowance is not None:
-                observation.allowance.settle(sum(map(_used, observation.work)))
+            if context.allowance is not None:
+                context.allowance.settle(sum(map(_used, context.work)))
 
-    def _admit(self, scope: Scope, observation: Observation) -> None:
+    def _admit(self, scope: Scope, context: RequestContext) -> None:
         """
         Raises:
             Problem: 401, 403, 429 or 503.
@@ -99,16 +99,16 @@ class Guard:
                 check_origin(scope["method"], headers, settings.cors_origins)
         elif not (scope["method"] in OPEN_METHODS and is_open(path, settings)):
             key = find_key(keys, headers)
-            observation.key = key.label
+            context.key = key.label
             scope["state"]["admin"] = key.entry.admin
-            self._allow(key, scope["method"], observation)
+            self._allow(key, scope["method"], context)
 
-    def _allow(self, key: Key, method: str, observation: Observation) -> None:
+    def _allow(self, key: Key, method: str, context: RequestContext) -> None:
         """Reading is free: what is limited is work."""
         if method not in OPEN_METHODS:
             allowance = Allowance(key.limits)
             allowance.begin()
-            observation.allowance = allowance
+            context.allowance = allowance
 
 
 def find_key(keys: Keys, headers: Headers) -> Key:

@@ -1,9 +1,9 @@
 """What surrounds every request, as plain ASGI: no route has to think of it, also none added later.
 
-From the outside in: `Observe` gives the request its id, its log line and its place in the metrics;
-`app.http.guard.Guard` asks for an API key; `app.http.bodies` refuses bodies that are too large
-or too slow; `CancelWhenGone` stops the work for a client that has left, be the answer a stream or
-not.
+From the outside in: `RecordRequests` gives the request its id, its log line and its place in the
+metrics; `app.http.guard.Guard` asks for an API key; `app.http.bodies` refuses bodies that are too
+large or too slow; `CancelWhenGone` stops the work for a client that has left, be the answer a
+stream or not.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.engine.service import Service
 from app.errors import internal
-from app.ops.context import OBSERVATION, Observation
+from app.ops.context import REQUEST_CONTEXT, RequestContext
 
 logger = logging.getLogger("app.access")
 
@@ -32,7 +32,7 @@ class ClientGoneError(Exception):
     """The client left before its answer was complete."""
 
 
-class Observe:
+class RecordRequests:
     """Request id, log line, metrics; and a problem for what nobody else caught."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:
@@ -46,10 +46,10 @@ class Observe:
         started = time.perf_counter()
         given = Headers(scope=scope).get("x-request-id", "")
         request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
-        observation = Observation(request_id, log_prompts=self.service.settings.log_prompts)
-        OBSERVATION.set(observation)  # each request is a task of its own, and so a context
+        context = RequestContext(request_id, log_prompts=self.service.settings.log_prompts)
+        REQUEST_CONTEXT.set(context)  # each request is a task of its own, and so a context
         tracing = self.service.tracing
-        span = tracing.start(scope, observation) if tracing is not None else None
+        span = tracing.start(scope, context) if tracing is not None else None
         # A copy: the server gives all requests one object.
         scope["state"] = {**scope.get("state", {}), "request_id": request_id}
         status = 0
@@ -60,9 +60,9 @@ class Observe:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = request_id
-                headers.update(observation.headers)
-                if observation.allowance is not None:
-                    headers.update(observation.allowance.headers())
+                headers.update(context.headers)
+                if context.allowance is not None:
+                    headers.update(context.allowance.headers())
             await send(message)
 
         self.service.in_flight += 1
@@ -76,30 +76,30 @@ class Observe:
                 await internal().response(scope)(scope, receive, send_with_id)
             # Else the answer has begun: the server sees that it is not complete, and cuts it.
         finally:
-            observation.leases.close()
+            context.leases.close()
             self.service.in_flight -= 1
             status = status or CLIENT_CLOSED_REQUEST
-            observation.problem = scope["state"].get("problem")
-            observation.stream_error = scope["state"].get("stream_error")
-            self._record(scope, observation, status, time.perf_counter() - started)
+            context.problem = scope["state"].get("problem")
+            context.stream_error = scope["state"].get("stream_error")
+            self._record(scope, context, status, time.perf_counter() - started)
             if span is not None:
-                span.end(scope, observation, status)
+                span.end(scope, context, status)
 
-    def _record(self, scope: Scope, observation: Observation, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, context: RequestContext, status: int, seconds: float) -> None:
         metrics = self.service.metrics
         route = getattr(scope.get("route"), "path", None) or "unmatched"
-        metrics.request(route, status, seconds, observation.key)
+        metrics.request(route, status, seconds, context.key)
         if status == CLIENT_CLOSED_REQUEST:
             metrics.disconnect()
-        elif observation.problem is not None:
-            metrics.rejection(observation.problem)
+        elif context.problem is not None:
+            metrics.rejection(context.problem)
         extra = {
-            "request_id": observation.request_id,
+            "request_id": context.request_id,
             "method": scope["method"],
             "path": scope["path"][:MOST_PATH],
             "status": status,
             "seconds": round(seconds, 6),
-            **observation.fields(),
+            **context.fields(),
         }
         logger.info("request", extra=extra)
 

@@ -1,6 +1,6 @@
 """What is known of one HTTP request while it is answered: for its log lines, metrics and trace.
 
-`app.http.requests.Observe` makes one for each request. It is in a context variable, so that
+`app.http.requests.RecordRequests` makes one for each request. It is in a context variable, so that
 whatever works for the request, at any depth and in any thread that it starts, finds it without
 being handed it.
 """
@@ -48,7 +48,7 @@ class Work:
 
 
 @dataclass
-class Observation:
+class RequestContext:
     """One HTTP request."""
 
     request_id: str
@@ -99,5 +99,5 @@ class Observation:
         return found
 
 
-OBSERVATION: ContextVar[Observation | None] = ContextVar("observation", default=None)
+REQUEST_CONTEXT: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)
 """That of the request that is being answered; None outside of one."""

@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from app.ops.context import OBSERVATION
+from app.ops.context import REQUEST_CONTEXT
 from app.settings import Settings
 from model.errors import CheckpointError
 
@@ -55,11 +55,11 @@ class RequestIds(logging.Filter):
     """Adds to each record the ids of the request that it is written for."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        observation = OBSERVATION.get()
-        if observation is not None:
-            record.request_id = observation.request_id
-            if observation.trace_id is not None:
-                record.trace_id = observation.trace_id
+        context = REQUEST_CONTEXT.get()
+        if context is not None:
+            record.request_id = context.request_id
+            if context.trace_id is not None:
+                record.trace_id = context.trace_id
         return True
 
 
@@ -105,8 +105,8 @@ def _without_messages(error: BaseException) -> list[str]:
 
 def log_texts(texts: Sequence[str]) -> None:
     """Log what a request gave to read, if --log-prompts says so."""
-    observation = OBSERVATION.get()
-    if observation is not None and observation.log_prompts:
+    context = REQUEST_CONTEXT.get()
+    if context is not None and context.log_prompts:
         logger.info("texts", extra={"texts": [text[:MOST_CHARACTERS] for text in texts]})
 
 

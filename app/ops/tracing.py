@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from app.ops.context import Observation, Work
+from app.ops.context import RequestContext, Work
 from model.engine.request import Generate
 from model.errors import UsageError
 
@@ -97,8 +97,8 @@ class Tracing:
         self._tracer = provider.get_tracer("penwright")
         self._propagator = TraceContextTextMapPropagator()
 
-    def start(self, scope: Scope, observation: Observation) -> "RequestSpan | None":
-        """Begin the span of an HTTP request, and give `observation` its trace id."""
+    def start(self, scope: Scope, request: RequestContext) -> "RequestSpan | None":
+        """Begin the span of an HTTP request, and give `request` its trace id."""
         from opentelemetry.trace import SpanKind
 
         if scope["path"] in _UNTRACED:
@@ -112,8 +112,8 @@ class Tracing:
             kind=SpanKind.SERVER,
             attributes=_http_attributes(scope, headers, method),
         )
-        observation.trace_id = f"{span.get_span_context().trace_id:032x}"
-        span.set_attribute("http.request.header.x-request-id", [observation.request_id])
+        request.trace_id = f"{span.get_span_context().trace_id:032x}"
+        span.set_attribute("http.request.header.x-request-id", [request.request_id])
         return RequestSpan(self._tracer.start_span, span)
 
     def shutdown(self) -> None:
@@ -133,7 +133,7 @@ class RequestSpan:
         # Engine times are on another clock, which is not set anew while the service runs.
         self._epoch = time.time_ns() - int(time.monotonic() * 1e9)
 
-    def end(self, scope: Scope, observation: Observation, status: int) -> None:
+    def end(self, scope: Scope, request: RequestContext, status: int) -> None:
         """The answer is complete, or has been given up.
 
         Args:
@@ -148,13 +148,13 @@ class RequestSpan:
                 span.update_name(f"{scope['method']} {route}")
                 span.set_attribute("http.route", route)
             span.set_attribute("http.response.status_code", status)
-            failed = observation.stream_error or status
+            failed = request.stream_error or status
             if failed >= 400:
-                kind = (observation.problem or str(failed)).replace("-", "_")
+                kind = (request.problem or str(failed)).replace("-", "_")
                 span.set_attribute("error.type", kind)
             if failed >= 500:  # what a client did wrong is no error of the server's span
-                span.set_status(Status(StatusCode.ERROR, observation.problem))
-            for work in observation.work:
+                span.set_status(Status(StatusCode.ERROR, request.problem))
+            for work in request.work:
                 span.set_attributes(_model_attributes(work))
                 self._phases(work)
         span.end()

@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import pytest
 
-from app.engine.client import Dispatcher
-from app.engine.constraint_compiler import Compiler
-from app.engine.events import Job
+from app.engine.client import EngineClient
+from app.engine.constraint_compiler import ConstraintCompiler
+from app.engine.events import SequenceEvents
 from app.errors import Problem
 from model.engine.engine import Engine
 from model.engine.request import Constraint, Request
@@ -29,8 +29,10 @@ class Slow:
         assert self.go.wait(10)
 
 
-def compile_many(engine: Slow, names: Sequence[str]) -> tuple[Compiler, list[asyncio.Task[None]]]:
-    compiler = Compiler(cast(Engine, engine))
+def compile_many(
+    engine: Slow, names: Sequence[str]
+) -> tuple[ConstraintCompiler, list[asyncio.Task[None]]]:
+    compiler = ConstraintCompiler(cast(Engine, engine))
     wanted = [Constraint("regex", name) for name in names]
     return compiler, [asyncio.create_task(compiler.prepare(each, 1)) for each in wanted]
 
@@ -81,18 +83,20 @@ def test_it_takes_of_the_time_that_the_request_has(
 ) -> None:
     compiled: list[float] = []
     deadlines: list[float | None] = []
-    prepare, opened = Engine.prepare, Dispatcher.open
+    prepare, opened = Engine.prepare, EngineClient.submit
 
     def note_time(self: Engine, constraint: Constraint, count: int = 1) -> None:
         prepare(self, constraint, count)
         compiled.append(time.monotonic())
 
-    def note_deadline(self: Dispatcher, requests: Sequence[Request], **more: Any) -> Job:
+    def note_deadline(
+        self: EngineClient, requests: Sequence[Request], **more: Any
+    ) -> SequenceEvents:
         deadlines.append(requests[0].deadline)
         return opened(self, requests, **more)
 
     monkeypatch.setattr(Engine, "prepare", note_time)
-    monkeypatch.setattr(Dispatcher, "open", note_deadline)
+    monkeypatch.setattr(EngineClient, "submit", note_deadline)
     sent = {**fields, "response_format": {"type": "regex", "regex": "a+"}}
     response = live.client.post(path, json=sent)
     assert response.status_code == 200, response.text

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.ops.context import OBSERVATION, Observation
+from app.ops.context import REQUEST_CONTEXT, RequestContext
 from app.ops.logs import JSONFormatter, RequestIds
 
 from .conftest import Live, events, process, until_ready
@@ -100,11 +100,11 @@ def test_no_request_no_id() -> None:
     record = logging.makeLogRecord({})
     assert RequestIds().filter(record)
     assert not hasattr(record, "request_id")
-    token = OBSERVATION.set(Observation("one"))
+    token = REQUEST_CONTEXT.set(RequestContext("one"))
     try:
         assert RequestIds().filter(record)
     finally:
-        OBSERVATION.reset(token)
+        REQUEST_CONTEXT.reset(token)
     assert record.request_id == "one"  # type: ignore[attr-defined]
 
 

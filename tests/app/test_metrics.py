@@ -208,9 +208,9 @@ def test_an_engine_that_is_replaced_leaves_its_counts(own: Live) -> None:
     """As a reload does: counters never go backwards, gauges forget what is gone."""
     own.client.post("/generate", json={"prompt": "a", "max_new_tokens": 3, "ignore_eos": True})
     metrics = own.service.metrics
-    [dispatcher] = own.service._dispatchers()
+    [engine_client] = own.service.engine_clients()
     before = metrics.engines.total()
-    dispatcher.stop(1.0)
+    engine_client.stop(1.0)
     after = metrics.engines.total()
     for name in ("steps", "prompt_tokens", "generated_tokens", "token_gaps", "step_tokens"):
         assert getattr(after, name) == getattr(before, name)

@@ -9,7 +9,7 @@ import pytest
 
 import app.api.responses
 from app.api.native.generate import Choice, GenerateResponse
-from app.api.responses import Timings, Usage, whole
+from app.api.responses import Timings, Usage, json_response
 
 ANSWER = GenerateResponse(
     id="a",
@@ -28,7 +28,7 @@ def test_whole_is_the_answer_with_its_choices(count: int, large: bool) -> None:
     choices = [
         Choice(index=index, text='é"\n', finish_reason="eos", logprobs=[]) for index in range(count)
     ]
-    response = asyncio.run(whole(ANSWER, choices, large=large))
+    response = asyncio.run(json_response(ANSWER, choices, large=large))
     assert response.media_type == "application/json"
     full = ANSWER.model_copy(update={"choices": choices})
     assert json.loads(bytes(response.body)) == full.model_dump(mode="json")

@@ -197,8 +197,8 @@ def test_what_goes_wrong_is_in_the_trace(traced: Live, collector: Collector) -> 
     traced.wait(lambda: traced.running() == 0)
     traced.wait(lambda: any(attributes(s).get("error.type") == "499" for s in collector.spans))
 
-    [dispatcher] = traced.service._dispatchers()
-    dispatcher.stop(0.0)
+    [engine_client] = traced.service.engine_clients()
+    engine_client.stop(0.0)
     ask("dead", prompt="a")
     span, _ = trace_of(traced, collector, "dead")
     assert attributes(span)["http.response.status_code"] == 503

@@ -68,8 +68,8 @@ async def classify_tokens(
         for number, tokens in enumerate(texts)
     ]
     results: dict[int, Classified] = {}
-    with model.dispatcher.open(requests) as job:
-        async for index, event in job:
+    with model.client.submit(requests) as events:
+        async for index, event in events:
             assert isinstance(event, Classified)
             results[index] = event
     return [results[index] for index in range(len(requests))]
@@ -126,7 +126,7 @@ async def _classify_in_groups(
 ) -> list[Classified]:
     """Each span of `tokens`, never so many at once that they fill the queue by themselves."""
     empty = (model.base.tokenizer.end_token,)
-    settings = model.dispatcher.engine.settings
+    settings = model.client.engine.settings
     size = max(1, min(_AT_ONCE, (settings.slots + settings.max_waiting) // 2))
     answers: list[Classified] = []
     while len(answers) < len(spans):

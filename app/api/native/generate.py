@@ -1,6 +1,5 @@
 """POST /generate: continue one or several texts."""
 
-import time
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -10,18 +9,18 @@ from starlette.responses import Response
 
 from app.api.documentation import STREAM, WORK, Example
 from app.api.fields import Prompts
-from app.api.generation import Options, check_batch, collect, constrained, plan
+from app.api.generation import GenerationOptions, run_generation
 from app.api.native.sampling import SamplingFields
-from app.api.prompts import encode
+from app.api.prompts import Texts
 from app.api.responses import (
-    Encoder,
+    Answer,
+    Completion,
     Timings,
     Usage,
     encode_event,
-    start_stream,
+    json_response,
     timings,
     usage,
-    whole,
 )
 from app.engine.service import ServiceDependency
 from model.engine.request import (
@@ -64,7 +63,7 @@ class GenerateRequest(SamplingFields):
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 
     @property
-    def options(self) -> Options:
+    def options(self) -> GenerationOptions:
         return self._options(self.temperature, self.n, self.logprobs)
 
 
@@ -162,42 +161,8 @@ async def generate(
     error after the first byte is an `event: error` with a problem as its data.
     """
     model = service.model("generate", body.model)
-    check_batch(len(body.prompts), body.n, service.settings.max_batch)
-    deadline = time.monotonic() + service.settings.request_timeout
-    prompts = await encode(model, body.prompts, documents=True)
-    options = await constrained(
-        model.dispatcher.compiler,
-        body.options,
-        body.response_format,
-        prompts=len(prompts),
-        deadline=deadline,
-    )
-    generation = plan(model, prompts, options, deadline=deadline)
-    if body.stream:
-        return await start_stream(generation, Pieces(generation))
-    completions = await collect(generation)
-    ends = [completion.finished for completion in completions]
-    answer = GenerateResponse(
-        id=generation.id,
-        model=model.name,
-        choices=[],
-        usage=usage(generation, ends),
-        timings=timings(ends),
-    )
-    choices = (
-        Choice(
-            index=index,
-            text=completion.text,
-            finish_reason=completion.finished.reason,
-            logprobs=[
-                TokenLogprobs.model_validate(value) for value in logprobs_json(completion.logprobs)
-            ]
-            if generation.logprobs
-            else None,
-        )
-        for index, completion in enumerate(completions)
-    )
-    return await whole(answer, choices, large=generation.logprobs)
+    prompts = Texts(body.prompts, "prompt")
+    return await run_generation(service, model, prompts, body.options, GenerateAnswer)
 
 
 def logprobs_json(values: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
@@ -216,7 +181,7 @@ def logprobs_json(values: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
     ]
 
 
-class Pieces(Encoder):
+class NativeAnswer(Answer):
     """The events of /generate and /instruct."""
 
     error_name = "error"
@@ -235,3 +200,30 @@ class Pieces(Encoder):
             data["usage"] = usage(self.generation, ends).model_dump()
             data["timings"] = timings(ends).model_dump()
         return encode_event(data)
+
+
+class GenerateAnswer(NativeAnswer):
+    async def whole(self, completions: Sequence[Completion]) -> Response:
+        ends = [completion.finished for completion in completions]
+        answer = GenerateResponse(
+            id=self.generation.id,
+            model=self.generation.model.name,
+            choices=[],
+            usage=usage(self.generation, ends),
+            timings=timings(ends),
+        )
+        logprobs = self.generation.logprobs
+        choices = (
+            Choice(
+                index=index,
+                text=completion.text,
+                finish_reason=completion.finished.reason,
+                logprobs=_logprobs(completion) if logprobs else None,
+            )
+            for index, completion in enumerate(completions)
+        )
+        return await json_response(answer, choices, large=logprobs)
+
+
+def _logprobs(completion: Completion) -> list[TokenLogprobs]:
+    return [TokenLogprobs.model_validate(value) for value in logprobs_json(completion.logprobs)]

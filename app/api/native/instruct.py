@@ -1,19 +1,19 @@
 """POST /instruct: follow an instruction."""
 
-import time
+from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Body
 from pydantic import BaseModel, Field
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from app.api.documentation import STREAM, WORK, Example
 from app.api.fields import NonEmpty, Str
-from app.api.generation import Options, collect, constrained, plan
-from app.api.native.generate import Pieces
+from app.api.generation import GenerationOptions, run_generation
+from app.api.native.generate import NativeAnswer
 from app.api.native.sampling import SamplingFields
-from app.api.prompts import encode_chat
-from app.api.responses import Timings, Usage, start_stream, timings, usage
+from app.api.prompts import Conversation
+from app.api.responses import Completion, Timings, Usage, timings, usage
 from app.engine.service import ServiceDependency
 from model.engine.request import FinishReason
 from model.prompts import Message
@@ -32,7 +32,7 @@ class InstructRequest(SamplingFields):
     )
 
     @property
-    def options(self) -> Options:
+    def options(self) -> GenerationOptions:
         return self._options(self.temperature)
 
 
@@ -75,25 +75,22 @@ router = APIRouter()
 async def instruct(
     body: Annotated[InstructRequest, Body(openapi_examples=INSTRUCT_EXAMPLES)],
     service: ServiceDependency,
-) -> Response | InstructResponse:
+) -> Response:
     """Follow an instruction, with an input if it needs one. Streams as /generate does."""
     model = service.model("instruct", body.model)
-    deadline = time.monotonic() + service.settings.request_timeout
-    prompts = await encode_chat(
-        model, [Message("user", body.instruction, body.input)], "instruction"
-    )
-    options = await constrained(
-        model.dispatcher.compiler, body.options, body.response_format, prompts=1, deadline=deadline
-    )
-    generation = plan(model, prompts, options, deadline=deadline)
-    if body.stream:
-        return await start_stream(generation, Pieces(generation))
-    [completion] = await collect(generation)
-    return InstructResponse(
-        id=generation.id,
-        model=model.name,
-        response=completion.text,
-        finish_reason=completion.finished.reason,
-        usage=usage(generation, [completion.finished]),
-        timings=timings([completion.finished]),
-    )
+    prompt = Conversation([Message("user", body.instruction, body.input)], "instruction")
+    return await run_generation(service, model, prompt, body.options, InstructAnswer)
+
+
+class InstructAnswer(NativeAnswer):
+    async def whole(self, completions: Sequence[Completion]) -> Response:
+        [completion] = completions
+        answer = InstructResponse(
+            id=self.generation.id,
+            model=self.generation.model.name,
+            response=completion.text,
+            finish_reason=completion.finished.reason,
+            usage=usage(self.generation, [completion.finished]),
+            timings=timings([completion.finished]),
+        )
+        return Response(answer.model_dump_json(), media_type=JSONResponse.media_type)

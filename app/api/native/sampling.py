@@ -3,8 +3,11 @@
 from pydantic import Field
 
 from app.api.fields import MOST_TOKENS, RequestBody, ResponseFormat, Stops
-from app.api.generation import DEFAULT_NEW_TOKENS, Options
+from app.api.generation import GenerationOptions
+from model.engine.request import Generate
 from model.sampling import SamplingSettings
+
+DEFAULT_NEW_TOKENS = 128
 
 
 class SamplingFields(RequestBody):
@@ -78,13 +81,10 @@ class SamplingFields(RequestBody):
     )
     stream: bool = Field(False, description="Send the text piece by piece, as `text/event-stream`.")
 
-    @property
-    def stops(self) -> tuple[str, ...]:
-        if self.stop is None:
-            return ()
-        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-
-    def _options(self, temperature: float, n: int = 1, logprobs: int | None = None) -> Options:
+    def _options(
+        self, temperature: float, n: int = 1, logprobs: int | None = None
+    ) -> GenerationOptions:
+        stop = self.stop or ()
         sampling = SamplingSettings(
             temperature=temperature,
             top_k=self.top_k,
@@ -95,12 +95,17 @@ class SamplingFields(RequestBody):
             frequency_penalty=self.frequency_penalty,
             seed=self.seed,
         )
-        return Options(
-            sampling,
-            max_new_tokens=self.max_new_tokens,
-            choices=n,
-            stops=self.stops,
+        want = Generate(
+            max_new_tokens=self.max_new_tokens or DEFAULT_NEW_TOKENS,
+            sampling=sampling,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
             ignore_eos=self.ignore_eos,
             logprobs=logprobs,
             stream=self.stream,
+        )
+        return GenerationOptions(
+            want,
+            must_fit=self.max_new_tokens is not None,
+            choices=n,
+            response_format=self.response_format,
         )

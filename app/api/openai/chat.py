@@ -1,6 +1,7 @@
 """POST /v1/chat/completions: `client.chat.completions.create`."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body
@@ -8,26 +9,27 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from starlette.responses import Response
 
 from app.api.documentation import OPENAI_WORK, STREAM, Example
-from app.api.generation import Options, collect
+from app.api.generation import GenerationOptions, run_generation
 from app.api.openai.generation import (
-    Chunks,
     FinishReason,
+    OpenAIAnswer,
     SamplingFields,
     Usage,
     finish_reason,
-    head,
-    openai_usage,
-    plan_sampled,
+    note_user,
 )
 from app.api.openai.parameters import Messages, NewTokens, Only
-from app.api.prompts import encode_chat
-from app.api.responses import Generation, start_stream, whole
+from app.api.prompts import Conversation
+from app.api.responses import Completion, Generation, json_response
 from app.engine.loading import ServedModel
 from app.engine.service import Service, ServiceDependency
 from app.errors import Problem
 from model.checkpoint import Base
 from model.engine.request import Text, TokenLogprob
 from model.prompts import Message
+
+UNBOUNDED = 1 << 31
+"""New tokens of an answer: as many as the context has room for."""
 
 
 class ChatRequest(SamplingFields):
@@ -95,11 +97,11 @@ class ChatRequest(SamplingFields):
         return [Message(message.chat_role, message.text) for message in self.messages]
 
     @property
-    def options(self) -> Options:
+    def options(self) -> GenerationOptions:
         limit = "max_completion_tokens" if self.max_tokens is None else "max_tokens"
         wanted = self.max_completion_tokens if self.max_tokens is None else self.max_tokens
         logprobs = (self.top_logprobs or 0) if self.logprobs else None
-        return self._options(limit, wanted, None, logprobs)
+        return self._options(limit, wanted, UNBOUNDED, logprobs)
 
 
 CHAT_EXAMPLES: dict[str, Example] = {
@@ -185,32 +187,10 @@ async def chat_completions(
 ) -> Response:
     """Answer a conversation: `client.chat.completions.create`."""
     model = chat_model(service, body.model)
-    generation = await plan_sampled(
-        service,
-        model,
-        body,
-        1,
-        "messages",
-        lambda: encode_chat(model, body.conversation, "messages"),
-    )
-    if body.stream:
-        return await start_stream(generation, ChatChunks(generation, body.include_usage))
-    done = await collect(generation)
-    answer = ChatResponse(
-        **head(generation, "chatcmpl", "chat.completion"),
-        choices=[],
-        usage=openai_usage(generation, [each.finished for each in done]),
-    )
-    choices = (
-        ChatChoice(
-            index=index,
-            message=ChatMessage(role="assistant", content=each.text),
-            logprobs=of_chat(model.base, each.logprobs) if generation.logprobs else None,
-            finish_reason=finish_reason(each.finished),
-        )
-        for index, each in enumerate(done)
-    )
-    return await whole(answer, choices, large=generation.logprobs)
+    note_user(body.user)
+    prompt = Conversation(body.conversation, "messages")
+    make_answer = partial(ChatAnswer, include_usage=body.include_usage)
+    return await run_generation(service, model, prompt, body.options, make_answer)
 
 
 def chat_model(service: Service, name: str | None) -> ServedModel:
@@ -235,13 +215,8 @@ def chat_model(service: Service, name: str | None) -> ServedModel:
         ) from None
 
 
-def of_chat(base: Base, values: Sequence[TokenLogprob]) -> ChatLogprobs:
-    """Of tokens of a chat's answer."""
-    return ChatLogprobs.model_validate(chat_json(base, values))
-
-
-def chat_json(base: Base, values: Sequence[TokenLogprob]) -> dict[str, Any]:
-    """The same as JSON has it: for streams, which make it on the event loop, piece by piece."""
+def logprobs_json(base: Base, values: Sequence[TokenLogprob]) -> dict[str, Any]:
+    """A `ChatLogprobs` as JSON has it: streams make it on the event loop, piece by piece."""
     content = base.tokenizer.token_bytes
     return {
         "content": [
@@ -261,12 +236,36 @@ def chat_json(base: Base, values: Sequence[TokenLogprob]) -> dict[str, Any]:
     }
 
 
-class ChatChunks(Chunks):
-    """The events of /v1/chat/completions: the first one of each choice has the role."""
+class ChatAnswer(OpenAIAnswer):
+    """The first event of each choice has the role."""
+
+    prefix = "chatcmpl"
+    kind = "chat.completion"
+    chunk_kind = "chat.completion.chunk"
 
     def __init__(self, generation: Generation, include_usage: bool) -> None:
-        super().__init__(generation, "chatcmpl", "chat.completion.chunk", include_usage)
+        super().__init__(generation, include_usage)
         self._begun: set[int] = set()
+
+    async def whole(self, completions: Sequence[Completion]) -> Response:
+        answer = ChatResponse(
+            **self.head(self.kind),
+            choices=[],
+            usage=self.usage([completion.finished for completion in completions]),
+        )
+        base, logprobs = self.generation.model.base, self.generation.logprobs
+        choices = (
+            ChatChoice(
+                index=index,
+                message=ChatMessage(role="assistant", content=each.text),
+                logprobs=ChatLogprobs.model_validate(logprobs_json(base, each.logprobs))
+                if logprobs
+                else None,
+                finish_reason=finish_reason(each.finished),
+            )
+            for index, each in enumerate(completions)
+        )
+        return await json_response(answer, choices, large=logprobs)
 
     def _chunk(self, index: int, piece: dict[str, Any], reason: str | None) -> bytes:
         chunk = super()._chunk(index, piece, reason)
@@ -281,5 +280,5 @@ class ChatChunks(Chunks):
             return {"delta": {}, "logprobs": None}
         logprobs = None
         if self.generation.logprobs:
-            logprobs = chat_json(self.generation.model.base, event.logprobs)
+            logprobs = logprobs_json(self.generation.model.base, event.logprobs)
         return {"delta": {"content": event.text}, "logprobs": logprobs}

@@ -1,6 +1,7 @@
 """POST /v1/completions: `client.completions.create`."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body
@@ -8,20 +9,18 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.api.documentation import OPENAI_WORK, STREAM, Example
-from app.api.generation import Options, collect
+from app.api.generation import GenerationOptions, run_generation
 from app.api.openai.generation import (
-    Chunks,
     FinishReason,
+    OpenAIAnswer,
     SamplingFields,
     Usage,
     finish_reason,
-    head,
-    openai_usage,
-    plan_sampled,
+    note_user,
 )
 from app.api.openai.parameters import NewTokens, Only, Prompts, one_or_many
-from app.api.prompts import TextsOrTokens, token_ids
-from app.api.responses import Generation, start_stream, whole
+from app.api.prompts import Texts, TextsOrTokens
+from app.api.responses import Completion, Generation, json_response
 from app.engine.service import ServiceDependency
 from model.checkpoint import Base
 from model.engine.request import Text, TokenLogprob
@@ -60,7 +59,7 @@ class CompletionRequest(SamplingFields):
         return one_or_many("" if self.prompt is None else self.prompt)
 
     @property
-    def options(self) -> Options:
+    def options(self) -> GenerationOptions:
         return self._options(
             "max_tokens", self.max_tokens, DEFAULT_COMPLETION_TOKENS, self.logprobs
         )
@@ -126,36 +125,14 @@ async def completions(
 ) -> Response:
     """Continue a text, or several: `client.completions.create`."""
     model = service.model("generate", body.model)
-    generation = await plan_sampled(
-        service,
-        model,
-        body,
-        len(body.prompts),
-        "prompt",
-        lambda: token_ids(model, body.prompts, "prompt", documents=True),
-    )
-    if body.stream:
-        return await start_stream(generation, CompletionChunks(generation, body.include_usage))
-    done = await collect(generation)
-    answer = CompletionResponse(
-        **head(generation, "cmpl", "text_completion"),
-        choices=[],
-        usage=openai_usage(generation, [each.finished for each in done]),
-    )
-    choices = (
-        CompletionChoice(
-            index=index,
-            text=each.text,
-            logprobs=Completed(model.base).take(each.logprobs) if generation.logprobs else None,
-            finish_reason=finish_reason(each.finished),
-        )
-        for index, each in enumerate(done)
-    )
-    return await whole(answer, choices, large=generation.logprobs)
+    note_user(body.user)
+    prompts = Texts(body.prompts, "prompt")
+    make_answer = partial(CompletionAnswer, include_usage=body.include_usage)
+    return await run_generation(service, model, prompts, body.options, make_answer)
 
 
-class Completed:
-    """Of one sequence of a completion, as its tokens come."""
+class LogprobsWriter:
+    """Log-probabilities of one sequence of a completion, as its tokens come."""
 
     def __init__(self, base: Base) -> None:
         self._tokenizer = base.tokenizer
@@ -199,12 +176,31 @@ def _name(tokenizer: Tokenizer, token: int) -> str:
         return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
 
 
-class CompletionChunks(Chunks):
-    """The events of /v1/completions."""
+class CompletionAnswer(OpenAIAnswer):
+    prefix = "cmpl"
+    kind = chunk_kind = "text_completion"
 
     def __init__(self, generation: Generation, include_usage: bool) -> None:
-        super().__init__(generation, "cmpl", "text_completion", include_usage)
-        self._logprobs = [Completed(generation.model.base) for _ in generation.requests]
+        super().__init__(generation, include_usage)
+        self._logprobs = [LogprobsWriter(generation.model.base) for _ in generation.requests]
+
+    async def whole(self, completions: Sequence[Completion]) -> Response:
+        answer = CompletionResponse(
+            **self.head(self.kind),
+            choices=[],
+            usage=self.usage([completion.finished for completion in completions]),
+        )
+        logprobs = self.generation.logprobs
+        choices = (
+            CompletionChoice(
+                index=index,
+                text=each.text,
+                logprobs=self._logprobs[index].take(each.logprobs) if logprobs else None,
+                finish_reason=finish_reason(each.finished),
+            )
+            for index, each in enumerate(completions)
+        )
+        return await json_response(answer, choices, large=logprobs)
 
     def piece(self, index: int, event: Text | None) -> dict[str, Any]:
         if event is None:

@@ -18,7 +18,7 @@ from app.api.documentation import OPENAI_WORK, Example
 from app.api.fields import RequestBody
 from app.api.openai.generation import note_user
 from app.api.openai.parameters import Inputs, Only, User, one_or_many
-from app.api.prompts import TextsOrTokens, token_ids
+from app.api.prompts import Texts, TextsOrTokens
 from app.engine.loading import ServedModel
 from app.engine.service import ServiceDependency
 from app.errors import beyond_context
@@ -84,7 +84,7 @@ async def embeddings(
     model = service.any_model(body.model)
     settings = service.settings
     deadline = time.monotonic() + settings.request_timeout
-    tokens = await token_ids(model, body.inputs, "input", documents=True)
+    tokens = await Texts(body.inputs, "input").encode(model)
     vectors, count = await embed(model, tokens, at_once=settings.max_batch, deadline=deadline)
     return EmbeddingResponse(
         object="list",
@@ -123,12 +123,12 @@ async def embed(
     ]
     found: dict[int, Embedded] = {}
     for start in range(0, len(requests), at_once):
-        with model.dispatcher.open(requests[start : start + at_once]) as job:
-            async for index, event in job:
+        with model.client.submit(requests[start : start + at_once]) as events:
+            async for index, event in events:
                 assert isinstance(event, Embedded)
                 found[start + index] = event
-    events = [found[index] for index in range(len(requests))]
-    return [_unit(event.values) for event in events], sum(e.prompt_tokens for e in events)
+    results = [found[index] for index in range(len(requests))]
+    return [_unit(each.values) for each in results], sum(each.prompt_tokens for each in results)
 
 
 def _unit(values: Sequence[float]) -> Vector:

@@ -10,20 +10,17 @@ them with `extra_body`.
 
 import time
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from app.api.fields import MOST_TOKENS, RequestBody, ResponseFormat, Stops
-from app.api.generation import Options, check_batch, constrained, plan
+from app.api.generation import GenerationOptions
 from app.api.openai.parameters import LogitBias, StreamOptions, User
-from app.api.prompts import check_ids
-from app.api.responses import Encoder, Generation, encode_event, usage
-from app.engine.loading import ServedModel
-from app.engine.service import Service
-from app.ops.context import OBSERVATION
-from model.engine.request import Finished, Text
+from app.api.responses import Answer, Generation, encode_event, usage
+from app.ops.context import REQUEST_CONTEXT
+from model.engine.request import Finished, Generate, Text
 from model.sampling import SamplingSettings
 
 FinishReason = Literal["stop", "length"]
@@ -105,19 +102,17 @@ class SamplingFields(RequestBody):
     def include_usage(self) -> bool:
         return self.stream_options is not None and bool(self.stream_options.include_usage)
 
-    @property
-    def biases(self) -> dict[int, float]:
-        return {int(token): value for token, value in (self.logit_bias or {}).items()}
-
-    @property
-    @abstractmethod
-    def options(self) -> Options:
-        """How the texts are generated."""
-
     def _options(
-        self, limit: str, max_new_tokens: int | None, default: int | None, logprobs: int | None
-    ) -> Options:
+        self, limit: str, wanted: int | None, default: int, logprobs: int | None
+    ) -> GenerationOptions:
+        """
+        Args:
+            limit: the field that has the number of new tokens.
+            wanted: what it has.
+            default: the most, if it has none.
+        """
         stop = self.stop or ()
+        biases = {int(token): value for token, value in (self.logit_bias or {}).items()}
         sampling = SamplingSettings(
             temperature=1.0 if self.temperature is None else self.temperature,
             top_k=self.top_k,
@@ -127,18 +122,22 @@ class SamplingFields(RequestBody):
             presence_penalty=self.presence_penalty or 0.0,
             frequency_penalty=self.frequency_penalty or 0.0,
             seed=self.seed,
-            logit_bias=tuple(self.biases.items()),
+            logit_bias=tuple(biases.items()),
         )
-        return Options(
-            sampling,
-            max_new_tokens=max_new_tokens,
-            default_new_tokens=default,
-            limit=limit,
-            choices=self.n or 1,
-            stops=(stop,) if isinstance(stop, str) else tuple(stop),
+        want = Generate(
+            max_new_tokens=wanted or default,
+            sampling=sampling,
+            stop=(stop,) if isinstance(stop, str) else tuple(stop),
             ignore_eos=bool(self.ignore_eos),
             logprobs=logprobs,
             stream=bool(self.stream),
+        )
+        return GenerationOptions(
+            want,
+            must_fit=wanted is not None,
+            limit=limit,
+            choices=self.n or 1,
+            response_format=self.response_format,
         )
 
 
@@ -157,87 +156,58 @@ class Usage(BaseModel):
     prompt_tokens_details: CachedTokens
 
 
-def fingerprint(model: ServedModel) -> str:
-    """Changes when the model that answers by this name is another one."""
-    checkpoint = model.base.id if model.adapter is None else model.adapter.id
-    return f"fp_{checkpoint[:16]}"
-
-
-def head(generation: Generation, prefix: str, kind: str) -> dict[str, Any]:
-    """The members that an answer begins with, or each event of a stream."""
-    return {
-        "id": f"{prefix}-{generation.id}",
-        "object": kind,
-        "created": int(time.time()),
-        "model": generation.model.name,
-        "system_fingerprint": fingerprint(generation.model),
-    }
-
-
 def finish_reason(end: Finished) -> FinishReason:
     return "length" if end.reason == "length" else "stop"
 
 
-def openai_usage(generation: Generation, ends: Sequence[Finished]) -> Usage:
-    counts = usage(generation, ends)
-    return Usage(
-        prompt_tokens=counts.prompt_tokens,
-        completion_tokens=counts.completion_tokens,
-        total_tokens=counts.total_tokens,
-        prompt_tokens_details=CachedTokens(cached_tokens=counts.cached_tokens),
-    )
-
-
 def note_user(user: str | None) -> None:
     """Have the access log say who asks."""
-    observation = OBSERVATION.get()
-    if observation is not None:
-        observation.user = user
+    context = REQUEST_CONTEXT.get()
+    if context is not None:
+        context.user = user
 
 
-async def plan_sampled(
-    service: Service,
-    model: ServedModel,
-    body: SamplingFields,
-    count: int,
-    field: str,
-    encode: Callable[[], Awaitable[list[list[int]]]],
-) -> Generation:
-    """What a body asks of the engine, after all that can be wrong with it.
+class OpenAIAnswer(Answer):
+    """What answers of completions and chats have in common.
 
     Args:
-        count: of its prompts.
-        field: where they are.
-        encode: gives their token ids.
-    """
-    note_user(body.user)
-    options, deadline = body.options, time.monotonic() + service.settings.request_timeout
-    check_batch(count, options.choices, service.settings.max_batch, field)
-    check_ids(model, body.biases, "logit_bias")
-    tokens = await encode()
-    options = await constrained(
-        model.dispatcher.compiler,
-        options,
-        body.response_format,
-        prompts=len(tokens),
-        deadline=deadline,
-    )
-    return plan(model, tokens, options, deadline=deadline)
-
-
-class Chunks(Encoder):
-    """What completions and chats have in common.
-
-    Args:
-        include_usage: end with an event that has no choice, but the numbers of tokens.
+        include_usage: end a stream with an event that has no choice, but the numbers of tokens.
     """
 
-    def __init__(self, generation: Generation, prefix: str, kind: str, include_usage: bool) -> None:
+    prefix: ClassVar[str]
+    """Of its id."""
+    kind: ClassVar[str]
+    """Its `object`."""
+    chunk_kind: ClassVar[str]
+    """That of an event."""
+
+    def __init__(self, generation: Generation, include_usage: bool) -> None:
         super().__init__(generation)
-        self._head = head(generation, prefix, kind)
+        self._head = self.head(self.chunk_kind)
         self._include_usage = include_usage
         if include_usage:
             self._head["usage"] = None
+
+    def head(self, kind: str) -> dict[str, Any]:
+        """The members that an answer begins with, or each event of a stream."""
+        model = self.generation.model
+        return {
+            "id": f"{self.prefix}-{self.generation.id}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": model.name,
+            # Another one when the model that answers by this name is another one.
+            "system_fingerprint": f"fp_{model.checkpoint[:16]}",
+        }
+
+    def usage(self, ends: Sequence[Finished]) -> Usage:
+        counts = usage(self.generation, ends)
+        return Usage(
+            prompt_tokens=counts.prompt_tokens,
+            completion_tokens=counts.completion_tokens,
+            total_tokens=counts.total_tokens,
+            prompt_tokens_details=CachedTokens(cached_tokens=counts.cached_tokens),
+        )
 
     def text(self, index: int, event: Text) -> bytes:
         return self._chunk(index, self.piece(index, event), None)
@@ -246,7 +216,7 @@ class Chunks(Encoder):
         chunk = self._chunk(index, self.piece(index, None), finish_reason(event))
         if ends is None or not self._include_usage:
             return chunk
-        counts = openai_usage(self.generation, ends).model_dump()
+        counts = self.usage(ends).model_dump()
         return chunk + encode_event({**self._head, "choices": [], "usage": counts})
 
     def _chunk(self, index: int, piece: dict[str, Any], reason: str | None) -> bytes:
