@@ -160,7 +160,7 @@ def test_names_of_columns_are_free(page: Page) -> None:
 def test_encodings(open_page: Open) -> None:
     page = open_page()
     decode = (
-        """async (bytes) => (await import("./web/encoding.js")).decode(new Uint8Array(bytes))"""
+        """async (bytes) => (await import("./web/decode-text.js")).decodeText(new Uint8Array(bytes))"""
     )
     for encoding, text in (
         ("utf-8", "né,1"),

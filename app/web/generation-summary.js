@@ -15,7 +15,7 @@ const REASONS_OF_FORMS = {
  * @param last the last event of the stream
  * @param body what was asked for
  */
-export function outcome({ finish_reason: reason, usage, timings }, body) {
+export function generationSummary({ finish_reason: reason, usage, timings }, body) {
   if (!usage || !timings) return "";
   const reasons = body.response_format && !(reason === "stop" && body.stop) ? REASONS_OF_FORMS : REASONS;
   const parts = [plural(usage.completion_tokens, "token")];

@@ -1,7 +1,7 @@
 // The text of a file, whatever spreadsheets write.
 
 /** `{text, note}`: the text with its byte-order mark, if any; the note says what was not UTF-8. */
-export function decode(bytes) {
+export function decodeText(bytes) {
   const [a, b] = bytes;
   const options = { ignoreBOM: true, fatal: true };
   if (a === 0xff && b === 0xfe) return { text: new TextDecoder("utf-16le", options).decode(bytes), note: "UTF-16, given back as UTF-8" };

@@ -22,7 +22,7 @@ export function parseMetrics(text) {
   return values;
 }
 
-export function startFigures() {
+export function startLiveFigures() {
   const speeds = [];
   let last = null;
   let timer = 0;

@@ -2,7 +2,7 @@
 
 import { freeName, isBlank, readTable, writeTable } from "./csv.js";
 import { announce, byId, count, el, plural } from "./dom.js";
-import { decode } from "./encoding.js";
+import { decodeText } from "./decode-text.js";
 import { Labelling } from "./labelling.js";
 
 const MOST_BYTES = 64 << 20;
@@ -12,7 +12,7 @@ const NAMES = { ",": "comma", "\t": "tab", ";": "semicolon", "|": "bar" };
 const LIKELY = /^(text|message|sms|body|content|comment|v2)$/i;
 
 /** @param context `{limits, options(), model()}` */
-export function startFile(context) {
+export function startTableFile(context) {
   const drop = byId("drop");
   const open = (file) => file && read(file).then((source) => show(source, context), showError);
   byId("file").addEventListener("change", (event) => {
@@ -31,7 +31,7 @@ export function startFile(context) {
 
 async function read(file) {
   if (file.size > MOST_BYTES) throw new Error(`${file.name} has ${count(file.size)} bytes; this page takes ${count(MOST_BYTES)}`);
-  const { text, note } = decode(new Uint8Array(await file.arrayBuffer()));
+  const { text, note } = decodeText(new Uint8Array(await file.arrayBuffer()));
   if (text.includes("\0")) throw new Error(`${file.name} is no text file`);
   return { name: file.name, text, note };
 }
