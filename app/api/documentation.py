@@ -64,12 +64,15 @@ _EVENT = {
     "required": ["data"],
 }
 """A server-sent event; its data is JSON, as the description of the route says."""
+
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": _EVENT}}}
 }
 """Of routes that stream if they are asked to, beside their answer in JSON."""
+
 WORK = problems(400, 404, 408, 413, 422, 429, 500, 503, 504)
 """Of routes that run a model."""
+
 _KEYS = problems(401, 403)
 OPENAI_WORK = _enveloped(_KEYS | WORK)
 OPENAI_READ = _enveloped(_KEYS | problems(404, 422, 500, 503))

@@ -14,7 +14,7 @@ from app.engine.constraint_compiler import ConstraintCompiler
 from app.engine.events import SequenceEvents
 from app.errors import queue_full, unavailable
 from app.ops.context import REQUEST_CONTEXT
-from app.ops.engine_metrics import Figures, ModelInfo
+from app.ops.engine_metrics import ModelInfo, SequenceFigures
 from app.ops.metrics import Metrics
 from model.checkpoint import Adapter, Base, checkpoint_name
 from model.engine.engine import Engine, QueueFull, ShuttingDown
@@ -162,7 +162,7 @@ class EngineClient:
         want = Generate(max_new_tokens=1, sampling=SamplingSettings(temperature=0))
         return Request(f"probe-{uuid.uuid4().hex}", (self._end_token,), want)
 
-    def _described(self, request: Request) -> tuple[str, str, Figures]:
+    def _described(self, request: Request) -> tuple[str, str, SequenceFigures]:
         """The task and the model of a request, as the metrics name them, and their figures."""
         info = self._models[request.adapter]
         task = "embed" if isinstance(request.want, Embed) else info.task

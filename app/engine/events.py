@@ -11,7 +11,7 @@ from typing import Protocol
 
 from app.errors import of_failure
 from app.ops.context import REQUEST_CONTEXT, Work
-from app.ops.engine_metrics import Figures
+from app.ops.engine_metrics import SequenceFigures
 from model.engine.request import (
     Classified,
     Embedded,
@@ -52,7 +52,7 @@ class SequenceEvents:
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._left = len(requests)
         self._started = time.monotonic()
-        self._figures: Figures | None = None
+        self._figures: SequenceFigures | None = None
         self._failure: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         deadlines = [r.deadline for r in requests if r.deadline is not None]
@@ -62,7 +62,7 @@ class SequenceEvents:
             failed = Failed("deadline", "the request's time is over")
             self._timer = asyncio.get_running_loop().call_later(delay, self.fail, failed)
 
-    def count(self, task: str, model: str, figures: Figures) -> None:
+    def count(self, task: str, model: str, figures: SequenceFigures) -> None:
         """Have the metrics, and the request that it is for, know of it. It was admitted."""
         self._figures = figures
         self._work = Work(task, model, self._requests, self._started)
@@ -79,7 +79,7 @@ class SequenceEvents:
             self._source.forget(request_id, cancel=False)
         self._events.put_nowait((self._indices[request_id], event))
 
-    def _count(self, figures: Figures, event: Event) -> None:
+    def _count(self, figures: SequenceFigures, event: Event) -> None:
         work = self._work
         if work.first_token is None and isinstance(event, self._first_result):
             work.first_token = time.monotonic() - self._started

@@ -218,6 +218,10 @@ class Service:
                 )
         return loaded
 
+    def engine_clients(self) -> tuple[EngineClient, ...]:
+        """Of all engines that may have requests, those of sets that are on their way out too."""
+        return self._sets.clients()
+
     def _require_ready(self) -> None:
         if self.state == "draining":
             raise unavailable("draining", "the service is shutting down and takes no more requests")
@@ -231,9 +235,6 @@ class Service:
                 404, "unknown-model", f"there is no model {name[:100]!r}; there are: {names}"
             )
         return loaded.models[name]
-
-    def engine_clients(self) -> tuple[EngineClient, ...]:
-        return self._sets.clients()
 
     def _reason(self) -> str:
         # Of an unexpected error only the kind: its text is for the log.

@@ -25,6 +25,7 @@ from app.settings import Settings
 from model.errors import UsageError
 
 logger = logging.getLogger(__name__)
+
 FAILURE_SECONDS = 2.0
 """How long a failure to load can be read from /readyz before the process ends."""
 CLOSE_SECONDS = 5

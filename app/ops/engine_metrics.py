@@ -191,7 +191,7 @@ _NOTHING = EngineStats(
 )
 
 
-class Figures:
+class SequenceFigures:
     """Of the sequences of one model, for one task. Used on the event loop alone."""
 
     def __init__(self) -> None:
@@ -236,12 +236,12 @@ class SequenceMetrics(Collector):
     """The figures of each task and model."""
 
     def __init__(self) -> None:
-        self._figures: dict[tuple[str, str], Figures] = {}
+        self._figures: dict[tuple[str, str], SequenceFigures] = {}
 
-    def of(self, task: str, model: str) -> Figures:
+    def of(self, task: str, model: str) -> SequenceFigures:
         key = task, model
         if key not in self._figures:
-            self._figures[key] = Figures()
+            self._figures[key] = SequenceFigures()
         return self._figures[key]
 
     def collect(self) -> Iterable[Metric]:
