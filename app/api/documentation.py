@@ -11,6 +11,8 @@ from app.http.guard import is_open
 from app.settings import Settings
 
 Example = dict[str, Any]
+"""Of a request, for /docs. They run as they stand: below /v1 against `checkpoints/scratch`,
+`/classify` where there is a classifier of spam."""
 
 
 class ProblemBody(BaseModel):

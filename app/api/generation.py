@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from starlette.responses import Response
 
 from app.api.fields import ResponseFormat
-from app.api.prompts import Conversation, Texts, check_ids
+from app.api.prompts import ChatPrompt, TextPrompts, check_ids
 from app.api.responses import Answer, Completion, Generation, start_stream
 from app.engine.constraint_compiler import ConstraintCompiler
 from app.engine.loading import ServedModel
@@ -49,7 +49,7 @@ class GenerationOptions:
 async def run_generation(
     service: Service,
     model: ServedModel,
-    prompts: Texts | Conversation,
+    prompts: TextPrompts | ChatPrompt,
     options: GenerationOptions,
     make_answer: Callable[[Generation], Answer],
 ) -> Response:
@@ -73,7 +73,7 @@ async def run_generation(
     return await answer.whole(await _collect(generation))
 
 
-def _check_batch(prompts: Texts | Conversation, choices: int, max_batch: int) -> None:
+def _check_batch(prompts: TextPrompts | ChatPrompt, choices: int, max_batch: int) -> None:
     """Refuse too many sequences, before any work is done for them."""
     count = len(prompts)
     if count * choices > max_batch:

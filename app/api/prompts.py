@@ -19,30 +19,6 @@ _TEXT_WORK = 20
 """What a text costs beside its characters, in characters."""
 
 
-async def encode(
-    model: ServedModel, texts: Sequence[str], field: str = "text", *, documents: bool = False
-) -> list[list[int]]:
-    """Token ids of each text.
-
-    Args:
-        field: where in the body they are, for errors.
-        documents: whether each begins a document, with the token in front that models such as
-            Llama 3 expect there.
-
-    Raises:
-        Problem: 422, a text that the tokenizer cannot cut up.
-    """
-    log_texts(texts)
-    tokenizer = model.base.tokenizer
-    encode_one = tokenizer.encode_prompt if documents else tokenizer.encode
-    try:
-        if sum(map(len, texts)) + _TEXT_WORK * len(texts) > _LONG_WORK:
-            return await asyncio.to_thread(lambda: [encode_one(text) for text in texts])
-        return [encode_one(text) for text in texts]
-    except TextError as error:
-        raise invalid(field, str(error)) from error
-
-
 def check_ids(model: ServedModel, tokens: Iterable[int], field: str) -> None:
     """
     Raises:
@@ -55,7 +31,7 @@ def check_ids(model: ServedModel, tokens: Iterable[int], field: str) -> None:
 
 
 @dataclass(frozen=True)
-class Texts:
+class TextPrompts:
     """Prompts that are texts, or token ids; each begins a document."""
 
     texts: TextsOrTokens
@@ -66,19 +42,28 @@ class Texts:
         return len(self.texts)
 
     async def encode(self, model: ServedModel) -> list[list[int]]:
-        """
+        """Token ids of each, in front the token that models such as Llama 3 expect there.
+
         Raises:
             Problem: 422, a text cannot be cut up, or an id is no token of the model.
         """
-        if isinstance(self.texts[0], str):
-            return await encode(model, self.texts, self.field, documents=True)
-        for tokens in self.texts:
-            check_ids(model, tokens, self.field)
-        return self.texts
+        texts = self.texts
+        if not isinstance(texts[0], str):
+            for tokens in texts:
+                check_ids(model, tokens, self.field)
+            return texts
+        log_texts(texts)
+        encode = model.base.tokenizer.encode_prompt
+        try:
+            if sum(map(len, texts)) + _TEXT_WORK * len(texts) > _LONG_WORK:
+                return await asyncio.to_thread(lambda: [encode(text) for text in texts])
+            return [encode(text) for text in texts]
+        except TextError as error:
+            raise invalid(self.field, str(error)) from error
 
 
 @dataclass(frozen=True)
-class Conversation:
+class ChatPrompt:
     """One prompt: messages, in the form that the model's template gives them."""
 
     messages: Sequence[Message]

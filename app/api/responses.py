@@ -1,11 +1,7 @@
 """A generation that is under way, and its answers: whole, or as server-sent events.
 
-    data: {"index": 0, "text": "Once"}
-    data: {"index": 0, "text": "", "finish_reason": "length", "usage": {…}, …}
-    data: [DONE]
-
-An error after the first byte is `event: error`, with a problem as its data, and the end. Below /v1
-events look otherwise: `app.api.openai.generation` has them.
+Each endpoint has an `Answer`, which says how its clients are told. A stream ends with
+`data: [DONE]`; an error after its first byte is an event with a problem as its data, and the end.
 """
 
 import asyncio

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from app.api.documentation import WORK, Example
 from app.api.fields import Band, RequestBody, Texts
 from app.api.native.explain import Attributions, classify_tokens, explain
-from app.api.prompts import encode
+from app.api.prompts import TextPrompts
 from app.api.responses import Usage
 from app.engine.loading import ServedModel
 from app.engine.service import ServiceDependency
@@ -107,7 +107,7 @@ async def classify(
     _check(body, model, labels, settings)
     band = _band(body, labels, settings)
     deadline = time.monotonic() + settings.request_timeout
-    texts = _fit(model, await encode(model, body.texts, documents=True), truncate=body.truncate)
+    texts = _fit(model, await TextPrompts(body.texts, "text").encode(model), truncate=body.truncate)
     if body.explain:
         _check_lengths([tokens for tokens, _ in texts], settings.max_explain_tokens)
     answers = await classify_tokens(model, [tokens for tokens, _ in texts], deadline)

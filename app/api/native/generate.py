@@ -1,4 +1,13 @@
-"""POST /generate: continue one or several texts."""
+"""POST /generate: continue one or several texts.
+
+A stream has these events, as that of /instruct:
+
+    data: {"index": 0, "text": "Once"}
+    data: {"index": 0, "text": "", "finish_reason": "length", "usage": {…}, …}
+    data: [DONE]
+
+An error after the first byte is `event: error`, with a problem as its data, and the end.
+"""
 
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -11,7 +20,7 @@ from app.api.documentation import STREAM, WORK, Example
 from app.api.fields import Prompts
 from app.api.generation import GenerationOptions, run_generation
 from app.api.native.sampling import SamplingFields
-from app.api.prompts import Texts
+from app.api.prompts import TextPrompts
 from app.api.responses import (
     Answer,
     Completion,
@@ -161,7 +170,7 @@ async def generate(
     error after the first byte is an `event: error` with a problem as its data.
     """
     model = service.model("generate", body.model)
-    prompts = Texts(body.prompts, "prompt")
+    prompts = TextPrompts(body.prompts, "prompt")
     return await run_generation(service, model, prompts, body.options, GenerateAnswer)
 
 

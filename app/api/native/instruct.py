@@ -12,7 +12,7 @@ from app.api.fields import NonEmpty, Str
 from app.api.generation import GenerationOptions, run_generation
 from app.api.native.generate import NativeAnswer
 from app.api.native.sampling import SamplingFields
-from app.api.prompts import Conversation
+from app.api.prompts import ChatPrompt
 from app.api.responses import Completion, Timings, Usage, timings, usage
 from app.engine.service import ServiceDependency
 from model.engine.request import FinishReason
@@ -78,7 +78,7 @@ async def instruct(
 ) -> Response:
     """Follow an instruction, with an input if it needs one. Streams as /generate does."""
     model = service.model("instruct", body.model)
-    prompt = Conversation([Message("user", body.instruction, body.input)], "instruction")
+    prompt = ChatPrompt([Message("user", body.instruction, body.input)], "instruction")
     return await run_generation(service, model, prompt, body.options, InstructAnswer)
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field
 
 from app.api.documentation import Example, problems
 from app.api.fields import MOST_TOKENS, RequestBody, Str
-from app.api.prompts import encode
+from app.api.prompts import TextPrompts
 from app.engine.service import ServiceDependency
 from app.errors import invalid
 from model.tokenizer import Tokenizer
@@ -61,7 +61,7 @@ async def tokenize(
     """The token ids of a text, as the model reads it: after the token that begins every text, if
     the model has one."""
     model = service.any_model(body.model)
-    [tokens] = await encode(model, [body.text], documents=True)
+    [tokens] = await TextPrompts([body.text], "text").encode(model)
     return TokenizeResponse(model=model.name, tokens=tokens)
 
 

@@ -19,7 +19,7 @@ from app.api.openai.generation import (
     note_user,
 )
 from app.api.openai.parameters import Messages, NewTokens, Only
-from app.api.prompts import Conversation
+from app.api.prompts import ChatPrompt
 from app.api.responses import Completion, Generation, json_response
 from app.engine.loading import ServedModel
 from app.engine.service import Service, ServiceDependency
@@ -188,7 +188,7 @@ async def chat_completions(
     """Answer a conversation: `client.chat.completions.create`."""
     model = chat_model(service, body.model)
     note_user(body.user)
-    prompt = Conversation(body.conversation, "messages")
+    prompt = ChatPrompt(body.conversation, "messages")
     make_answer = partial(ChatAnswer, include_usage=body.include_usage)
     return await run_generation(service, model, prompt, body.options, make_answer)
 

@@ -19,7 +19,7 @@ from app.api.openai.generation import (
     note_user,
 )
 from app.api.openai.parameters import NewTokens, Only, Prompts, one_or_many
-from app.api.prompts import Texts, TextsOrTokens
+from app.api.prompts import TextPrompts, TextsOrTokens
 from app.api.responses import Completion, Generation, json_response
 from app.engine.service import ServiceDependency
 from model.checkpoint import Base
@@ -126,7 +126,7 @@ async def completions(
     """Continue a text, or several: `client.completions.create`."""
     model = service.model("generate", body.model)
     note_user(body.user)
-    prompts = Texts(body.prompts, "prompt")
+    prompts = TextPrompts(body.prompts, "prompt")
     make_answer = partial(CompletionAnswer, include_usage=body.include_usage)
     return await run_generation(service, model, prompts, body.options, make_answer)
 

@@ -18,7 +18,7 @@ from app.api.documentation import OPENAI_WORK, Example
 from app.api.fields import RequestBody
 from app.api.openai.generation import note_user
 from app.api.openai.parameters import Inputs, Only, User, one_or_many
-from app.api.prompts import Texts, TextsOrTokens
+from app.api.prompts import TextPrompts, TextsOrTokens
 from app.engine.loading import ServedModel
 from app.engine.service import ServiceDependency
 from app.errors import beyond_context
@@ -84,7 +84,7 @@ async def embeddings(
     model = service.any_model(body.model)
     settings = service.settings
     deadline = time.monotonic() + settings.request_timeout
-    tokens = await Texts(body.inputs, "input").encode(model)
+    tokens = await TextPrompts(body.inputs, "input").encode(model)
     vectors, count = await embed(model, tokens, at_once=settings.max_batch, deadline=deadline)
     return EmbeddingResponse(
         object="list",
