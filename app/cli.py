@@ -22,11 +22,11 @@ import typing
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from app.engine.service import Service
+from app.http.server import Server, complain, exit_code, server_config
 from app.main import create_app
-from app.server.server import Server, complain, exit_code, server_config
-from app.service import Service
+from app.ops import logs
 from app.settings import SECRETS, Settings, load_settings
-from app.watching import logs
 from model.errors import UsageError
 
 GROUPS = {
@@ -95,7 +95,7 @@ def serve(settings: Settings) -> int:
     logs.configure(settings)
     service: Service = app.state.service
     server = Server(server_config(app, settings), service, owns_process=True)
-    server.hangup.install()
+    server.reload_signal.install()
     # What was imported stays. Looking through it would stop all threads for a tenth of a second,
     # each time that the collector does.
     gc.freeze()

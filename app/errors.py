@@ -13,8 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from app.openai.envelope import RETRY_HEADER, UNSUPPORTED, envelope, is_openai
-from app.watching.observation import OBSERVATION
+from app.envelopes import RETRY_HEADER, UNSUPPORTED, envelope, is_openai
 from model.engine.request import Failed
 from model.errors import ContextLengthError, PenwrightError, UsageError
 
@@ -48,27 +47,28 @@ class Problem(HTTPException):
         self.extra = dict(extra or {})
 
     def body(self, scope: Mapping[str, Any]) -> dict[str, Any]:
-        """The members of the problem, for the request that `scope` is of."""
-        self.tell()
+        """The members of the problem, for the request that `scope` is of.
+
+        The state of the request is told what it is answered, for its log line, metrics and trace.
+        """
+        state = scope.get("state", {})
+        state["problem"] = self.name or self._phrase.lower().replace(" ", "-")
         if is_openai(scope):
             errors = self.extra.get("errors") or [{}]
             return envelope(self.status_code, self.name, self.detail, errors[0].get("field"))
         return {
             "type": f"tag:penwright,2025:{self.name}" if self.name else "about:blank",
-            "title": HTTPStatus(self.status_code).phrase,
+            "title": self._phrase,
             "status": self.status_code,
             "detail": self.detail,
             "instance": scope.get("path", ""),
-            "request_id": scope.get("state", {}).get("request_id"),
+            "request_id": state.get("request_id"),
             **self.extra,
         }
 
-    def tell(self) -> None:
-        """Have the log, the metrics and the trace of the request know what it is answered."""
-        observation = OBSERVATION.get()
-        if observation is not None:
-            phrase = HTTPStatus(self.status_code).phrase.lower().replace(" ", "-")
-            observation.problem = self.name or phrase
+    @property
+    def _phrase(self) -> str:
+        return HTTPStatus(self.status_code).phrase
 
     def response(self, scope: Mapping[str, Any]) -> JSONResponse:
         headers, media_type = dict(self.headers or {}), MEDIA_TYPE
@@ -145,7 +145,7 @@ def of_exception(error: PenwrightError) -> Problem:
 def install(app: FastAPI) -> None:
     """Make `app` answer every error that reaches it with a problem.
 
-    What no handler here knows is caught further out, by `app.middleware`.
+    What no handler here knows is caught further out, by `app.http.requests`.
     """
 
     @app.exception_handler(HTTPException)

@@ -12,26 +12,17 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from app import errors
-from app.description import describe_keys
-from app.middleware import CancelWhenGone, LimitBody, Observe
-from app.routes import (
-    admin,
-    classify,
-    docs,
-    generate,
-    health,
-    instruct,
-    models,
-    openai,
-    page,
-    tokenize,
-)
-from app.routes.problems import problems
-from app.security.guard import Guard, require_safe
-from app.security.headers import EXPOSED, SecurityHeaders
-from app.service import Service
+from app.api import admin, health, pages
+from app.api.documentation import describe_keys, problems
+from app.api.native import classify, generate, instruct, models, tokenize
+from app.api.openai import chat, completions, embeddings
+from app.api.openai import models as openai_models
+from app.engine.service import Service
+from app.http.bodies import LimitBody, LimitBodyTime
+from app.http.guard import Guard, require_safe
+from app.http.headers import EXPOSED, SecurityHeaders
+from app.http.requests import CancelWhenGone, RecordRequests
 from app.settings import Settings, load_settings
-from app.timeouts import LimitBodyTime
 
 DESCRIPTION = """\
 Text generation, classification and instructions from models of one's own.
@@ -67,7 +58,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         docs_url=None,
         redoc_url=None,
         # FastAPI's own would log what a request had in a wrong field; the spans are those of
-        # app.watching.tracing.
+        # app.ops.tracing.
         telemetry={
             "tracing": False,
             "metrics": False,
@@ -79,10 +70,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     service = app.state.service = Service(settings)
     require_safe(settings, service.keys)
     errors.install(app)
-    modules = (generate, instruct, classify, tokenize, models, openai, health, admin, docs, page)
-    for module in modules:
+    endpoints = (
+        *(generate, instruct, classify, tokenize, models),
+        *(completions, chat, embeddings, openai_models),
+        *(health, admin, pages),
+    )
+    for module in endpoints:
         app.include_router(module.router)
-    docs.mount_assets(app)
+    pages.mount_assets(app)
     if service.keys.required:
         describe_keys(app, settings)
     # The last one added is the outermost.
@@ -90,7 +85,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(LimitBody, limit=settings.max_body_bytes)
     app.add_middleware(LimitBodyTime, seconds=settings.body_timeout)
     app.add_middleware(Guard, service=service)
-    app.add_middleware(Observe, service=service)
+    app.add_middleware(RecordRequests, service=service)
     # Outside of all that may refuse a request: a page must be able to read why.
     if settings.cors_origins:
         app.add_middleware(

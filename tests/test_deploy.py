@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from app.routes import admin, health
-from app.server.server import END_SECONDS
+from app.api import admin, health
+from app.http.server import END_SECONDS
 from app.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent

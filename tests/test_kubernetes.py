@@ -9,10 +9,10 @@ import yaml
 from kubernetes_validate import ValidationError, validate
 from pydantic_settings import BaseSettings
 
-from app.server.server import END_SECONDS
-from app.service import PROBE_SECONDS
+from app.engine.service import PROBE_SECONDS
+from app.http.server import END_SECONDS
+from app.ops.metrics import Metrics
 from app.settings import Settings
-from app.watching.metrics import Metrics
 
 DIRECTORY = Path(__file__).resolve().parent.parent / "deploy" / "kubernetes"
 VERSIONS = ("1.30", "1.37")

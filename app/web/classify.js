@@ -4,7 +4,7 @@ import { Problem, get, post } from "./api.js";
 import { coloured, listed } from "./attributions.js";
 import { showCommand } from "./curl.js";
 import { announce, byId, el, percent, plural } from "./dom.js";
-import { startFile } from "./file.js";
+import { startTableFile } from "./table-file.js";
 import { Run } from "./run.js";
 
 const UNSURE = "unsure";
@@ -50,7 +50,7 @@ export function startClassify() {
     command();
     messages.focus();
   });
-  startFile({ limits, options: () => options.forFiles(), model: () => model });
+  startTableFile({ limits, options: () => options.forFiles(), model: () => model });
   return {
     /** The model that answers by default, from /models. */
     setModel(card) {

@@ -3,7 +3,7 @@
 import { Problem, stream } from "./api.js";
 import { showCommand } from "./curl.js";
 import { announce, byId, copy, el } from "./dom.js";
-import { outcome } from "./outcome.js";
+import { generationSummary } from "./generation-summary.js";
 import { Run } from "./run.js";
 import { createSettings } from "./settings.js";
 
@@ -48,7 +48,7 @@ export function startInstruct() {
       answer.classList.remove("live");
       byId("instruct-copy").disabled = answer.textContent === "";
     }
-    say(outcome(last, body));
+    say(generationSummary(last, body));
     announce(`Answer: ${answer.textContent}`);
   });
 

@@ -1,7 +1,7 @@
 // The page to try the service: starts its parts.
 
 import { startClassify } from "./classify.js";
-import { startFigures } from "./figures.js";
+import { startLiveFigures } from "./live-figures.js";
 import { startInstruct } from "./instruct.js";
 import { startKey } from "./key.js";
 import { loadModels } from "./models.js";
@@ -24,7 +24,7 @@ startWrite();
 startInstruct();
 const classify = startClassify();
 foldSettings();
-startFigures();
+startLiveFigures();
 
 const models = await loadModels();
 showServed(new Set(models.flatMap((model) => model.tasks)));

@@ -5,7 +5,7 @@ import { Problem, stream } from "./api.js";
 import { Choices } from "./choices.js";
 import { showCommand } from "./curl.js";
 import { announce, byId, copy } from "./dom.js";
-import { outcome } from "./outcome.js";
+import { generationSummary } from "./generation-summary.js";
 import { Run } from "./run.js";
 import { createSettings } from "./settings.js";
 import { Tokens } from "./tokens.js";
@@ -61,7 +61,7 @@ export function startWrite() {
       byId("writing").hidden = true;
       refresh();
     }
-    say(outcome(last, body));
+    say(generationSummary(last, body));
     announce(`Written: ${textOf(choices.current.slice(kept.length))}`);
   }
 

@@ -18,9 +18,9 @@ import openai
 import pytest
 import torch
 
+from app.engine.service import Service
+from app.http.server import Server, server_config
 from app.main import create_app
-from app.server.server import Server, server_config
-from app.service import Service
 from app.settings import Settings
 from model.architecture import Architecture
 from model.checkpoint import Base, save_adapter, save_base
@@ -103,18 +103,18 @@ class Live:
             time.sleep(0.005)
 
     def running(self) -> int:
-        return sum(d.stats().running for d in self.service._dispatchers())
+        return sum(d.stats().running for d in self.service.engine_clients())
 
     def waiting(self) -> int:
-        return sum(d.stats().waiting for d in self.service._dispatchers())
+        return sum(d.stats().waiting for d in self.service.engine_clients())
 
     def wait_until_idle(self) -> None:
         """Wait until nothing is left of any request."""
-        [dispatcher] = self.service._dispatchers()
+        [engine_client] = self.service.engine_clients()
         self.wait(lambda: self.running() == 0 and self.waiting() == 0)
-        self.wait(lambda: dispatcher.stats().free_blocks == dispatcher.stats().blocks)
+        self.wait(lambda: engine_client.stats().free_blocks == engine_client.stats().blocks)
         self.wait(lambda: self.service.in_flight == 0)
-        assert not dispatcher._jobs
+        assert not engine_client._submitted
 
 
 @contextlib.contextmanager

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from app import cli
+from app.http.browsers import is_loopback
 from app.main import create_app
-from app.security.browsers import is_loopback
 from app.settings import Settings
 from model.errors import UsageError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.server.connections import Connection
+from app.http.connections import Connection
 
 from .conftest import CONTEXT, Live, serve
 from .wire import closed, connect, get, post, read_answer, reset
@@ -33,9 +33,9 @@ def afterwards(hasty: Live) -> Iterator[None]:
     yield
     hasty.wait(lambda: hasty.running() == 0 and hasty.waiting() == 0, 3)
     hasty.wait(lambda: hasty.service.in_flight == 0, 3)
-    [dispatcher] = hasty.service._dispatchers()
-    hasty.wait(lambda: dispatcher.stats().free_blocks == dispatcher.stats().blocks, 3)
-    assert not dispatcher._jobs
+    [engine_client] = hasty.service.engine_clients()
+    hasty.wait(lambda: engine_client.stats().free_blocks == engine_client.stats().blocks, 3)
+    assert not engine_client._submitted
     assert hasty.client.post("/classify", json={"text": "a"}).status_code == 200
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.security.key_file import digest
-from app.watching import logs
+from app.keys.key_file import digest
+from app.ops import logs
 
 from .conftest import process, serve, until_ready
 from .with_keys import ENV, bearer
@@ -124,7 +124,7 @@ def test_a_traceback_has_messages_only_of_kinds_that_quote_nothing(
     assert "shapes 2 and 3 differ" in shown
     assert MARK not in shown
     assert "raise KeyError(MARK)" in shown  # the line of the source
-    assert f"KeyError: '{MARK}'" in line("app.loading", RuntimeError("at the start"))
+    assert f"KeyError: '{MARK}'" in line("app.engine.loading", RuntimeError("at the start"))
 
 
 def test_texts_are_logged_when_asked_for_cut_and_under_their_request(

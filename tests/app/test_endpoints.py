@@ -228,7 +228,7 @@ def test_models_are_described(client: httpx.Client, checkpoints: Path) -> None:
 
 
 def test_adapters_share_one_engine(live: Any) -> None:
-    assert len(live.service._dispatchers()) == 1
+    assert len(live.service.engine_clients()) == 1
 
 
 def test_a_base_alone_serves_generate_and_says_what_it_does_not(checkpoints: Path) -> None:
@@ -247,7 +247,7 @@ def test_adapters_and_whole_checkpoints_go_with_a_base(checkpoints: Path) -> Non
         refused = live.client.post("/classify", json={"text": "sea", "threshold": 0.5})
         assert refused.status_code == 422
         assert refused.json()["errors"][0]["field"] == "threshold"
-        assert len(live.service._dispatchers()) == 1
+        assert len(live.service.engine_clients()) == 1
     with serve(
         base=checkpoints / "base",
         classify=checkpoints / "whole",
@@ -256,7 +256,7 @@ def test_adapters_and_whole_checkpoints_go_with_a_base(checkpoints: Path) -> Non
         [result] = live.client.post("/classify", json={"text": "sea"}).json()["results"]
         assert set(result["probabilities"]) == {"no", "yes"}
         assert live.client.post("/instruct", json={"instruction": "a", "max_new_tokens": 1})
-        assert len(live.service._dispatchers()) == 2
+        assert len(live.service.engine_clients()) == 2
         assert live.client.get("/readyz").status_code == 200
 
 

@@ -12,11 +12,11 @@ import httpx
 import pytest
 import torch
 
-from app.dispatch import Dispatcher
+from app.engine.client import EngineClient
+from app.engine.events import SequenceEvents
+from app.engine.loading import ServedModel
 from app.errors import queue_full
-from app.job import Job
-from app.loading import ServedModel
-from app.security.key_file import KeyEntry, digest, dump_entries
+from app.keys.key_file import KeyEntry, digest, dump_entries
 from app.settings import load_settings
 from model.checkpoint import load_base, save_adapter
 from model.classifier import ClassifierHead, Labels
@@ -163,17 +163,19 @@ def test_a_queue_that_fills_up_meanwhile_is_waited_for(
     plain: Live, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = explained(plain.client, TEXT)
-    opened, full = Dispatcher.open, {3, 4, 5, 9}
+    opened, full = EngineClient.submit, {3, 4, 5, 9}
     calls = 0
 
-    def open_or_refuse(self: Dispatcher, requests: Sequence[Request], **more: Any) -> Job:
+    def open_or_refuse(
+        self: EngineClient, requests: Sequence[Request], **more: Any
+    ) -> SequenceEvents:
         nonlocal calls
         calls += 1
         if calls in full:
             raise queue_full("so many are waiting")
         return opened(self, requests, **more)
 
-    monkeypatch.setattr(Dispatcher, "open", open_or_refuse)
+    monkeypatch.setattr(EngineClient, "submit", open_or_refuse)
     assert explained(plain.client, TEXT) == expected
     assert calls > 9
     for refused in (1, 2):  # the text itself, or the first of its parts: nothing is done yet
@@ -200,8 +202,8 @@ def test_waiting_for_the_queue_uses_nothing_of_a_limit(
         submit(self, *requests, probe=probe)
 
     monkeypatch.setattr(Engine, "submit", refuse_often)
-    monkeypatch.setattr("app.explaining._RETRY_SECONDS", 0)
-    monkeypatch.setattr("app.explaining._AT_ONCE", 4)
+    monkeypatch.setattr("app.api.native.explain._RETRY_SECONDS", 0)
+    monkeypatch.setattr("app.api.native.explain._AT_ONCE", 4)
     with serve(models=checkpoints, api_keys=file) as live:
         headers = {"Authorization": f"Bearer {secret}"}
         sent = {"text": "the sea", "explain": True}
@@ -212,7 +214,7 @@ def test_waiting_for_the_queue_uses_nothing_of_a_limit(
 
 
 def test_a_client_that_leaves_ends_the_explanation(live: Live) -> None:
-    steps = live.service._dispatchers()[0].stats
+    steps = live.service.engine_clients()[0].stats
     with pytest.raises(httpx.ReadTimeout), httpx.Client(base_url=live.url, timeout=0.2) as client:
         client.post("/classify", json={"text": ["+" * 250] * 8, "explain": True})
     live.wait(lambda: live.running() + live.waiting() == 0)

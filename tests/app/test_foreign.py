@@ -264,7 +264,7 @@ def test_any_failure_of_loading_is_told(checkpoints: Path, monkeypatch: pytest.M
     def panic(*_: object, **__: object) -> None:
         raise PanicException("a library has panicked")
 
-    monkeypatch.setattr("app.loading.load_base", panic)
+    monkeypatch.setattr("app.engine.loading.load_base", panic)
     with serve(base=checkpoints / "base", ready=False) as live:
         live.wait(lambda: live.service.state == "failed")
         assert "PanicException: a library has panicked" in str(live.service.failure)

@@ -20,7 +20,7 @@ from schemathesis.engine import StopReason, from_schema
 from schemathesis.engine.events import EngineFinished, FatalError, NonFatalError, ScenarioFinished
 from schemathesis.hooks import unregister
 
-from app.security.key_file import KeyEntry, digest, dump_entries
+from app.keys.key_file import KeyEntry, digest, dump_entries
 
 from .conftest import Live, serve
 
@@ -66,10 +66,10 @@ def fuzzed(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield live
         live.wait(lambda: live.service.in_flight == 0)
         live.wait(lambda: live.running() == 0 and live.waiting() == 0)
-        for dispatcher in live.service._dispatchers():
-            stats = dispatcher.stats()
+        for engine_client in live.service.engine_clients():
+            stats = engine_client.stats()
             assert stats.free_blocks == stats.blocks, "a block of the cache is lost"
-            assert not dispatcher._jobs
+            assert not engine_client._submitted
         assert live.client.get("/readyz").status_code == 200
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 
 from app.errors import Problem
-from app.security import cli as keys_cli
-from app.security.key_file import KeyEntry, digest, dump_entries, read_entries
-from app.security.keys import Keys, load_keys
-from app.security.rate_limit import Allowance, Bucket, Limits
+from app.keys import cli as keys_cli
+from app.keys.key_file import KeyEntry, Keys, digest, dump_entries, load_keys, read_entries
+from app.keys.limits import Allowance, Bucket, Limits
 from app.settings import Settings, load_settings
 from model.engine.request import Generate, Request
 from model.errors import UsageError

@@ -46,7 +46,7 @@ def test_a_client_that_leaves_frees_its_slot(small: Live, stream: bool) -> None:
     # Far from the seconds that the whole request takes.
     assert time.monotonic() - started < 1
     small.wait(lambda: small.service.in_flight == 0)
-    assert not small.service._dispatchers()[0]._jobs
+    assert not small.service.engine_clients()[0]._submitted
     metrics = small.client.get("/metrics").text
     assert 'penwright_requests_total{key="",route="/generate",status="499"} 1.0' in metrics
 
@@ -61,7 +61,7 @@ def test_a_client_that_leaves_in_prefill_or_in_the_queue_frees_its_place(small: 
     for connection in connections:
         connection.close()
     small.wait(lambda: small.running() == 0 and small.waiting() == 0, 1)
-    assert not small.service._dispatchers()[0]._jobs
+    assert not small.service.engine_clients()[0]._submitted
 
 
 def test_all_choices_go_with_the_client(small: Live) -> None:
@@ -130,8 +130,8 @@ def test_a_hanging_engine_does_not_hang_requests(
     checkpoints: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serve(models=checkpoints, request_timeout=0.2) as live:
-        [dispatcher] = live.service._dispatchers()
-        dispatcher.engine._errands.put(lambda: time.sleep(2.5))
+        [engine_client] = live.service.engine_clients()
+        engine_client.engine._errands.put(lambda: time.sleep(2.5))
         answer = live.client.post("/generate", json={"prompt": "a"})
         assert answer.status_code == 504
 

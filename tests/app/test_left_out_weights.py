@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from app.security.key_file import KeyEntry, digest, dump_entries
+from app.keys.key_file import KeyEntry, digest, dump_entries
 from model.checkpoint import load_base
 from model.checkpoint.weights_folder import VARIABLE
 from model.convert.gguf_write import write_gguf

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app import loading, service
+from app.engine import loading, service
 
 from .conftest import CONTEXT, environment, process, serve, until_ready
 
@@ -107,13 +107,13 @@ def test_a_card_without_the_usual_fields_is_still_described(
 def test_a_dead_engine_is_not_ready(checkpoints: Path) -> None:
     with serve(models=checkpoints) as live:
         assert live.client.get("/readyz").status_code == 200
-        [dispatcher] = live.service._dispatchers()
+        [engine_client] = live.service.engine_clients()
 
         def die() -> None:
             raise SystemExit
 
-        dispatcher.engine._errands.put(die)
-        live.wait(lambda: not dispatcher.engine.alive)
+        engine_client.engine._errands.put(die)
+        live.wait(lambda: not engine_client.engine.alive)
         answer = live.client.get("/readyz")
         assert answer.status_code == 503
         assert answer.json()["type"].endswith(":engine-dead")
@@ -122,11 +122,11 @@ def test_a_dead_engine_is_not_ready(checkpoints: Path) -> None:
 
 
 def test_a_stuck_engine_is_not_ready(checkpoints: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.service.PROBE_SECONDS", 0.2)
+    monkeypatch.setattr("app.engine.service.PROBE_SECONDS", 0.2)
     with serve(models=checkpoints) as live:
-        [dispatcher] = live.service._dispatchers()
+        [engine_client] = live.service.engine_clients()
         go = threading.Event()
-        dispatcher.engine._errands.put(lambda: go.wait(10) and None)
+        engine_client.engine._errands.put(lambda: go.wait(10) and None)
         answer = live.client.get("/readyz")
         assert answer.status_code == 503
         assert answer.json()["type"].endswith(":engine-stuck")
@@ -139,7 +139,7 @@ def test_an_engine_that_is_emptied_without_a_step_is_ready(checkpoints: Path) ->
         serve(models=checkpoints, slots=1) as live,
         concurrent.futures.ThreadPoolExecutor() as pool,
     ):
-        [dispatcher] = live.service._dispatchers()
+        [engine_client] = live.service.engine_clients()
         blocked, go = threading.Event(), threading.Event()
 
         def block() -> None:
@@ -148,13 +148,15 @@ def test_an_engine_that_is_emptied_without_a_step_is_ready(checkpoints: Path) ->
 
         with live.client.stream("POST", "/generate", json={**LONG, "stream": True}):
             live.wait(lambda: live.running() == 1)
-            dispatcher.engine._errands.put(block)
+            engine_client.engine._errands.put(block)
             assert blocked.wait(10)
             asked = pool.submit(httpx.get, f"{live.url}/readyz", timeout=30)
             # It has seen a busy engine, and now all that the engine has is cancelled.
-            live.wait(lambda: dispatcher._turning is not None and not dispatcher._turning.done())
+            live.wait(
+                lambda: engine_client._turning is not None and not engine_client._turning.done()
+            )
             time.sleep(0.1)
-        live.wait(lambda: not dispatcher._jobs)
+        live.wait(lambda: not engine_client._submitted)
         go.set()
         started = time.monotonic()
         assert asked.result().status_code == 200

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from app.watching.logs import JSONFormatter, RequestIds
-from app.watching.observation import OBSERVATION, Observation
+from app.ops.context import REQUEST_CONTEXT, RequestContext
+from app.ops.logs import JSONFormatter, RequestIds
 
 from .conftest import Live, events, process, until_ready
 
@@ -77,9 +77,7 @@ def test_what_is_logged_deep_inside_has_the_request_id(
 def test_a_stream_that_breaks_is_in_its_line(
     live: Live, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import app.streaming
-
-    monkeypatch.setattr(app.streaming, "usage", lambda *_: 1 / 0)
+    monkeypatch.setattr("app.api.native.generate.usage", lambda *_: 1 / 0)
     caplog.handler.addFilter(RequestIds())
     body = {"prompt": "a", "max_new_tokens": 3, "stream": True, "ignore_eos": True}
     with caplog.at_level(logging.INFO):
@@ -89,7 +87,7 @@ def test_a_stream_that_breaks_is_in_its_line(
         live.wait(lambda: any(r.name == "app.access" for r in caplog.records))
     assert found[-1][0] == "error"
     assert found[-1][1]["request_id"] == request_id
-    [error] = [r for r in caplog.records if r.name == "app.streaming"]
+    [error] = [r for r in caplog.records if r.name == "app.api.responses"]
     [access] = [r for r in caplog.records if r.name == "app.access"]
     lines = [json.loads(JSONFormatter().format(record)) for record in (error, access)]
     assert [line["request_id"] for line in lines] == [request_id] * 2
@@ -102,11 +100,11 @@ def test_no_request_no_id() -> None:
     record = logging.makeLogRecord({})
     assert RequestIds().filter(record)
     assert not hasattr(record, "request_id")
-    token = OBSERVATION.set(Observation("one"))
+    token = REQUEST_CONTEXT.set(RequestContext("one"))
     try:
         assert RequestIds().filter(record)
     finally:
-        OBSERVATION.reset(token)
+        REQUEST_CONTEXT.reset(token)
     assert record.request_id == "one"  # type: ignore[attr-defined]
 
 

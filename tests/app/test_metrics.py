@@ -11,9 +11,9 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.service import Service
-from app.watching.engine_metrics import ModelInfo
-from app.watching.metrics import REJECTIONS
+from app.engine.service import Service
+from app.ops.engine_metrics import ModelInfo
+from app.ops.metrics import REJECTIONS
 from model.engine.stats import Histogram
 
 from .conftest import ROOT, Live, serve
@@ -208,9 +208,9 @@ def test_an_engine_that_is_replaced_leaves_its_counts(own: Live) -> None:
     """As a reload does: counters never go backwards, gauges forget what is gone."""
     own.client.post("/generate", json={"prompt": "a", "max_new_tokens": 3, "ignore_eos": True})
     metrics = own.service.metrics
-    [dispatcher] = own.service._dispatchers()
+    [engine_client] = own.service.engine_clients()
     before = metrics.engines.total()
-    dispatcher.stop(1.0)
+    engine_client.stop(1.0)
     after = metrics.engines.total()
     for name in ("steps", "prompt_tokens", "generated_tokens", "token_gaps", "step_tokens"):
         assert getattr(after, name) == getattr(before, name)

@@ -254,7 +254,7 @@ def test_a_stream_that_is_closed_frees_its_slot(ai: openai.OpenAI, live: Live) -
         stream.close()
         live.wait(lambda: live.running() == 0, 1)
     live.wait(lambda: live.service.in_flight == 0)
-    assert not live.service._dispatchers()[0]._jobs
+    assert not live.service.engine_clients()[0]._submitted
 
 
 def test_what_penwright_adds_is_taken_from_the_extra_body(

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from hatchling.builders.wheel import WheelBuilder
 
-from app.routes.page import INDEX, MEDIA_TYPES, assets
+from app.api.pages import INDEX, MEDIA_TYPES, assets
 
 from .conftest import ROOT
 

@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from app import reloading
-from app.loading import load
-from app.security.key_file import KeyEntry, digest, dump_entries
+from app.engine import model_sets
+from app.engine.loading import load
+from app.keys.key_file import KeyEntry, digest, dump_entries
 from model.architecture import Architecture
 from model.checkpoint import load_base, save_base
 
@@ -94,7 +94,7 @@ def text(response: httpx.Response) -> str:
 def test_a_stream_ends_on_the_model_that_it_began_with(place: Place) -> None:
     before = engines()
     with served(place) as live:
-        [old] = live.service._dispatchers()
+        [old] = live.service.engine_clients()
         network = weakref.ref(old.engine.base.model)
         del old
         whole = live.client.post("/generate", json=LONG)
@@ -155,7 +155,7 @@ def test_an_engine_that_does_not_turn_is_not_put_in_place(
             return False
 
         with monkeypatch.context() as patch:
-            patch.setattr(reloading.Dispatcher, "turns", never)
+            patch.setattr(model_sets.EngineClient, "turns", never)
             answer = live.client.post("/admin/reload")
         assert answer.status_code == 409
         assert "does not turn" in answer.json()["detail"]
@@ -201,7 +201,7 @@ def test_requests_during_many_reloads_all_succeed(place: Place) -> None:
         watcher.result()
         assert set(ready) == {200}
         assert tokens == sorted(tokens)
-        live.wait(lambda: len(live.service._dispatchers()) == 1)
+        live.wait(lambda: len(live.service.engine_clients()) == 1)
 
 
 def test_one_reload_at_a_time_and_it_goes_on_when_its_caller_leaves(
@@ -215,7 +215,7 @@ def test_one_reload_at_a_time_and_it_goes_on_when_its_caller_leaves(
         return load(*args)
 
     with served(place) as live:
-        monkeypatch.setattr(reloading, "load", slow)
+        monkeypatch.setattr(model_sets, "load", slow)
         place.put(11)
         with pytest.raises(httpx.ReadTimeout):
             live.client.post("/admin/reload", timeout=0.3)
@@ -241,7 +241,7 @@ def test_nothing_is_reloaded_while_it_drains(place: Place, monkeypatch: pytest.M
         return load(*args)
 
     with served(place) as live, concurrent.futures.ThreadPoolExecutor() as pool:
-        monkeypatch.setattr(reloading, "load", slow)
+        monkeypatch.setattr(model_sets, "load", slow)
         asked = pool.submit(httpx.post, f"{live.url}/admin/reload", headers=HEADERS, timeout=60)
         assert begun.wait(10)
         live.service.drain()

@@ -221,7 +221,7 @@ def test_compiling_does_not_hold_others_up(live: Live) -> None:
 
 
 def test_too_many_to_compile_at_once(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.compiling._MOST_WAITING", 0)
+    monkeypatch.setattr("app.engine.constraint_compiler._MOST_WAITING", 0)
     slow = [json_schema({"type": "integer", "multipleOf": 199_999 + i}) for i in range(4)]
     with ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(lambda s: live.client.post("/generate", json=body(s)), slow))

@@ -12,8 +12,8 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 
+from app.keys.key_file import KeyEntry, digest, dump_entries
 from app.main import create_app
-from app.security.key_file import KeyEntry, digest, dump_entries
 from app.settings import Settings
 
 from .conftest import Live, serve

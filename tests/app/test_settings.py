@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.cli import parser
-from app.cpu_quota import default_threads
+from app.engine.device import default_threads
 from app.settings import SECRETS, Settings, load_settings
 from model.errors import UsageError
 

@@ -82,9 +82,9 @@ def test_an_error_after_the_first_byte_is_an_event(live: Live) -> None:
     with live.client.stream("POST", "/generate", json=body) as answer:
         assert answer.status_code == 200
         live.wait(lambda: live.running() == 1)
-        [dispatcher] = live.service._dispatchers()
-        loop = dispatcher._loop
-        loop.call_soon_threadsafe(dispatcher.fail_all, Failed("deadline", "its time is over"))
+        [engine_client] = live.service.engine_clients()
+        loop = engine_client._loop
+        loop.call_soon_threadsafe(engine_client.fail_all, Failed("deadline", "its time is over"))
         found = events(answer)
     name, data = found[-1]
     assert name == "error"

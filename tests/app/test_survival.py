@@ -29,7 +29,7 @@ def test_a_signal_while_loading_ends_the_process(checkpoints: Path, tmp_path: Pa
     loading = tmp_path / "loading"
     program = """
 import pathlib, sys, time
-from app import loading
+from app.engine import loading
 from app.cli import main
 def load_base(*_, **__):
     pathlib.Path({loading!r}).touch()
@@ -107,8 +107,8 @@ def test_sequences_that_the_cache_has_no_room_for_give_the_same(checkpoints: Pat
         with concurrent.futures.ThreadPoolExecutor(12) as pool:
             together = list(pool.map(call, bodies))
         assert together[:2] == alone
-        [dispatcher] = live.service._dispatchers()
-        assert dispatcher.stats().preemptions > 0
+        [engine_client] = live.service.engine_clients()
+        assert engine_client.stats().preemptions > 0
         live.wait_until_idle()
 
 

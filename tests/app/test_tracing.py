@@ -19,8 +19,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from app.watching.logs import JSONFormatter, RequestIds
-from app.watching.tracing import make_tracing
+from app.ops.logs import JSONFormatter, RequestIds
+from app.ops.tracing import make_tracing
 from model.errors import UsageError
 
 from .conftest import Live, environment, free_port, serve
@@ -197,8 +197,8 @@ def test_what_goes_wrong_is_in_the_trace(traced: Live, collector: Collector) -> 
     traced.wait(lambda: traced.running() == 0)
     traced.wait(lambda: any(attributes(s).get("error.type") == "499" for s in collector.spans))
 
-    [dispatcher] = traced.service._dispatchers()
-    dispatcher.stop(0.0)
+    [engine_client] = traced.service.engine_clients()
+    engine_client.stop(0.0)
     ask("dead", prompt="a")
     span, _ = trace_of(traced, collector, "dead")
     assert attributes(span)["http.response.status_code"] == 503

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.watching.logs import JSONFormatter, TextFormatter
+from app.ops.logs import JSONFormatter, TextFormatter
 
 from .conftest import Live, events, serve
 

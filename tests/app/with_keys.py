@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from app.security.key_file import KeyEntry, digest, dump_entries
+from app.keys.key_file import KeyEntry, digest, dump_entries
 
 USER, ADMIN, LIMITED, OLD, ENV = (
     f"pw-{name}-0123456789" for name in ("user", "admin", "few", "old", "env")

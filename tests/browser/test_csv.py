@@ -159,9 +159,10 @@ def test_names_of_columns_are_free(page: Page) -> None:
 
 def test_encodings(open_page: Open) -> None:
     page = open_page()
-    decode = (
-        """async (bytes) => (await import("./web/encoding.js")).decode(new Uint8Array(bytes))"""
-    )
+    decode = """async (bytes) => {
+        const { decodeText } = await import("./web/decode-text.js");
+        return decodeText(new Uint8Array(bytes));
+    }"""
     for encoding, text in (
         ("utf-8", "né,1"),
         ("utf-8-sig", "né,1"),

@@ -199,7 +199,8 @@ def test_models_are_named_with_their_hashes(page: Page, api: httpx.Client) -> No
 def test_metrics_are_read(page: Page) -> None:
     text = '# HELP a b\na{x="1",y="}"} 2\na{x="2"} 3.5e1\nb 1\nc +Inf\n'
     read = page.evaluate(
-        "async (t) => Object.fromEntries((await import('./web/figures.js')).parseMetrics(t))", text
+        "async (t) => Object.fromEntries((await import('./web/live-figures.js')).parseMetrics(t))",
+        text,
     )
     assert read["a"] == 37
     assert read['a{x="1"}'] == 2

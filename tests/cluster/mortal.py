@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from app.cluster import Penwright
+from app.ray import Penwright
 
 
 class Mortal(Penwright):
@@ -15,8 +15,8 @@ class Mortal(Penwright):
             def exit_thread() -> None:
                 raise SystemExit
 
-            [dispatcher] = self._service._dispatchers()
-            dispatcher.engine._errands.put(exit_thread)
+            [engine_client] = self._service.engine_clients()
+            engine_client.engine._errands.put(exit_thread)
 
         app.add_api_route("/die", die)
         return app

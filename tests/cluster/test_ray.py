@@ -112,11 +112,11 @@ def nodes(checkpoints: Path) -> Iterator[TwoNodes]:
         worker = cluster.add_node(num_cpus=1, object_store_memory=100 * 1024 * 1024)
         ray.init(address=cluster.address, log_to_driver=False)
         serve.start(http_options={"host": "127.0.0.1", "port": head_port})
-        from app.cluster import Replicas, app
+        from app.ray import Replicas, app
 
         from .mortal import Mortal
 
-        patch.setattr("app.cluster.Penwright", Mortal)
+        patch.setattr("app.ray.Penwright", Mortal)
         replicas = Replicas(cpus=1, max_replicas=2, upscale_delay=0, downscale_delay=5)
         serve.run(app(replicas), name="penwright")
         urls = f"http://127.0.0.1:{head_port}", f"http://127.0.0.1:{worker_port}"
@@ -156,7 +156,7 @@ def _runs(pid: int) -> bool:
 
 def test_the_configuration_is_one_that_ray_takes() -> None:
     schema = pytest.importorskip("ray.serve.schema", reason="needs the extra `cluster`")
-    from app.cluster import Replicas, options
+    from app.ray import Replicas, options
 
     tree = yaml.safe_load((ROOT / "deploy" / "ray.yaml").read_text())
     [application] = schema.ServeDeploySchema.model_validate(tree).applications
@@ -174,7 +174,7 @@ def test_the_configuration_is_one_that_ray_takes() -> None:
 
 def test_secrets_are_not_told_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray.serve.schema", reason="needs the extra `cluster`")
-    from app.cluster import Replicas, options
+    from app.ray import Replicas, options
 
     monkeypatch.setenv("PENWRIGHT_API_KEY", "k" * 40)
     monkeypatch.setenv("PENWRIGHT_SLOTS", "8")

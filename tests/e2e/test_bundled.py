@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from app import examples
-from app.loading import bundled_models
+from app.api.native.classify import CLASSIFY_EXAMPLES
+from app.api.native.generate import GENERATE_EXAMPLES
+from app.api.native.instruct import INSTRUCT_EXAMPLES
+from app.engine.loading import bundled_models
 from model.checkpoint import adapter_base_path, golden, is_adapter, load_adapter, load_base
 from model.checkpoint.base import identities, identity
 from model.checkpoint.model_set import load_model_set
@@ -18,9 +20,9 @@ from tests.e2e.server import serve
 
 MODELS = load_model_set(bundled_models())
 EXAMPLES = {
-    "generate": examples.GENERATE_EXAMPLES,
-    "classify": examples.CLASSIFY_EXAMPLES,
-    "instruct": examples.INSTRUCT_EXAMPLES,
+    "generate": GENERATE_EXAMPLES,
+    "classify": CLASSIFY_EXAMPLES,
+    "instruct": INSTRUCT_EXAMPLES,
 }
 ADAPTERS = sorted(name for name, path in MODELS.paths.items() if is_adapter(path))
 

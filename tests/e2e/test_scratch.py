@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from app import examples
+from app.api.native.classify import CLASSIFY_EXAMPLES
+from app.api.native.generate import GENERATE_EXAMPLES
+from app.api.native.instruct import INSTRUCT_EXAMPLES
+from app.api.native.tokenize import DETOKENIZE_EXAMPLES, TOKENIZE_EXAMPLES
 from model.checkpoint import golden, load_adapter, load_base
 from model.cpu.quantize import quantize
 from tests.e2e.server import SCRATCH, serve
@@ -119,11 +122,11 @@ def client(
     [
         (path, example["value"])
         for path, group in (
-            ("/generate", examples.GENERATE_EXAMPLES),
-            ("/classify", examples.CLASSIFY_EXAMPLES),
-            ("/instruct", examples.INSTRUCT_EXAMPLES),
-            ("/tokenize", examples.TOKENIZE_EXAMPLES),
-            ("/detokenize", examples.DETOKENIZE_EXAMPLES),
+            ("/generate", GENERATE_EXAMPLES),
+            ("/classify", CLASSIFY_EXAMPLES),
+            ("/instruct", INSTRUCT_EXAMPLES),
+            ("/tokenize", TOKENIZE_EXAMPLES),
+            ("/detokenize", DETOKENIZE_EXAMPLES),
         )
         for example in group.values()
     ],

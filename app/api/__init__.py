@@ -1,0 +1,1 @@
+"""The endpoints: what is sent to each, and what it answers."""

@@ -1,0 +1,163 @@
+"""Generation over HTTP: from prompts to engine requests, and from their events to the answer.
+
+Endpoints differ in their prompts, in the names of their fields and in the shape of the answer; all
+between is `run_generation`.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from starlette.responses import Response
+
+from app.api.fields import ResponseFormat
+from app.api.prompts import ChatPrompt, TextPrompts, check_ids
+from app.api.responses import Answer, Completion, Generation, start_stream
+from app.engine.constraint_compiler import ConstraintCompiler
+from app.engine.loading import ServedModel
+from app.engine.service import Service
+from app.errors import Problem, invalid, late
+from model.engine.constraints import ConstraintError
+from model.engine.request import Constraint, Generate, Request
+from model.sampling import SamplingSettings
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How the texts of a request are generated, whatever its body calls the settings."""
+
+    want: Generate
+    """Of the first choice of each prompt, as far as it is known without the prompt: choice k draws
+    with seed + k, and `max_new_tokens` is cut to what the context has room for beside the prompt,
+    unless `must_fit`."""
+    must_fit: bool
+    """Whether as many new tokens were asked for, so that fewer are an error."""
+    limit: str = "max_new_tokens"
+    """The name of that field in the body, for errors."""
+    choices: int = 1
+    """For each prompt."""
+    response_format: ResponseFormat | None = None
+
+    def sampling(self, choice: int) -> SamplingSettings:
+        """How that choice of a prompt draws its tokens."""
+        sampling = self.want.sampling
+        return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + choice)
+
+
+async def run_generation(
+    service: Service,
+    model: ServedModel,
+    prompts: TextPrompts | ChatPrompt,
+    options: GenerationOptions,
+    make_answer: Callable[[Generation], Answer],
+) -> Response:
+    """Generate with `model`, and answer: piece by piece, or when all is done.
+
+    Args:
+        make_answer: says how the client is told.
+
+    Raises:
+        Problem: 400 a prompt does not fit the context; 422 a field is wrong; 429, 503 or 504.
+    """
+    _check_batch(prompts, options.choices, service.settings.max_batch)
+    check_ids(model, [token for token, _ in options.want.sampling.logit_bias], "logit_bias")
+    deadline = time.monotonic() + service.settings.request_timeout
+    tokens = await prompts.encode(model)
+    constraint = await _constraint(model.client.compiler, options, len(tokens), deadline)
+    generation = _plan(model, tokens, options, constraint, deadline)
+    answer = make_answer(generation)
+    if options.want.stream:
+        return await start_stream(answer)
+    return await answer.whole(await _collect(generation))
+
+
+def _check_batch(prompts: TextPrompts | ChatPrompt, choices: int, max_batch: int) -> None:
+    """Refuse too many sequences, before any work is done for them."""
+    count = len(prompts)
+    if count * choices > max_batch:
+        message = f"{count} prompts x n = {choices}; at most {max_batch} together"
+        raise invalid(prompts.field, message)
+
+
+async def _constraint(
+    compiler: ConstraintCompiler, options: GenerationOptions, prompts: int, deadline: float
+) -> Constraint | None:
+    """What the `response_format` stands for, compiled for all sequences.
+
+    Raises:
+        Problem: 422 with the reason, 429 or 504.
+    """
+    wanted = options.response_format
+    if wanted is None or wanted.type == "text":
+        return None
+    if options.want.ignore_eos:
+        raise invalid("ignore_eos", "cannot be true with a response_format: that says where to end")
+    try:
+        constraint = wanted.constraint()
+        assert constraint is not None, "only a plain text has none"
+        async with asyncio.timeout(deadline - time.monotonic()):
+            await compiler.prepare(constraint, prompts * options.choices)
+    except ConstraintError as error:
+        raise invalid("response_format", str(error)) from error
+    except (ValueError, RecursionError) as error:
+        reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise invalid("response_format", reason) from error
+    except TimeoutError as error:
+        raise late("compiling the response_format took the request's whole time") from error
+    return constraint
+
+
+def _plan(
+    model: ServedModel,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    constraint: Constraint | None,
+    deadline: float,
+) -> Generation:
+    """The engine requests for prompts of token ids.
+
+    Raises:
+        Problem: 400, a prompt does not fit the context.
+    """
+    identity, tokenizer = uuid.uuid4().hex, model.base.tokenizer
+    requests: list[Request] = []
+    for number, tokens in enumerate(prompts):
+        tokens = tuple(tokens) or tokenizer.prefix or (tokenizer.end_token,)
+        new = _new_tokens(options, len(tokens), model.context_length, number)
+        for choice in range(options.choices):
+            want = replace(
+                options.want,
+                max_new_tokens=new,
+                sampling=options.sampling(choice),
+                constraint=constraint,
+            )
+            name = f"{identity}-{len(requests)}"
+            requests.append(Request(name, tokens, want, model.adapter_name, deadline))
+    logprobs = options.want.logprobs is not None
+    return Generation(identity, model, requests, options.choices, logprobs)
+
+
+def _new_tokens(options: GenerationOptions, length: int, context: int, number: int) -> int:
+    room, most = context - length, options.want.max_new_tokens
+    if room < 1:
+        message = f"prompt {number} has {length} tokens; the model's context of {context} has room "
+        message += f"for prompts of up to {context - 1}"
+    elif options.must_fit and most > room:
+        message = f"prompt {number} has {length} tokens and {options.limit} is {most}: together "
+        message += f"{length + most}, more than the model's context of {context}"
+    else:
+        return min(room, most)
+    wanted = most if options.must_fit else None
+    numbers = {"prompt_tokens": length, "max_new_tokens": wanted, "context_length": context}
+    raise Problem(400, "context-length", message, extra=numbers)
+
+
+async def _collect(generation: Generation) -> list[Completion]:
+    """Generate to the end: a completion for each sequence."""
+    completions = [Completion() for _ in generation.requests]
+    with generation.model.client.submit(generation.requests) as events:
+        async for index, event in events:
+            completions[index].add(event)
+    return completions

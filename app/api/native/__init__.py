@@ -1,0 +1,1 @@
+"""Penwright's own endpoints."""

@@ -1,0 +1,144 @@
+"""POST /v1/embeddings: texts as vectors.
+
+Each is the mean of the model's hidden states, scaled to length 1.
+"""
+
+import base64
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from fastapi import APIRouter, Body
+from pydantic import BaseModel, Field
+
+from app.api.documentation import OPENAI_WORK, Example
+from app.api.fields import RequestBody
+from app.api.openai.generation import note_user
+from app.api.openai.parameters import Inputs, Only, User, one_or_many
+from app.api.prompts import TextPrompts, TextsOrTokens
+from app.engine.loading import ServedModel
+from app.engine.service import ServiceDependency
+from app.errors import beyond_context
+from model.engine.request import Embed, Embedded, Request
+
+Vector = npt.NDArray[np.float32]
+
+
+class EmbeddingRequest(RequestBody):
+    """Turn a text, or several, into vectors."""
+
+    input: Inputs = Field(
+        description="A text or its token ids, or a list of them; none is empty or longer than the "
+        "model's context."
+    )
+    encoding_format: Literal["float", "base64"] | None = Field(
+        "float", description="Numbers; or, as base64, the bytes of little-endian fp32 numbers."
+    )
+    dimensions: Annotated[Any, Only(None)] = None
+    user: User | None = Field(None, description="Who asks; it is written to the access log.")
+
+    @property
+    def inputs(self) -> TextsOrTokens:
+        return one_or_many(self.input)
+
+
+EMBEDDING_EXAMPLES: dict[str, Example] = {
+    "texts": {
+        "summary": "Two texts",
+        "value": {"model": "base", "input": ["The old man", "The sea"]},
+    }
+}
+
+
+class Embedding(BaseModel):
+    object: Literal["embedding"]
+    index: int
+    embedding: list[float] | str = Field(description="Of length 1. A text is base64.")
+
+
+class EmbeddingUsage(BaseModel):
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingResponse(BaseModel):
+    object: Literal["list"]
+    model: str
+    data: list[Embedding] = Field(description="One for each input, in order.")
+    usage: EmbeddingUsage
+
+
+router = APIRouter(prefix="/v1", tags=["OpenAI's API"])
+
+
+@router.post("/embeddings", responses=OPENAI_WORK)
+async def embeddings(
+    body: Annotated[EmbeddingRequest, Body(openapi_examples=EMBEDDING_EXAMPLES)],
+    service: ServiceDependency,
+) -> EmbeddingResponse:
+    """Texts as vectors, the means of a model's hidden states: `client.embeddings.create`."""
+    note_user(body.user)
+    model = service.any_model(body.model)
+    settings = service.settings
+    deadline = time.monotonic() + settings.request_timeout
+    tokens = await TextPrompts(body.inputs, "input").encode(model)
+    vectors, count = await embed(model, tokens, at_once=settings.max_batch, deadline=deadline)
+    return EmbeddingResponse(
+        object="list",
+        model=model.name,
+        data=[
+            Embedding(
+                object="embedding",
+                index=index,
+                embedding=encoded(vector, body.encoding_format or "float"),
+            )
+            for index, vector in enumerate(vectors)
+        ],
+        usage=EmbeddingUsage(prompt_tokens=count, total_tokens=count),
+    )
+
+
+async def embed(
+    model: ServedModel, inputs: Sequence[Sequence[int]], *, at_once: int, deadline: float
+) -> tuple[list[Vector], int]:
+    """The vectors, (n_embd,) each, of token ids; and how many tokens that were.
+
+    Args:
+        at_once: how many are handed to the engine together; clients send long lists.
+
+    Raises:
+        Problem: 400, an input does not fit the context.
+    """
+    limit = model.context_length
+    for number, tokens in enumerate(inputs):
+        if len(tokens) > limit:
+            raise beyond_context("input", number, len(tokens), limit, "nothing is cut")
+    identity = uuid.uuid4().hex
+    requests = [
+        Request(f"{identity}-{number}", tuple(tokens), Embed(), model.adapter_name, deadline)
+        for number, tokens in enumerate(inputs)
+    ]
+    found: dict[int, Embedded] = {}
+    for start in range(0, len(requests), at_once):
+        with model.client.submit(requests[start : start + at_once]) as events:
+            async for index, event in events:
+                assert isinstance(event, Embedded)
+                found[start + index] = event
+    results = [found[index] for index in range(len(requests))]
+    return [_unit(each.values) for each in results], sum(each.prompt_tokens for each in results)
+
+
+def _unit(values: Sequence[float]) -> Vector:
+    vector = np.array(values)
+    return (vector / (np.linalg.norm(vector) or 1.0)).astype(np.float32)
+
+
+def encoded(vector: Vector, form: str) -> list[float] | str:
+    """A vector as numbers, or as base64 of its bytes."""
+    if form == "base64":
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+    numbers: list[float] = vector.tolist()
+    return numbers

@@ -1,0 +1,1 @@
+"""What is known of requests and told of the service: metrics, traces, logs."""

@@ -1,1 +1,0 @@
-"""Who may call, and how often: API keys, web pages, headers, limits."""

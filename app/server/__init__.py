@@ -1,1 +1,0 @@
-"""The process: uvicorn, its connections, its signals, and its end."""
