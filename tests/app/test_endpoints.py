@@ -214,6 +214,7 @@ def test_models_are_described(client: httpx.Client, checkpoints: Path) -> None:
     assert base["metrics"] == {"perplexity": {"value": 300.0, "n": 1000}}
     assert base["context_length"] == CONTEXT
     assert base["weights"] == spam["weights"] == ("int8" if library.load() else "float32")
+    assert 0.001 < base["weight_error"] < 0.02 if library.load() else base["weight_error"] == 0
     assert spam["base"] == base["checkpoint"]
     assert spam["labels"] == ["ham", "spam"]
     assert spam["positive"] == "spam"

@@ -38,6 +38,10 @@ class ModelCard(BaseModel):
         "weights of 4 bits, which are kept as they are, or that they were given 4 bits here; "
         "float32 and bfloat16 are not quantized."
     )
+    weight_error: float = Field(
+        description="How far the matrix that was rounded most when it was loaded is from what its "
+        "file says, as a share: the root of the mean square. 0: all are as they are stored."
+    )
     context_length: int
     vocab_size: int
     labels: list[str] | None
@@ -83,6 +87,7 @@ def _card(model: ServedModel) -> ModelCard:
         parameters=base.model.parameter_count() + (head if own is None else own),
         adapter_parameters=own,
         weights=weights_of(base.model),
+        weight_error=round(base.model.weight_error, 6),
         context_length=model.context_length,
         vocab_size=base.tokenizer.vocab_size,
         labels=list(labels.names) if labels else None,
