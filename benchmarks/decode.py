@@ -156,8 +156,9 @@ def main() -> None:
     work = prepare(arguments.model, arguments.work).work
     rows = arguments.rows or USUAL[arguments.model]
     outcomes, about = measure(systems, work, arguments.threads, rounds, rows, check=arguments.check)
-    print(table(outcomes, OURS))
-    found = [outcome.to_dict(OURS) for outcome in outcomes]
+    ours = next((name for name in systems if name.startswith(OURS)), OURS)
+    print(table(outcomes, ours))
+    found = [outcome.to_dict(ours) for outcome in outcomes]
     values = record.record("benchmarks.decode", arguments, rounds=rounds, works=found, **about)
     record.write(values, arguments.json)
 

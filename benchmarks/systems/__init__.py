@@ -23,6 +23,7 @@ SYSTEMS: Mapping[str, tuple[str, dict[str, Any]]] = {
     "llama.cpp-f16": ("llama_cpp_peer.LlamaCpp", {"kind": "f16"}),
     "llama.cpp-q4_0": ("llama_cpp_peer.LlamaCpp", {"kind": "q4_0"}),
     "llama.cpp-q4_1": ("llama_cpp_peer.LlamaCpp", {"kind": "q4_1"}),
+    "openvino-q4_1": ("openvino_peer.OpenVINO", {"kind": "q4_1"}),
 }
 """Where each system is, and its options."""
 
