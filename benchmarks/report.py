@@ -25,7 +25,8 @@ from benchmarks.systems import OURS
 README = Path(__file__).resolve().parent / "README.md"
 BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of the results -->"
 ENGINE = (
-    *("decode", "smollm2", "smollm2-8-bits", "smollm2-long", "llama-1b", "classify", "classify-smollm2", "mixed", "adapters"),
+    *("decode", "smollm2", "smollm2-8-bits", "smollm2-long", "llama-1b"),
+    *("classify", "classify-smollm2", "mixed", "adapters"),
     *("speculation", "forced_text", "serve", "startup"),
 )
 TRAINING = ("train", "lora", "finetune", "muon")
