@@ -92,14 +92,14 @@ class EngineClient:
             probe: jump the queue and its bound, and stay out of the metrics.
 
         Raises:
-            Problem: 429 the queue is full, or the key's tokens are used up; 503 the engine stops or
-                is dead.
+            Problem: 429 the queue is full, or the key's tokens are used up; 400 the key never has
+                as many; 503 the engine stops or is dead.
             ContextLengthError, UsageError: a request is not possible.
         """
         context = REQUEST_CONTEXT.get()
         allowance = None if context is None or probe else context.allowance
         if allowance is not None:
-            allowance.reserve(requests)
+            allowance.admit(requests)
         events = SequenceEvents(self, requests)
         try:
             self._submitted |= {request.id: events for request in requests}

@@ -248,11 +248,12 @@ def test_tokens_are_set_aside_before_and_given_back_after() -> None:
     clock = Clock()
     limits = Limits(None, 100, clock)
     first, second = Allowance(limits), Allowance(limits)
-    first.reserve([sequence(10, 40)])
-    second.reserve([sequence(5, 5)] * 3)
+    first.admit([sequence(10, 40)])
+    second.admit([sequence(5, 5)] * 3)
     assert limits.headers()["X-RateLimit-Remaining-Tokens"] == "20"
     with pytest.raises(Problem) as caught:
-        second.reserve([sequence(10, 20)])
+        second.admit([sequence(10, 20)])
+    assert caught.value.status_code == 429
     assert (caught.value.headers or {})["Retry-After"] == "6"  # ten tokens are missing
     first.settle(12)
     assert limits.headers()["X-RateLimit-Remaining-Tokens"] == "58"
@@ -260,17 +261,32 @@ def test_tokens_are_set_aside_before_and_given_back_after() -> None:
     assert limits.headers()["X-RateLimit-Remaining-Tokens"] == "58"
 
 
-def test_what_is_more_than_a_minute_holds_takes_all_of_it_and_more() -> None:
-    clock = Clock()
-    limits = Limits(None, 60, clock)
-    allowance = Allowance(limits)
-    allowance.reserve([sequence(100, 80)])
+def test_what_is_more_than_a_minute_holds_is_refused_for_good_and_takes_nothing() -> None:
+    limits = Limits(None, 60, Clock())
     with pytest.raises(Problem) as caught:
-        Allowance(limits).reserve([sequence(1, 9)])
-    assert (caught.value.headers or {})["Retry-After"] == "130"  # the debt of 120, and ten
-    allowance.settle(180)
-    clock.now += 130
-    Allowance(limits).reserve([sequence(1, 9)])
+        Allowance(limits).admit([sequence(10, 20), sequence(10, 21)])
+    assert caught.value.status_code == 400
+    assert "60 tokens a minute, and this request may take 61" in caught.value.detail
+    assert caught.value.extra == {"tokens": 61, "tokens_per_minute": 60}
+    assert "Retry-After" not in (caught.value.headers or {})
+    assert limits.headers()["X-RateLimit-Remaining-Tokens"] == "60"
+    Allowance(limits).admit([sequence(10, 20), sequence(10, 20)])
+    assert limits.headers()["X-RateLimit-Remaining-Tokens"] == "0"
+
+
+def test_parts_use_what_was_set_aside_for_the_whole() -> None:
+    limits = Limits(None, 100, Clock())
+    whole, other = Allowance(limits), Allowance(limits)
+    whole.reserve(80)
+    other.admit([sequence(20, 0)])
+    part = [sequence(20, 0), sequence(20, 0)]
+    whole.admit(part)
+    whole.release(part)  # the engine had no room, and is asked again
+    whole.admit(part)
+    whole.admit(part)
+    assert limits.headers()["X-RateLimit-Remaining-Tokens"] == "0"
+    whole.settle(40)
+    assert limits.headers()["X-RateLimit-Remaining-Tokens"] == "40"
 
 
 def test_read_again_a_key_keeps_what_is_left_unless_its_limits_changed() -> None:

@@ -9,12 +9,13 @@ from pydantic import BaseModel, Field
 
 from app.api.documentation import WORK, Example
 from app.api.fields import Band, RequestBody, Texts
-from app.api.native.explain import Attributions, classify_tokens, explain
+from app.api.native.explain import Attributions, classify_tokens, explain, tokens_to_explain
 from app.api.prompts import TextPrompts
 from app.api.responses import Usage
 from app.engine.loading import ServedModel
 from app.engine.service import ServiceDependency
 from app.errors import Problem, beyond_context, invalid
+from app.ops.context import reserve_tokens
 from app.settings import Settings
 from model.classifier import UNSURE, Labels
 from model.engine.request import Classified
@@ -110,6 +111,7 @@ async def classify(
     texts = _fit(model, await TextPrompts(body.texts, "text").encode(model), truncate=body.truncate)
     if body.explain:
         _check_lengths([tokens for tokens, _ in texts], settings.max_explain_tokens)
+        reserve_tokens(sum(len(tokens) + tokens_to_explain(len(tokens)) for tokens, _ in texts))
     answers = await classify_tokens(model, [tokens for tokens, _ in texts], deadline)
     results = []
     for answer, (tokens, truncated) in zip(answers, texts, strict=True):

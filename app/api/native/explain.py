@@ -89,10 +89,7 @@ async def explain(
     assert model.head is not None
     labels = model.head.labels
     count = len(tokens)
-    # The proper prefixes, the proper suffixes, and nothing.
-    spans = [(0, end) for end in range(1, count)]
-    spans += [(start, count) for start in range(1, count + 1)]
-    answers = await _classify_in_groups(model, tokens, spans, deadline)
+    answers = await _classify_in_groups(model, tokens, _spans(count), deadline)
     odds = [log_odds(labels, answer.logits, of) for answer in answers]
     total, baseline = log_odds(labels, whole.logits, of), odds[-1]
     prefixes = [baseline, *odds[: count - 1], total]  # of 0, 1, … tokens
@@ -111,6 +108,16 @@ async def explain(
             )
         ],
     )
+
+
+def tokens_to_explain(count: int) -> int:
+    """How many tokens are read to explain a text of `count`, without those of the text itself."""
+    return sum(max(1, end - start) for start, end in _spans(count))
+
+
+def _spans(count: int) -> list[tuple[int, int]]:
+    """The proper prefixes of a text of `count` tokens, its proper suffixes, and nothing."""
+    return [(0, end) for end in range(1, count)] + [(start, count) for start in range(1, count + 1)]
 
 
 def log_odds(labels: Labels, logits: Sequence[float], of: str) -> float:

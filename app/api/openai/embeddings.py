@@ -22,6 +22,7 @@ from app.api.prompts import TextPrompts, TextsOrTokens
 from app.engine.loading import ServedModel
 from app.engine.service import ServiceDependency
 from app.errors import beyond_context
+from app.ops.context import reserve_tokens
 from model.engine.request import Embed, Embedded, Request
 
 Vector = npt.NDArray[np.float32]
@@ -110,12 +111,13 @@ async def embed(
         at_once: how many are handed to the engine together; clients send long lists.
 
     Raises:
-        Problem: 400, an input does not fit the context.
+        Problem: 400, an input does not fit the context; 429, 503 or 504.
     """
     limit = model.context_length
     for number, tokens in enumerate(inputs):
         if len(tokens) > limit:
             raise beyond_context("input", number, len(tokens), limit, "nothing is cut")
+    reserve_tokens(sum(map(len, inputs)))
     identity = uuid.uuid4().hex
     requests = [
         Request(f"{identity}-{number}", tuple(tokens), Embed(), model.adapter_name, deadline)
