@@ -113,12 +113,13 @@ async def classify(
         _check_lengths([tokens for tokens, _ in texts], settings.max_explain_tokens)
         reserve_tokens(sum(len(tokens) + tokens_to_explain(len(tokens)) for tokens, _ in texts))
     answers = await classify_tokens(model, [tokens for tokens, _ in texts], deadline)
-    results = []
+    results: list[Classification] = []
     for answer, (tokens, truncated) in zip(answers, texts, strict=True):
         label = labels.decide(answer.probabilities, body.threshold)
         reasons = None
         if body.explain:
-            reasons = await explain(model, tokens, answer, labels.positive or label, deadline)
+            of, begun = labels.positive or label, bool(results)
+            reasons = await explain(model, tokens, answer, of, deadline, begun=begun)
         unsure = band is not None and labels.unsure(answer.probabilities, band)
         results.append(_result(labels, answer, label, truncated, reasons, unsure=unsure))
     total = sum(answer.prompt_tokens for answer in answers)

@@ -123,13 +123,8 @@ async def embed(
         Request(f"{identity}-{number}", tuple(tokens), Embed(), model.adapter_name, deadline)
         for number, tokens in enumerate(inputs)
     ]
-    found: dict[int, Embedded] = {}
-    for start in range(0, len(requests), at_once):
-        with model.client.submit(requests[start : start + at_once]) as events:
-            async for index, event in events:
-                assert isinstance(event, Embedded)
-                found[start + index] = event
-    results = [found[index] for index in range(len(requests))]
+    events = await model.client.in_groups(requests, at_once, deadline)
+    results = [event for event in events if isinstance(event, Embedded)]
     return [_unit(each.values) for each in results], sum(each.prompt_tokens for each in results)
 
 
