@@ -116,28 +116,30 @@ def timings(ends: Sequence[Finished]) -> Timings:
 
 
 async def json_response(
-    answer: BaseModel, choices: Iterable[BaseModel], *, large: bool
+    answer: BaseModel, items: Iterable[BaseModel], *, large: bool, member: str = "choices"
 ) -> Response:
-    """`answer` with `choices`.
+    """`answer` with `items`.
 
     With log-probabilities they can have hundreds of thousands of numbers, each in an object of its
-    own: seconds of work, in which the event loop would answer nobody. So a thread does it, a choice
+    own: seconds of work, in which the event loop would answer nobody. So a thread does it, an item
     at a time: a long call into pydantic would keep the event loop waiting from there, too, as would
     the garbage collector if all the objects were there at once.
 
     Args:
-        answer: has no choices yet.
-        choices: are best made as they are asked for.
+        answer: has no items yet.
+        items: are best made as they are asked for.
         large: whether to leave the event loop for it.
+        member: the name of the items in the answer.
     """
-    body = await asyncio.to_thread(_json, answer, choices) if large else _json(answer, choices)
+    arguments = answer, items, member
+    body = await asyncio.to_thread(_json, *arguments) if large else _json(*arguments)
     return Response(body, media_type=JSONResponse.media_type)
 
 
-def _json(answer: BaseModel, choices: Iterable[BaseModel]) -> str:
-    rest = answer.model_dump_json(exclude={"choices"})
-    listed = ",".join(choice.model_dump_json() for choice in choices)
-    return f'{rest[:-1]},"choices":[{listed}]}}'
+def _json(answer: BaseModel, items: Iterable[BaseModel], member: str) -> bytes:
+    rest = answer.model_dump_json(exclude={member})
+    listed = ",".join(item.model_dump_json() for item in items)
+    return f'{rest[:-1]},"{member}":[{listed}]}}'.encode()
 
 
 KEEP_ALIVE_SECONDS = 15.0

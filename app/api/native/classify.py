@@ -6,12 +6,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body
 from pydantic import BaseModel, Field
+from starlette.responses import Response
 
 from app.api.documentation import WORK, Example
 from app.api.fields import Band, RequestBody, Texts
 from app.api.native.explain import Attributions, classify_tokens, explain, tokens_to_explain
 from app.api.prompts import TextPrompts
-from app.api.responses import Usage
+from app.api.responses import Usage, json_response
 from app.engine.loading import ServedModel
 from app.engine.service import ServiceDependency
 from app.errors import Problem, beyond_context, invalid
@@ -96,11 +97,11 @@ class ClassifyResponse(BaseModel):
 router = APIRouter()
 
 
-@router.post("/classify", responses=WORK, tags=["models"])
+@router.post("/classify", response_model=ClassifyResponse, responses=WORK, tags=["models"])
 async def classify(
     body: Annotated[ClassifyRequest, Body(openapi_examples=CLASSIFY_EXAMPLES)],
     service: ServiceDependency,
-) -> ClassifyResponse:
+) -> Response:
     """Label a text, or several, with the labels of the model's training data."""
     model, settings = service.model("classify", body.model), service.settings
     assert model.head is not None  # checked when it was loaded
@@ -123,9 +124,9 @@ async def classify(
         unsure = band is not None and labels.unsure(answer.probabilities, band)
         results.append(_result(labels, answer, label, truncated, reasons, unsure=unsure))
     total = sum(answer.prompt_tokens for answer in answers)
-    return ClassifyResponse(
+    response = ClassifyResponse(
         model=model.name,
-        results=results,
+        results=[],
         usage=Usage(
             prompt_tokens=total,
             completion_tokens=0,
@@ -133,6 +134,7 @@ async def classify(
             cached_tokens=sum(answer.cached_tokens for answer in answers),
         ),
     )
+    return await json_response(response, results, large=True, member="results")
 
 
 def _check(body: ClassifyRequest, model: ServedModel, labels: Labels, settings: Settings) -> None:
