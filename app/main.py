@@ -22,6 +22,7 @@ from app.http.bodies import LimitBody, LimitBodyTime
 from app.http.guard import Guard, require_safe
 from app.http.headers import EXPOSED, SecurityHeaders
 from app.http.requests import CancelWhenGone, RecordRequests
+from app.http.unread import LimitUnread
 from app.settings import Settings, load_settings
 
 DESCRIPTION = """\
@@ -82,6 +83,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         describe_keys(app, settings)
     # The last one added is the outermost.
     app.add_middleware(CancelWhenGone)
+    app.add_middleware(LimitUnread)
     app.add_middleware(LimitBody, limit=settings.max_body_bytes)
     app.add_middleware(LimitBodyTime, seconds=settings.body_timeout)
     app.add_middleware(Guard, service=service)

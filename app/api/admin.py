@@ -39,11 +39,12 @@ class ReloadResponse(BaseModel):
 
 @router.post("/reload", responses=problems(403, 409, 503))
 async def reload(service: ServiceDependency) -> ReloadResponse:
-    """Load models and API keys again, and serve them if they are good.
+    """Load the API keys again, and then the models; serve these if they are good.
 
     What is loaded is the same directory as before, with what is in it now. Requests that run finish
     on the models that they began with. A set that cannot be used is refused with its reason, and
-    the old one goes on serving. `SIGHUP` does the same.
+    the old one goes on serving; the new keys are valid, and the old ones not, all the same.
+    `SIGHUP` does the same.
     """
     reloaded = await service.reload()
     return ReloadResponse(

@@ -28,7 +28,7 @@ class ProblemBody(BaseModel):
 
 
 _WHEN = {
-    400: "Longer than the model's context, no JSON, or no HTTP",
+    400: "Longer than the model's context, more than the key's limit ever has, no JSON, or no HTTP",
     401: "No API key, an unknown or an expired one",
     403: "Not allowed to whoever asks",
     404: "No such model, or none for this task",
@@ -36,7 +36,7 @@ _WHEN = {
     409: "Goes on already, or cannot be done with what is there",
     413: "The body is too large",
     422: "A field is invalid",
-    429: "The queue is full; Retry-After says when to come back",
+    429: "The queue is full, or the key's limit is used up; Retry-After says when to come back",
     500: "Something went wrong inside",
     503: "Loading, draining or failed",
     504: "Past the request's deadline",

@@ -2,6 +2,7 @@
 
 Each endpoint has an `Answer`, which says how its clients are told. A stream ends with
 `data: [DONE]`; an error after its first byte is an event with a problem as its data, and the end.
+While there is nothing to tell, it has comments, so that no proxy takes it for dead.
 """
 
 import asyncio
@@ -115,33 +116,44 @@ def timings(ends: Sequence[Finished]) -> Timings:
 
 
 async def json_response(
-    answer: BaseModel, choices: Iterable[BaseModel], *, large: bool
+    answer: BaseModel, items: Iterable[BaseModel], *, large: bool, member: str = "choices"
 ) -> Response:
-    """`answer` with `choices`.
+    """`answer` with `items`.
 
     With log-probabilities they can have hundreds of thousands of numbers, each in an object of its
-    own: seconds of work, in which the event loop would answer nobody. So a thread does it, a choice
+    own: seconds of work, in which the event loop would answer nobody. So a thread does it, an item
     at a time: a long call into pydantic would keep the event loop waiting from there, too, as would
     the garbage collector if all the objects were there at once.
 
     Args:
-        answer: has no choices yet.
-        choices: are best made as they are asked for.
+        answer: has no items yet.
+        items: are best made as they are asked for.
         large: whether to leave the event loop for it.
+        member: the name of the items in the answer.
     """
-    body = await asyncio.to_thread(_json, answer, choices) if large else _json(answer, choices)
+    arguments = answer, items, member
+    body = await asyncio.to_thread(_json, *arguments) if large else _json(*arguments)
     return Response(body, media_type=JSONResponse.media_type)
 
 
-def _json(answer: BaseModel, choices: Iterable[BaseModel]) -> str:
-    rest = answer.model_dump_json(exclude={"choices"})
-    listed = ",".join(choice.model_dump_json() for choice in choices)
-    return f'{rest[:-1]},"choices":[{listed}]}}'
+def _json(answer: BaseModel, items: Iterable[BaseModel], member: str) -> bytes:
+    rest = answer.model_dump_json(exclude={member})
+    listed = ",".join(item.model_dump_json() for item in items)
+    return f'{rest[:-1]},"{member}":[{listed}]}}'.encode()
+
+
+KEEP_ALIVE_SECONDS = 15.0
+"""So long at most is a stream silent. Proxies and load balancers close what is silent for 30 to 60.
+"""
+KEEP_ALIVE = b": keep-alive\n\n"
+_LINE_BREAKS = {ord(character): f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
+"""What `str.splitlines` splits at, and JSON need not escape (all below U+0020 it must)."""
 
 
 def encode_event(data: dict[str, Any], name: str | None = None) -> bytes:
-    """One server-sent event. JSON has no line breaks, so it is one `data` line."""
-    line = f"data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n"
+    """One server-sent event: one `data` line, wherever a client splits lines."""
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_LINE_BREAKS)
+    line = f"data: {text}\n\n"
     return (f"event: {name}\n{line}" if name else line).encode()
 
 
@@ -181,16 +193,26 @@ class Answer(ABC):
 async def start_stream(answer: Answer) -> "ServerSentEvents":
     """Begin to generate; the answer starts with the first event.
 
-    Until then, an error is still an answer of its own, with its status.
+    Until then, an error is still an answer of its own, with its status; unless the first event is
+    so long in coming that the client has to be told that somebody is there.
     """
     generation = answer.generation
     events = generation.model.client.submit(generation.requests)
     try:
-        first = await anext(events)
+        first = await _next(events)
     except BaseException:
         events.close()
         raise
     return ServerSentEvents(answer, events, first)
+
+
+async def _next(events: SequenceEvents) -> tuple[int, Event] | None:
+    """The next event, as `anext`; None if it is time to say that there will be one."""
+    try:
+        async with asyncio.timeout(KEEP_ALIVE_SECONDS):
+            return await anext(events)
+    except TimeoutError:
+        return None
 
 
 class ServerSentEvents(StreamingResponse):
@@ -198,7 +220,9 @@ class ServerSentEvents(StreamingResponse):
 
     media_type = "text/event-stream"
 
-    def __init__(self, answer: Answer, events: SequenceEvents, first: tuple[int, Event]) -> None:
+    def __init__(
+        self, answer: Answer, events: SequenceEvents, first: tuple[int, Event] | None
+    ) -> None:
         super().__init__(
             self._encoded(answer, events, first),
             # Proxies would otherwise collect the pieces before they pass them on.
@@ -215,12 +239,14 @@ class ServerSentEvents(StreamingResponse):
             self._events.close()
 
     async def _encoded(
-        self, answer: Answer, events: SequenceEvents, first: tuple[int, Event]
+        self, answer: Answer, events: SequenceEvents, first: tuple[int, Event] | None
     ) -> AsyncIterator[bytes]:
+        found = first
         try:
-            yield answer.event(*first)
-            async for index, event in events:
-                yield answer.event(index, event)
+            while True:
+                yield KEEP_ALIVE if found is None else answer.event(*found)
+                found = await _next(events)
+        except StopAsyncIteration:
             yield b"data: [DONE]\n\n"
         except Exception as error:
             # The status is sent: what remains is an event that says so.

@@ -7,12 +7,13 @@ sorted to the requests that wait for them, each with its `SequenceEvents`.
 import asyncio
 import contextlib
 import logging
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 
 from app.engine.constraint_compiler import ConstraintCompiler
 from app.engine.events import SequenceEvents
-from app.errors import queue_full, unavailable
+from app.errors import Problem, late, queue_full, unavailable
 from app.ops.context import REQUEST_CONTEXT
 from app.ops.engine_metrics import ModelInfo, SequenceFigures
 from app.ops.metrics import Metrics
@@ -26,6 +27,8 @@ from model.sampling import SamplingSettings
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.005
+RETRY_SECONDS = 0.02
+"""After which who found the queue full halfway tries again."""
 
 
 class EngineClient:
@@ -92,14 +95,14 @@ class EngineClient:
             probe: jump the queue and its bound, and stay out of the metrics.
 
         Raises:
-            Problem: 429 the queue is full, or the key's tokens are used up; 503 the engine stops or
-                is dead.
+            Problem: 429 the queue is full, or the key's tokens are used up; 400 the key never has
+                as many; 503 the engine stops or is dead.
             ContextLengthError, UsageError: a request is not possible.
         """
         context = REQUEST_CONTEXT.get()
         allowance = None if context is None or probe else context.allowance
         if allowance is not None:
-            allowance.reserve(requests)
+            allowance.admit(requests)
         events = SequenceEvents(self, requests)
         try:
             self._submitted |= {request.id: events for request in requests}
@@ -116,6 +119,37 @@ class EngineClient:
         if not probe:
             events.count(*self._described(requests[0]))
         return events
+
+    async def in_groups(
+        self, requests: Sequence[Request], size: int, deadline: float, *, begun: bool = False
+    ) -> list[Event]:
+        """The result of each of `requests`, which have one event each, `size` of them at once.
+
+        Halfway through, others may fill the queue: what is done is not thrown away; this waits.
+
+        Args:
+            begun: whether something was done before these that would be thrown away.
+
+        Raises:
+            Problem: 429, the queue is full, and nothing is done yet; else as `submit`; 504.
+        """
+        found: list[Event] = []
+        while len(found) < len(requests):
+            group = requests[len(found) : len(found) + size]
+            results: dict[int, Event] = {}
+            try:
+                with self.submit(group) as events:
+                    async for index, event in events:
+                        results[index] = event
+            except Problem as problem:
+                if problem.name != "queue-full" or not (found or begun):
+                    raise
+                if time.monotonic() >= deadline:
+                    raise late("the request's time is over") from problem
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                found += [results[index] for index in range(len(group))]
+        return found
 
     def forget(self, request_id: str, *, cancel: bool) -> None:
         """Deliver no more events of a request; `cancel` it if it has not ended."""

@@ -24,7 +24,7 @@ from app.ops.tracing import make_tracing
 from app.settings import Settings
 from model.checkpoint import TaskName
 from model.engine.request import Failed
-from model.errors import PenwrightError
+from model.errors import PenwrightError, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -72,19 +72,41 @@ class Service:
             self.state = "ready"
         _log_ready("ready", loaded, round(time.monotonic() - started, 3))
 
+    def reload_keys(self) -> None:
+        """Read the API keys again; from now on, they are those. Whatever the models do.
+
+        Raises:
+            Problem: 409, their file cannot be used. Those before are still valid.
+        """
+        try:
+            self.keys = load_keys(self.settings, self.keys)
+        except UsageError as error:
+            logger.error("the API keys before are still valid: %s", error)
+            reason = f"{error}. The API keys before are still valid, and nothing was reloaded"
+            raise Problem(409, "reload-refused", reason) from error
+        if self.settings.api_keys is not None:
+            logger.info("API keys were read again", extra={"keys": len(self.keys)})
+
     async def reload(self) -> Reloaded:
-        """Load models and keys again, and serve them if they are good.
+        """Load the keys again, and then the models; serve these if they are good.
 
         Goes on to its end when whoever waits for it is cancelled.
 
         Raises:
             Problem: 409 what is there cannot be used, or a reload goes on already; 503 the service
-                is not ready. What was served before still is.
+                is not ready. The models that were served before still are. The keys are the new
+                ones, unless it is their file that cannot be used.
         """
+        try:
+            self.reload_keys()
+        except Problem:
+            self.metrics.reload(ok=False)
+            raise
         self._require_ready()
         self.require_loaded()
         if self._reloading is not None and not self._reloading.done():
-            raise Problem(409, "reload-in-progress", "a reload goes on already; wait for its end")
+            reason = f"a reload goes on already; wait for its end. {self._new_keys()}"
+            raise Problem(409, "reload-in-progress", reason)
         self._reloading = asyncio.create_task(self._reload())
         result = await asyncio.shield(self._reloading)
         if isinstance(result, Problem):
@@ -95,7 +117,6 @@ class Service:
         """The result; a problem is returned, as nobody may be there to take an exception."""
         started = time.monotonic()
         try:
-            keys = load_keys(self.settings, self.keys)
             loaded = await self._sets.prepare()
         except _ENDS:
             raise
@@ -104,16 +125,19 @@ class Service:
             reason = str(error) if known else type(error).__name__
             logger.error("reload refused: %s", reason, exc_info=None if known else error)
             self.metrics.reload(ok=False)
-            return Problem(409, "reload-refused", f"{reason}. What was served before is served on")
+            reason += f". The models before are served on. {self._new_keys()}"
+            return Problem(409, "reload-refused", reason, extra={"keys": len(self.keys)})
         if self.state != "ready":
             await self._sets.discard(loaded)
             return unavailable("draining", "the service shuts down; nothing was reloaded")
-        self.keys = keys
         self._sets.replace(loaded)
         self.metrics.reload(ok=True)
         seconds = round(time.monotonic() - started, 3)
         _log_ready("reloaded", loaded, seconds)
         return Reloaded(loaded, seconds)
+
+    def _new_keys(self) -> str:
+        return f"The API keys were read again: {len(self.keys)} are known"
 
     @property
     def loading(self) -> bool:

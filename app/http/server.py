@@ -128,11 +128,12 @@ class ReloadSignal:
     program was started in. The latter still ends the program, as it does with others.
 
     A signal that comes during a reload counts: what it is about may have changed after that began.
+    The keys do not wait for models that are being loaded: one that is to be revoked may be lost.
     """
 
     def __init__(self, service: Service) -> None:
         self._service = service
-        self._wanted = False
+        self._wanted = self._keys_wanted = False
         self._reloading: asyncio.Task[None] | None = None
         self._terminal = False
 
@@ -147,14 +148,18 @@ class ReloadSignal:
         if self._terminal and not _has_terminal():
             signal.raise_signal(signal.SIGTERM)
         else:
-            self._wanted = True
+            self._wanted = self._keys_wanted = True
 
     def tick(self) -> None:
         """Begin a reload if one is wanted and possible. Called on the event loop, now and then."""
         if self._wanted and self._service.state == "ready" and not self._service.loading:
-            self._wanted = False
+            self._wanted = self._keys_wanted = False
             logger.info("reloading, for SIGHUP")
             self._reloading = asyncio.create_task(self._reload())
+        elif self._keys_wanted:
+            self._keys_wanted = False
+            with contextlib.suppress(Problem):  # the log has it
+                self._service.reload_keys()
 
     async def _reload(self) -> None:
         try:

@@ -5,8 +5,9 @@
     penwright-keys remove keys.json shop
 
 `add` prints a new key, once: the file has only its hash. A running service takes a changed file on
-SIGHUP, or on POST /admin/reload. Exit codes: 0 done, 1 the file cannot be written, 2 an argument or
-the file is wrong.
+SIGHUP, or on POST /admin/reload. Several may change a file at once: each waits for the one before
+(on Windows none does; change it from one place there). Exit codes: 0 done, 1 the file cannot be
+written, 2 an argument or the file is wrong.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from app.keys.key_file import KeyEntry, digest, dump_entries, new_key, read_entries
+from app.keys.key_file import KeyEntry, changing, digest, dump_entries, new_key, read_entries
 from model.checkpoint.atomic import write_file
 from model.errors import PenwrightError, UsageError
 
@@ -54,10 +55,6 @@ def add(arguments: argparse.Namespace) -> str:
     Returns:
         the key
     """
-    path: Path = arguments.file
-    entries = read_entries(path) if path.exists() else []
-    if any(entry.label == arguments.label for entry in entries):
-        raise UsageError(f"{path}: has a key {arguments.label!r} already; remove it first")
     key = new_key()
     expires = None
     if arguments.days is not None:
@@ -79,7 +76,12 @@ def add(arguments: argparse.Namespace) -> str:
         name = "LABEL" if name == "label" else f"--{name}"
         message = wrong["msg"][0].lower() + wrong["msg"][1:]
         raise UsageError(f"{name} is {wrong['input']!r}: {message}") from None
-    write_file(path, dump_entries([*entries, entry]), mode=SECRET_MODE)
+    path: Path = arguments.file
+    with changing(path):
+        entries = read_entries(path) if path.exists() else []
+        if any(known.label == entry.label for known in entries):
+            raise UsageError(f"{path}: has a key {entry.label!r} already; remove it first")
+        write_file(path, dump_entries([*entries, entry]), mode=SECRET_MODE)
     return key
 
 
@@ -103,12 +105,15 @@ def show(arguments: argparse.Namespace) -> str:
 
 def remove(arguments: argparse.Namespace) -> str:
     path: Path = arguments.file
-    entries = read_entries(path)
-    left = [entry for entry in entries if entry.label != arguments.label]
-    if len(left) == len(entries):
-        labels = ", ".join(entry.label for entry in entries) or "none"
-        raise UsageError(f"{path}: has no key {arguments.label!r}; there are: {labels}")
-    write_file(path, dump_entries(left), mode=SECRET_MODE)
+    if not path.exists():
+        read_entries(path)  # says so; no lock is left beside what is not there
+    with changing(path):
+        entries = read_entries(path)
+        left = [entry for entry in entries if entry.label != arguments.label]
+        if len(left) == len(entries):
+            labels = ", ".join(entry.label for entry in entries) or "none"
+            raise UsageError(f"{path}: has no key {arguments.label!r}; there are: {labels}")
+        write_file(path, dump_entries(left), mode=SECRET_MODE)
     return f"{arguments.label} is removed; a running service forgets it on SIGHUP"
 
 

@@ -7,11 +7,14 @@
 nothing of it, and a slow hash, which protects what people think up, would only cost time.
 """
 
+import contextlib
 import hashlib
 import hmac
 import json
+import os
 import secrets
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +23,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, V
 
 from app.keys.limits import Limits
 from app.settings import Settings
+from model.checkpoint.atomic import make_parent, writing
 from model.errors import UsageError
 
 MOST_KEYS = 1000
@@ -145,6 +149,33 @@ def read_entries(path: Path) -> list[KeyEntry]:
     for name in ("label", "sha256"):
         _check_unique(path, name, [getattr(entry, name) for entry in entries])
     return entries
+
+
+@contextlib.contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Inside, no other program changes the file of keys: what was read is still so when it is
+    written. Others wait. On Windows there is no such lock, and nobody waits.
+
+    The lock is a file of its own, which stays: the file of keys is another one after each change.
+
+    Raises:
+        PenwrightError: the lock cannot be made; names it.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    lock = path.with_name(f".{path.name}.lock")
+    with writing(lock):
+        make_parent(lock)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        with writing(lock):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _explain(error: ValidationError) -> str:

@@ -1,9 +1,10 @@
 """How much a key may use: token buckets that fill up within a minute.
 
 A request takes one from the bucket of requests when it comes. From the bucket of tokens it takes,
-before it is admitted to the engine, its prompts and all that it may generate, and gets back what it
-did not use when it has ended. So many requests at once cannot overdraw it, and one that is broken
-off gains nothing.
+before anything of it is admitted to the engine, its prompts and all that it may generate, and gets
+back what it did not use when it has ended. So many requests at once cannot overdraw it, one that is
+broken off gains nothing, and one that is done a part at a time is never refused halfway. What is
+more than the bucket ever holds is refused for good, not until later.
 """
 
 import math
@@ -32,7 +33,7 @@ class Bucket:
         self._at = clock()
 
     def level(self) -> float:
-        """What is in it; less than nothing while a debt is paid off."""
+        """What is in it."""
         now = self._clock()
         self._level += (now - self._at) * self.per_minute / MINUTE
         self._level = min(self._level, float(self.per_minute))
@@ -40,12 +41,12 @@ class Bucket:
         return self._level
 
     def wait(self, amount: float) -> float:
-        """Seconds until `amount` can be taken; of more than it ever holds, until it is full."""
-        missing = min(amount, self.per_minute) - self.level()
+        """Seconds until `amount`, at most what it ever holds, can be taken."""
+        missing = amount - self.level()
         return 0.0 if missing <= _ROUNDING else missing * MINUTE / self.per_minute
 
     def take(self, amount: float) -> None:
-        """Take `amount`, if need be into debt; a negative one gives back."""
+        """Take `amount`, for which nobody has to wait; a negative one gives back."""
         self._level = min(self.level() - amount, float(self.per_minute))
 
 
@@ -88,6 +89,7 @@ class Allowance:
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._reserved = 0
+        self._admitted = 0
 
     def begin(self) -> None:
         """Count the request.
@@ -98,23 +100,31 @@ class Allowance:
         if self._limits.requests is not None:
             self._take(self._limits.requests, 1, "requests")
 
-    def reserve(self, requests: Sequence[Request]) -> None:
-        """Set aside what the engine may compute for these sequences.
+    def reserve(self, amount: int) -> None:
+        """Set aside tokens for all that the engine may compute for the request.
 
         Raises:
-            Problem: 429, there is not enough left.
+            Problem: 429, there is not enough left; 400, there never is as much.
         """
         if self._limits.tokens is not None:
-            amount = most_tokens(requests)
             self._take(self._limits.tokens, amount, "tokens")
             self._reserved += amount
 
+    def admit(self, requests: Sequence[Request]) -> None:
+        """These sequences use what was set aside; what that lacks is set aside now.
+
+        Raises:
+            Problem: as `reserve`.
+        """
+        amount = most_tokens(requests)
+        lacking = self._admitted + amount - self._reserved
+        if lacking > 0:
+            self.reserve(lacking)
+        self._admitted += amount
+
     def release(self, requests: Sequence[Request]) -> None:
-        """Give back what was reserved for sequences that the engine did not take."""
-        if self._limits.tokens is not None:
-            amount = most_tokens(requests)
-            self._limits.tokens.take(-amount)
-            self._reserved -= amount
+        """The engine did not take these sequences: others, or they again, may use their tokens."""
+        self._admitted -= most_tokens(requests)
 
     def settle(self, used: int) -> None:
         """Give back what was set aside and not used. The request has ended."""
@@ -126,13 +136,22 @@ class Allowance:
         return self._limits.headers()
 
     def _take(self, bucket: Bucket, amount: int, kind: str) -> None:
+        if amount > bucket.per_minute:
+            raise Problem(
+                400,
+                "over-key-limit",
+                f"this API key has {bucket.per_minute} {kind} a minute, and this request may take "
+                f"{amount}, more than it ever has: send less at once, or ask for fewer new tokens",
+                extra={"tokens": amount, "tokens_per_minute": bucket.per_minute},
+                headers=self.headers(),
+            )
         wait = bucket.wait(amount)
         if wait > 0:
             seconds = math.ceil(wait)
             raise Problem(
                 429,
                 "rate-limit",
-                f"this API key has {bucket.per_minute} {kind} a minute, and this request takes "
+                f"this API key has {bucket.per_minute} {kind} a minute, and this request may take "
                 f"{amount}, more than is left; try again in {seconds} s",
                 headers={"Retry-After": str(seconds), **self.headers()},
             )

@@ -101,3 +101,15 @@ class RequestContext:
 
 REQUEST_CONTEXT: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)
 """That of the request that is being answered; None outside of one."""
+
+
+def reserve_tokens(amount: int) -> None:
+    """Set aside tokens of the key's limit for a request that is submitted a part at a time, so that
+    it is refused before its first part or not at all.
+
+    Raises:
+        Problem: 429, the key has not enough left; 400, it never has as many.
+    """
+    context = REQUEST_CONTEXT.get()
+    if context is not None and context.allowance is not None:
+        context.allowance.reserve(amount)

@@ -111,8 +111,11 @@ function format(cell, { delimiter, quotes }) {
   return needed ? `"${cell.replaceAll('"', '""')}"` : cell;
 }
 
+/** A number with its sign is no formula: labels can be `-1` and `+1`. */
+const NUMBER = /^[+-]?\d+(\.\d+)?(e[+-]?\d+)?$/i;
+
 /** A spreadsheet would compute a cell that begins so. */
-const harmless = (cell) => (/^[=+\-@\t\r]/.test(cell) ? `'${cell}` : cell);
+const harmless = (cell) => (/^[=+\-@\t\r]/.test(cell) && !NUMBER.test(cell) ? `'${cell}` : cell);
 
 /**
  * The text of the table with more columns. `added[i]` are the new cells of record i; null leaves

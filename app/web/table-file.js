@@ -7,7 +7,6 @@ import { Labelling } from "./labelling.js";
 
 const MOST_BYTES = 64 << 20;
 const PREVIEW = 5;
-const MOST_LABEL_COLUMNS = 10;
 const NAMES = { ",": "comma", "\t": "tab", ";": "semicolon", "|": "bar" };
 const LIKELY = /^(text|message|sms|body|content|comment|v2)$/i;
 
@@ -182,7 +181,7 @@ function tally(results) {
 
 /** The file with its new columns: label, score, and the probability of each label. */
 export function labelled(job, results) {
-  const labels = Object.keys(results.find(Boolean)?.probabilities ?? {}).slice(0, MOST_LABEL_COLUMNS);
+  const labels = Object.keys(results.find(Boolean)?.probabilities ?? {});
   const number = (x) => (x === undefined ? "" : String(Number(x.toFixed(6))));
   const added = job.table.records.map(() => null);
   const rows = dataRows(job);

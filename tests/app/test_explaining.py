@@ -178,6 +178,11 @@ def test_a_queue_that_fills_up_meanwhile_is_waited_for(
     monkeypatch.setattr(EngineClient, "submit", open_or_refuse)
     assert explained(plain.client, TEXT) == expected
     assert calls > 9
+    # Nor is the first text's explanation thrown away for the second's.
+    calls, full = 0, set()
+    explained(plain.client, "a")
+    calls, full = 0, {calls + 1, calls + 2}
+    assert len(explained(plain.client, ["a", TEXT])) == 2
     for refused in (1, 2):  # the text itself, or the first of its parts: nothing is done yet
         calls, full = 0, {refused}
         response = plain.client.post("/classify", json={"text": TEXT, "explain": True})
@@ -202,7 +207,7 @@ def test_waiting_for_the_queue_uses_nothing_of_a_limit(
         submit(self, *requests, probe=probe)
 
     monkeypatch.setattr(Engine, "submit", refuse_often)
-    monkeypatch.setattr("app.api.native.explain._RETRY_SECONDS", 0)
+    monkeypatch.setattr("app.engine.client.RETRY_SECONDS", 0)
     monkeypatch.setattr("app.api.native.explain._AT_ONCE", 4)
     with serve(models=checkpoints, api_keys=file) as live:
         headers = {"Authorization": f"Bearer {secret}"}

@@ -1,7 +1,10 @@
 """The file of API keys, its program, and the limits of a key."""
 
+import concurrent.futures
+import contextlib
 import json
 import stat
+import threading
 from pathlib import Path
 
 import pytest
@@ -57,7 +60,70 @@ def test_a_key_is_printed_once_and_its_hash_is_kept(
     assert run("remove", str(file), "shop") == 0
     assert Keys(read_entries(file)).find(key.encode()) is None
     assert Keys(read_entries(file)).find(second.encode()) is not None
-    assert list(tmp_path.iterdir()) == [file]
+    assert set(tmp_path.iterdir()) == {file, tmp_path / ".keys.json.lock"}
+
+
+def at_once(commands: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Exit codes of `commands`, of which each has read the file before another can write it,
+    where nothing keeps them apart."""
+    together = threading.Barrier(len(commands))
+
+    def read(path: Path) -> list[KeyEntry]:
+        entries = read_entries(path)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(1.0)  # in vain, where the others wait for this one
+        return entries
+
+    monkeypatch.setattr(keys_cli, "read_entries", read)
+    with concurrent.futures.ThreadPoolExecutor(len(commands)) as pool:
+        return list(pool.map(keys_cli.main, commands))
+
+
+def test_keys_that_are_added_at_once_are_all_in_the_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys.json"
+    file.write_bytes(dump_entries([]))
+    labels = [f"k{number}" for number in range(6)]
+    assert at_once([["add", str(file), label] for label in labels], monkeypatch) == [0] * 6
+    printed = capsys.readouterr().out.split()
+    keys = Keys(read_entries(file))
+    found = [keys.find(key.encode()) for key in printed]
+    assert sorted(key.label for key in found if key is not None) == labels
+
+
+def test_a_key_that_is_removed_while_another_is_added_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys.json"
+    file.write_bytes(dump_entries([KeyEntry(label="old", sha256=digest(SECRET))]))
+    commands = [["remove", str(file), "old"], ["add", str(file), "new"]]
+    assert at_once(commands, monkeypatch) == [0, 0]
+    assert [entry.label for entry in read_entries(file)] == ["new"]
+
+
+def test_only_one_of_two_keys_of_one_label_is_added_and_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "keys.json"
+    file.write_bytes(dump_entries([]))
+    assert sorted(at_once([["add", str(file), "shop"]] * 2, monkeypatch)) == [0, 2]
+    shown = capsys.readouterr()
+    assert "has a key 'shop' already" in shown.err
+    [printed] = shown.out.split()
+    assert Keys(read_entries(file)).find(printed.encode()) is not None
+
+
+def test_a_lock_that_cannot_be_made_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, lock = tmp_path / "keys.json", tmp_path / ".keys.json.lock"
+    lock.mkdir()
+    assert run("add", str(file), "shop") == 1
+    shown = capsys.readouterr()
+    assert f"{lock}: cannot be written: Is a directory" in shown.err
+    assert shown.out == ""
+    assert not file.exists()
 
 
 @pytest.mark.parametrize(
@@ -182,11 +248,12 @@ def test_tokens_are_set_aside_before_and_given_back_after() -> None:
     clock = Clock()
     limits = Limits(None, 100, clock)
     first, second = Allowance(limits), Allowance(limits)
-    first.reserve([sequence(10, 40)])
-    second.reserve([sequence(5, 5)] * 3)
+    first.admit([sequence(10, 40)])
+    second.admit([sequence(5, 5)] * 3)
     assert limits.headers()["X-RateLimit-Remaining-Tokens"] == "20"
     with pytest.raises(Problem) as caught:
-        second.reserve([sequence(10, 20)])
+        second.admit([sequence(10, 20)])
+    assert caught.value.status_code == 429
     assert (caught.value.headers or {})["Retry-After"] == "6"  # ten tokens are missing
     first.settle(12)
     assert limits.headers()["X-RateLimit-Remaining-Tokens"] == "58"
@@ -194,17 +261,32 @@ def test_tokens_are_set_aside_before_and_given_back_after() -> None:
     assert limits.headers()["X-RateLimit-Remaining-Tokens"] == "58"
 
 
-def test_what_is_more_than_a_minute_holds_takes_all_of_it_and_more() -> None:
-    clock = Clock()
-    limits = Limits(None, 60, clock)
-    allowance = Allowance(limits)
-    allowance.reserve([sequence(100, 80)])
+def test_what_is_more_than_a_minute_holds_is_refused_for_good_and_takes_nothing() -> None:
+    limits = Limits(None, 60, Clock())
     with pytest.raises(Problem) as caught:
-        Allowance(limits).reserve([sequence(1, 9)])
-    assert (caught.value.headers or {})["Retry-After"] == "130"  # the debt of 120, and ten
-    allowance.settle(180)
-    clock.now += 130
-    Allowance(limits).reserve([sequence(1, 9)])
+        Allowance(limits).admit([sequence(10, 20), sequence(10, 21)])
+    assert caught.value.status_code == 400
+    assert "60 tokens a minute, and this request may take 61" in caught.value.detail
+    assert caught.value.extra == {"tokens": 61, "tokens_per_minute": 60}
+    assert "Retry-After" not in (caught.value.headers or {})
+    assert limits.headers()["X-RateLimit-Remaining-Tokens"] == "60"
+    Allowance(limits).admit([sequence(10, 20), sequence(10, 20)])
+    assert limits.headers()["X-RateLimit-Remaining-Tokens"] == "0"
+
+
+def test_parts_use_what_was_set_aside_for_the_whole() -> None:
+    limits = Limits(None, 100, Clock())
+    whole, other = Allowance(limits), Allowance(limits)
+    whole.reserve(80)
+    other.admit([sequence(20, 0)])
+    part = [sequence(20, 0), sequence(20, 0)]
+    whole.admit(part)
+    whole.release(part)  # the engine had no room, and is asked again
+    whole.admit(part)
+    whole.admit(part)
+    assert limits.headers()["X-RateLimit-Remaining-Tokens"] == "0"
+    whole.settle(40)
+    assert limits.headers()["X-RateLimit-Remaining-Tokens"] == "40"
 
 
 def test_read_again_a_key_keeps_what_is_left_unless_its_limits_changed() -> None:

@@ -2,13 +2,17 @@
 
 import base64
 import struct
+from pathlib import Path
 
 import httpx
 import numpy as np
 import openai
 import pytest
 
-from .conftest import Live
+from model.engine.engine import Engine, QueueFull
+from model.engine.request import Request
+
+from .conftest import Live, serve
 
 
 def test_embeddings_have_length_one_and_the_order_of_the_inputs(
@@ -53,3 +57,53 @@ def test_base64_is_little_endian_fp32(client: httpx.Client) -> None:
     body["encoding_format"] = "float"
     plain = client.post("/v1/embeddings", json=body).json()["data"][0]["embedding"]
     assert list(struct.unpack(f"<{len(plain)}f", content)) == plain
+
+
+def test_a_queue_that_fills_up_halfway_is_waited_for(
+    client: httpx.Client, live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = live.service.settings.max_batch * 2 + 1
+    body = {"model": "base", "input": [[number % 200] for number in range(count)]}
+    expected = client.post("/v1/embeddings", json=body).json()
+    submit, calls, full = Engine.submit, 0, {2, 3, 5}
+
+    def refuse_some(self: Engine, *requests: Request, probe: bool = False) -> None:
+        nonlocal calls
+        calls += not probe
+        if not probe and calls in full:
+            raise QueueFull("so many are waiting")
+        submit(self, *requests, probe=probe)
+
+    monkeypatch.setattr(Engine, "submit", refuse_some)
+    answer = client.post("/v1/embeddings", json=body)
+    assert answer.status_code == 200, answer.text
+    assert calls == 6  # three parts, of which the second was tried thrice and the third twice
+    found = answer.json()
+    assert found["usage"] == expected["usage"]
+    assert [each["index"] for each in found["data"]] == list(range(count))
+    for each, same in zip(found["data"], expected["data"], strict=True):
+        assert each["embedding"] == pytest.approx(same["embedding"], abs=1e-5)
+    calls, full = 0, {1}  # nothing is done yet
+    answer = client.post("/v1/embeddings", json=body)
+    assert answer.status_code == 429
+    assert answer.json()["error"]["code"] == "queue_full"
+
+
+def test_a_queue_that_stays_full_is_waited_for_until_the_deadline(
+    checkpoints: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit, calls = Engine.submit, 0
+
+    def refuse_all_but_one(self: Engine, *requests: Request, probe: bool = False) -> None:
+        nonlocal calls
+        calls += not probe
+        if not probe and calls > 1:
+            raise QueueFull("so many are waiting")
+        submit(self, *requests, probe=probe)
+
+    with serve(models=checkpoints, max_batch=2, request_timeout=1) as live:
+        monkeypatch.setattr(Engine, "submit", refuse_all_but_one)
+        body = {"model": "base", "input": [[1], [2], [3]]}
+        answer = live.client.post("/v1/embeddings", json=body)
+        assert answer.status_code == 504
+        assert answer.headers["x-should-retry"] == "false"

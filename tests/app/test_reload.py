@@ -145,6 +145,69 @@ def test_a_bad_set_is_refused_and_the_old_one_serves_on(place: Place) -> None:
         assert engines() - before == 1
 
 
+def test_a_removed_key_is_no_longer_valid_though_the_models_are_refused(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_keys(place.keys, ADMIN, OTHER)
+    other = {"Authorization": f"Bearer {OTHER}"}
+    with served(place) as live:
+        (place.models / "base" / "model.safetensors").unlink()
+        assert live.client.get("/models", headers=other).status_code == 200
+        write_keys(place.keys, ADMIN)
+        caplog.set_level("INFO")
+        answer = live.client.post("/admin/reload")
+        assert answer.status_code == 409
+        assert "model.safetensors" in answer.json()["detail"]
+        assert "The API keys were read again: 1 are known" in answer.json()["detail"]
+        assert answer.json()["keys"] == 1
+        assert live.client.get("/models", headers=other).status_code == 401
+        assert live.client.post("/generate", json=SHORT).status_code == 200
+        assert [line.keys for line in caplog.records if "read again" in line.message] == [1]  # type: ignore[attr-defined]
+        # Nor do keys go when it is their file that is wrong.
+        place.keys.write_text("[")
+        answer = live.client.post("/admin/reload")
+        assert "The API keys before are still valid" in answer.json()["detail"]
+        assert live.client.post("/generate", json=SHORT).status_code == 200
+
+
+def test_a_removed_key_is_no_longer_valid_while_models_are_loaded(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go, begun = threading.Event(), threading.Event()
+
+    def slow(*args: Any) -> Any:
+        begun.set()
+        go.wait(60)
+        return load(*args)
+
+    keys = (ADMIN, OTHER, "pw-third-0123456789")
+    write_keys(place.keys, *keys)
+    with served(place) as live, concurrent.futures.ThreadPoolExecutor() as pool:
+
+        def valid() -> list[bool]:
+            headers = [{"Authorization": f"Bearer {key}"} for key in keys]
+            found = [httpx.get(f"{live.url}/models", headers=each) for each in headers]
+            return [answer.status_code == 200 for answer in found]
+
+        try:
+            monkeypatch.setattr(model_sets, "load", slow)
+            asked = pool.submit(httpx.post, f"{live.url}/admin/reload", headers=HEADERS, timeout=60)
+            assert begun.wait(10)
+            assert valid() == [True, True, True]
+            write_keys(place.keys, *keys[:2])
+            answer = live.client.post("/admin/reload")
+            assert answer.json()["type"].endswith(":reload-in-progress")
+            assert "The API keys were read again: 2 are known" in answer.json()["detail"]
+            assert valid() == [True, True, False]
+            write_keys(place.keys, ADMIN)
+            live.server.reload_signal._take(signal.SIGHUP, None)
+            live.wait(lambda: valid() == [True, False, False])
+        finally:
+            go.set()
+        assert asked.result().status_code == 200
+        live.wait(lambda: not live.service.loading)
+
+
 def test_an_engine_that_does_not_turn_is_not_put_in_place(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,7 +352,11 @@ def test_sighup_reloads_the_program_and_its_keys(place: Place) -> None:
         answer = httpx.post(f"{url}/generate", json=SHORT, headers=other)
         assert answer.headers["x-model-sha256"] != first.headers["x-model-sha256"]
         place.spoil()
+        write_keys(place.keys, ADMIN)
         started.send_signal(signal.SIGHUP)
+        while httpx.get(f"{url}/models", headers=other).status_code == 200:
+            assert started.poll() is None
+        other = HEADERS
         while (
             'reloads_total{result="refused"} 0' in httpx.get(f"{url}/metrics", headers=other).text
         ):

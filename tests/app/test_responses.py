@@ -6,7 +6,9 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import JSONResponse
 
+import app.api.native.tokenize
 import app.api.responses
 from app.api.native.generate import Choice, GenerateResponse
 from app.api.responses import Timings, Usage, json_response
@@ -43,18 +45,41 @@ def test_whole_is_the_answer_with_its_choices(count: int, large: bool) -> None:
             "/v1/chat/completions",
             {"messages": [{"role": "user", "content": "a"}], "max_tokens": 2, "logprobs": True},
         ),
+        ("/v1/embeddings", {"model": "base", "input": ["a", "b"]}),
+        ("/classify", {"text": ["a", "b"], "explain": True}),
     ],
 )
-def test_logprobs_are_not_written_on_the_event_loop(
+def test_what_can_be_large_is_not_written_on_the_event_loop(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
 ) -> None:
-    """There can be hundreds of thousands: seconds, in which nobody else would be answered."""
+    """There can be hundreds of thousands of numbers: seconds, in which nobody is answered."""
     write, on_loop = app.api.responses._json, []
 
-    def watched(*arguments: Any) -> str:
+    def watched(*arguments: Any) -> bytes:
         on_loop.append(asyncio._get_running_loop() is not None)
         return write(*arguments)
 
     monkeypatch.setattr(app.api.responses, "_json", watched)
-    assert client.post(path, json=body).json()["choices"][0]["logprobs"]
+    answer = client.post(path, json=body).json()
+    assert answer.get("data") or answer.get("results") or answer["choices"][0]["logprobs"]
     assert on_loop == [False]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"), [("/tokenize", {"text": "a b"}), ("/detokenize", {"tokens": [1, 2, 3]})]
+)
+def test_many_tokens_are_not_written_on_the_event_loop(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, path: str, body: dict[str, Any]
+) -> None:
+    module, on_loop = app.api.native.tokenize, []
+
+    class Watched(JSONResponse):
+        def render(self, content: Any) -> bytes:
+            on_loop.append(asyncio._get_running_loop() is not None)
+            return super().render(content)
+
+    monkeypatch.setattr(module, "JSONResponse", Watched)
+    few = client.post(path, json=body).json()
+    monkeypatch.setattr(module, "_MANY_TOKENS", 1)
+    assert client.post(path, json=body).json() == few
+    assert on_loop == [True, False]

@@ -13,6 +13,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 
 from app.keys.key_file import KeyEntry, digest, dump_entries
+from app.keys.limits import Limits
 from app.main import create_app
 from app.settings import Settings
 
@@ -189,7 +190,7 @@ def test_tokens_that_were_not_used_come_back(checkpoints: Path, tmp_path: Path) 
         body = {**body, "stop": stop}
         answer = live.client.post("/generate", json=body, headers=bearer(USER))
         used = 102 + answer.json()["usage"]["total_tokens"]
-        body = {"prompt": "a", "max_new_tokens": 300}
+        body = {"prompt": "a", "max_new_tokens": 290}
         refused = live.client.post("/generate", json=body, headers=bearer(USER))
         assert refused.status_code == 429
         assert refused.json()["type"].endswith(":rate-limit")
@@ -201,6 +202,74 @@ def test_tokens_that_were_not_used_come_back(checkpoints: Path, tmp_path: Path) 
         with live.client.stream("POST", "/generate", json=body, headers=bearer(USER)) as running:
             assert running.status_code == 200
             assert int(running.headers["x-ratelimit-remaining-tokens"]) <= left - 91 + 60
+
+
+def test_what_a_key_never_has_is_refused_before_any_of_it_is_done(
+    checkpoints: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.json"
+    entry = KeyEntry(label="few", sha256=digest(USER), tokens_per_minute=2000)
+    file.write_bytes(dump_entries([entry]))
+    chat = {"messages": [{"role": "user", "content": "a"}], "model": "instruct"}  # to the context
+    with serve(models=checkpoints, api_keys=file, max_batch=64) as live:
+        steps = live.service.engine_clients()[0].stats().steps
+        for path, body in (
+            ("/v1/embeddings", {"model": "base", "input": [[1, 2, 3, 4]] * 501}),
+            ("/classify", {"text": "+" * 100, "explain": True}),
+            ("/generate", {"prompt": "a", "max_new_tokens": 700, "n": 3}),
+            ("/v1/chat/completions", chat),
+        ):
+            answer = live.client.post(path, json=body, headers=bearer(USER))
+            assert answer.status_code == 400, answer.text
+            assert "more than it ever has" in answer.text
+            assert "retry-after" not in answer.headers
+            assert answer.headers["x-ratelimit-remaining-tokens"] == "2000"
+        assert (
+            "may take 2004"
+            in live.client.post(
+                "/v1/embeddings",
+                json={"model": "base", "input": [[1, 2]] * 1002},
+                headers=bearer(USER),
+            ).json()["error"]["message"]
+        )
+        assert live.service.engine_clients()[0].stats().steps == steps
+
+
+def test_what_is_done_in_parts_is_paid_at_once(checkpoints: Path, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    entry = KeyEntry(label="few", sha256=digest(USER), tokens_per_minute=2000)
+    file.write_bytes(dump_entries([entry]))
+    now = 0.0
+    with serve(models=checkpoints, api_keys=file, max_batch=64) as live:
+        [key] = live.service.keys._keys
+        key.limits = Limits(None, 2000, lambda: now)
+        body = {"model": "base", "input": [[1, 2, 3]] * 512}
+        answer = live.client.post("/v1/embeddings", json=body, headers=bearer(USER))
+        assert answer.status_code == 200, answer.text
+        assert len(answer.json()["data"]) == 512
+        assert answer.json()["usage"]["total_tokens"] == 1536
+        assert answer.headers["x-ratelimit-remaining-tokens"] == "464"
+        steps = live.service.engine_clients()[0].stats().steps
+        answer = live.client.post("/v1/embeddings", json=body, headers=bearer(USER))
+        assert answer.status_code == 429
+        assert "may take 1536" in answer.json()["error"]["message"]
+        assert answer.headers["retry-after"] == "33"  # 1072 tokens, 33.3 a second
+        assert answer.headers["x-ratelimit-remaining-tokens"] == "464"
+        assert live.service.engine_clients()[0].stats().steps == steps
+        now += 33
+        answer = live.client.post("/v1/embeddings", json=body, headers=bearer(USER))
+        assert answer.status_code == 200, answer.text
+        now += 60
+        text = {"text": "+" * 40, "explain": True}
+        explained = live.client.post("/classify", json=text, headers=bearer(USER))
+        assert explained.status_code == 200, explained.text
+        assert explained.headers["x-ratelimit-remaining-tokens"] == str(2000 - 40 * 40 - 1)
+        # Of both texts, one of them alone would still fit.
+        now += 60
+        text = {"text": ["+" * 40] * 2, "explain": True}
+        answer = live.client.post("/classify", json=text, headers=bearer(USER))
+        assert answer.status_code == 400
+        assert "may take 3202" in answer.json()["detail"]
 
 
 def test_requests_in_progress_are_bounded_and_probes_get_through(checkpoints: Path) -> None:

@@ -1,13 +1,20 @@
 """Streams: the same text as without, in whole characters, and an end that can be relied on."""
 
+import json
+import threading
 from typing import Any
 
 import httpx
 import pytest
 
+from app.api import responses
+from app.api.responses import encode_event
 from model.engine.request import Failed
 
 from .conftest import Live, events
+
+BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+"""All that `str.splitlines` splits at."""
 
 
 def stream(client: httpx.Client, path: str, body: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -93,3 +100,77 @@ def test_an_error_after_the_first_byte_is_an_event(live: Live) -> None:
     assert data["request_id"] == answer.headers["x-request-id"]
     assert ("message", "[DONE]") not in found
     live.wait(lambda: live.running() == 0)
+
+
+def test_an_event_is_one_line_however_lines_are_split() -> None:
+    text = f"é{BREAKS}€"
+    assert len(text.splitlines()) == len(BREAKS) + 1
+    event = encode_event({"text": text, BREAKS: [text]}).decode()
+    assert event.endswith("\n\n")
+    assert len(event.splitlines()) == 2
+    assert "é" in event
+    assert json.loads(event.removeprefix("data: ")) == {"text": text, BREAKS: [text]}
+
+
+@pytest.mark.parametrize("path", ["/generate", "/v1/completions"])
+def test_the_lines_of_a_stream_are_its_events(client: httpx.Client, path: str) -> None:
+    """With httpx's own reader, which splits as `str.splitlines` does."""
+    # A line separator is three bytes, each a token of this vocabulary.
+    choices = {"type": "choice", "choices": [f"a{BREAKS}b"]}
+    body = {"model": "base", "prompt": "a", "max_tokens": 60, "stream": True}
+    if path == "/generate":
+        body = {"prompt": "a", "max_new_tokens": 60, "stream": True}
+    body["response_format"] = choices
+    text = ""
+    with client.stream("POST", path, json=body) as answer:
+        assert answer.status_code == 200, answer.read()
+        for line in answer.iter_lines():
+            if line and line != "data: [DONE]":
+                assert line.startswith("data: "), line
+                data = json.loads(line.removeprefix("data: "))
+                text += data["text"] if path == "/generate" else data["choices"][0]["text"]
+    assert text == f"a{BREAKS}b"
+
+
+def test_a_silent_stream_says_that_it_is_alive(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(responses, "KEEP_ALIVE_SECONDS", 0.01)
+    [engine_client] = live.service.engine_clients()
+    body = {"prompt": "a", "max_new_tokens": 5, "ignore_eos": True, "seed": 1}
+    whole = live.client.post("/generate", json=body).json()["choices"][0]["text"]
+    go = threading.Event()
+    engine_client.engine._errands.put(lambda: go.wait(60))  # the prompt waits
+    lines = []
+    try:
+        with live.client.stream("POST", "/generate", json={**body, "stream": True}) as answer:
+            assert answer.status_code == 200
+            for line in answer.iter_lines():
+                lines.append(line)
+                if lines.count(": keep-alive") == 3:
+                    go.set()
+    finally:
+        go.set()
+    assert lines[:6] == [": keep-alive", ""] * 3
+    data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+    assert data[-1] == "[DONE]"
+    assert "".join(json.loads(each)["text"] for each in data[:-1]) == whole
+
+
+def test_an_error_of_a_prompt_that_waited_long_is_an_event(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(responses, "KEEP_ALIVE_SECONDS", 0.01)
+    [engine_client] = live.service.engine_clients()
+    go = threading.Event()
+    engine_client.engine._errands.put(lambda: go.wait(60))
+    try:
+        body = {"prompt": "a", "stream": True}
+        with live.client.stream("POST", "/generate", json=body) as answer:
+            lines = answer.iter_lines()
+            assert next(lines) == ": keep-alive"
+            failed = Failed("deadline", "its time is over")
+            engine_client._loop.call_soon_threadsafe(engine_client.fail_all, failed)
+            left = list(lines)
+    finally:
+        go.set()
+    assert left[-3] == "event: error"
+    assert json.loads(left[-2].removeprefix("data: "))["detail"] == "its time is over"

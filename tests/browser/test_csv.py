@@ -142,8 +142,15 @@ def test_delimiters_are_guessed(page: Page) -> None:
 
 def test_added_cells_are_no_formulas(page: Page) -> None:
     table = call(page, "readTable", "=1+1,b\n")
-    new = ["=cmd", "+1", "-2", "@x", "ok=", "\tx"]
-    assert call(page, "writeTable", table, [new], 2) == "=1+1,b,'=cmd,'+1,'-2,'@x,ok=,'\tx\n"
+    new = ["=cmd", "+1+1", "-2-x", "@x", "ok=", "\tx", "-"]
+    wanted = "=1+1,b,'=cmd,'+1+1,'-2-x,'@x,ok=,'\tx,'-\n"
+    assert call(page, "writeTable", table, [new], 2) == wanted
+
+
+def test_numbers_with_a_sign_stay_as_they_are(page: Page) -> None:
+    table = call(page, "readTable", "a,b\n")
+    new = ["+1", "-1", "-0.25", "+1e-7", "-2E+3"]
+    assert call(page, "writeTable", table, [new], 2) == "a,b,+1,-1,-0.25,+1e-7,-2E+3\n"
 
 
 def test_short_rows_are_filled_up(page: Page) -> None:

@@ -6,15 +6,17 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body
 from pydantic import BaseModel, Field
+from starlette.responses import Response
 
 from app.api.documentation import WORK, Example
 from app.api.fields import Band, RequestBody, Texts
-from app.api.native.explain import Attributions, classify_tokens, explain
+from app.api.native.explain import Attributions, classify_tokens, explain, tokens_to_explain
 from app.api.prompts import TextPrompts
-from app.api.responses import Usage
+from app.api.responses import Usage, json_response
 from app.engine.loading import ServedModel
 from app.engine.service import ServiceDependency
 from app.errors import Problem, beyond_context, invalid
+from app.ops.context import reserve_tokens
 from app.settings import Settings
 from model.classifier import UNSURE, Labels
 from model.engine.request import Classified
@@ -95,11 +97,11 @@ class ClassifyResponse(BaseModel):
 router = APIRouter()
 
 
-@router.post("/classify", responses=WORK, tags=["models"])
+@router.post("/classify", response_model=ClassifyResponse, responses=WORK, tags=["models"])
 async def classify(
     body: Annotated[ClassifyRequest, Body(openapi_examples=CLASSIFY_EXAMPLES)],
     service: ServiceDependency,
-) -> ClassifyResponse:
+) -> Response:
     """Label a text, or several, with the labels of the model's training data."""
     model, settings = service.model("classify", body.model), service.settings
     assert model.head is not None  # checked when it was loaded
@@ -110,19 +112,21 @@ async def classify(
     texts = _fit(model, await TextPrompts(body.texts, "text").encode(model), truncate=body.truncate)
     if body.explain:
         _check_lengths([tokens for tokens, _ in texts], settings.max_explain_tokens)
+        reserve_tokens(sum(len(tokens) + tokens_to_explain(len(tokens)) for tokens, _ in texts))
     answers = await classify_tokens(model, [tokens for tokens, _ in texts], deadline)
-    results = []
+    results: list[Classification] = []
     for answer, (tokens, truncated) in zip(answers, texts, strict=True):
         label = labels.decide(answer.probabilities, body.threshold)
         reasons = None
         if body.explain:
-            reasons = await explain(model, tokens, answer, labels.positive or label, deadline)
+            of, begun = labels.positive or label, bool(results)
+            reasons = await explain(model, tokens, answer, of, deadline, begun=begun)
         unsure = band is not None and labels.unsure(answer.probabilities, band)
         results.append(_result(labels, answer, label, truncated, reasons, unsure=unsure))
     total = sum(answer.prompt_tokens for answer in answers)
-    return ClassifyResponse(
+    response = ClassifyResponse(
         model=model.name,
-        results=results,
+        results=[],
         usage=Usage(
             prompt_tokens=total,
             completion_tokens=0,
@@ -130,6 +134,7 @@ async def classify(
             cached_tokens=sum(answer.cached_tokens for answer in answers),
         ),
     )
+    return await json_response(response, results, large=True, member="results")
 
 
 def _check(body: ClassifyRequest, model: ServedModel, labels: Labels, settings: Settings) -> None:

@@ -12,22 +12,18 @@ on average, of which the prefixes are mostly in the cache; unless the head reads
 (`--pooling last-mean`), which takes nothing from there.
 """
 
-import asyncio
 import math
-import time
 import uuid
 from collections.abc import Sequence
 
 from pydantic import BaseModel, Field
 
 from app.engine.loading import ServedModel
-from app.errors import Problem, late
 from model.classifier import Labels
 from model.engine.request import Classified, Classify, Request
 from model.tokenizer import StreamDecoder, Tokenizer
 
 _AT_ONCE = 64
-_RETRY_SECONDS = 0.02
 
 
 class TokenContribution(BaseModel):
@@ -62,26 +58,24 @@ async def classify_tokens(
     Raises:
         Problem: 429, 503 or 504.
     """
-    identity = uuid.uuid4().hex
-    requests = [
-        Request(f"{identity}-{number}", tuple(tokens), Classify(), model.adapter_name, deadline)
-        for number, tokens in enumerate(texts)
-    ]
-    results: dict[int, Classified] = {}
-    with model.client.submit(requests) as events:
-        async for index, event in events:
-            assert isinstance(event, Classified)
-            results[index] = event
-    return [results[index] for index in range(len(requests))]
+    return await _classify(model, texts, deadline, size=max(1, len(texts)), begun=False)
 
 
 async def explain(
-    model: ServedModel, tokens: Sequence[int], whole: Classified, of: str, deadline: float
+    model: ServedModel,
+    tokens: Sequence[int],
+    whole: Classified,
+    of: str,
+    deadline: float,
+    *,
+    begun: bool,
 ) -> Attributions:
     """The contributions of `tokens` to the log-odds of the label `of`.
 
     Args:
         whole: what the model says of all of them.
+        begun: whether another text was explained before, for the same request: then a full queue
+            is waited for.
 
     Raises:
         Problem: 429, 503 or 504.
@@ -89,10 +83,7 @@ async def explain(
     assert model.head is not None
     labels = model.head.labels
     count = len(tokens)
-    # The proper prefixes, the proper suffixes, and nothing.
-    spans = [(0, end) for end in range(1, count)]
-    spans += [(start, count) for start in range(1, count + 1)]
-    answers = await _classify_in_groups(model, tokens, spans, deadline)
+    answers = await _classify_in_groups(model, tokens, _spans(count), deadline, begun=begun)
     odds = [log_odds(labels, answer.logits, of) for answer in answers]
     total, baseline = log_odds(labels, whole.logits, of), odds[-1]
     prefixes = [baseline, *odds[: count - 1], total]  # of 0, 1, … tokens
@@ -113,6 +104,16 @@ async def explain(
     )
 
 
+def tokens_to_explain(count: int) -> int:
+    """How many tokens are read to explain a text of `count`, without those of the text itself."""
+    return sum(max(1, end - start) for start, end in _spans(count))
+
+
+def _spans(count: int) -> list[tuple[int, int]]:
+    """The proper prefixes of a text of `count` tokens, its proper suffixes, and nothing."""
+    return [(0, end) for end in range(1, count)] + [(start, count) for start in range(1, count + 1)]
+
+
 def log_odds(labels: Labels, logits: Sequence[float], of: str) -> float:
     """Of one label against all others together: with two labels, the difference of their logits."""
     index = labels.names.index(of)
@@ -122,26 +123,36 @@ def log_odds(labels: Labels, logits: Sequence[float], of: str) -> float:
 
 
 async def _classify_in_groups(
-    model: ServedModel, tokens: Sequence[int], spans: Sequence[tuple[int, int]], deadline: float
+    model: ServedModel,
+    tokens: Sequence[int],
+    spans: Sequence[tuple[int, int]],
+    deadline: float,
+    *,
+    begun: bool,
 ) -> list[Classified]:
     """Each span of `tokens`, never so many at once that they fill the queue by themselves."""
     empty = (model.base.tokenizer.end_token,)
     settings = model.client.engine.settings
     size = max(1, min(_AT_ONCE, (settings.slots + settings.max_waiting) // 2))
-    answers: list[Classified] = []
-    while len(answers) < len(spans):
-        group = spans[len(answers) : len(answers) + size]
-        try:
-            texts = [tokens[start:end] or empty for start, end in group]
-            answers += await classify_tokens(model, texts, deadline)
-        except Problem as problem:
-            # Halfway through, others may fill the queue: what is done is not thrown away.
-            if problem.name != "queue-full" or not answers:
-                raise
-            if time.monotonic() >= deadline:
-                raise late("the request's time is over") from problem
-            await asyncio.sleep(_RETRY_SECONDS)
-    return answers
+    texts = [tokens[start:end] or empty for start, end in spans]
+    return await _classify(model, texts, deadline, size=size, begun=begun)
+
+
+async def _classify(
+    model: ServedModel,
+    texts: Sequence[Sequence[int]],
+    deadline: float,
+    *,
+    size: int,
+    begun: bool,
+) -> list[Classified]:
+    identity = uuid.uuid4().hex
+    requests = [
+        Request(f"{identity}-{number}", tuple(tokens), Classify(), model.adapter_name, deadline)
+        for number, tokens in enumerate(texts)
+    ]
+    events = await model.client.in_groups(requests, size, deadline, begun=begun)
+    return [event for event in events if isinstance(event, Classified)]
 
 
 def _texts(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Body
 from pydantic import BaseModel, Field
+from starlette.responses import JSONResponse, Response
 
 from app.api.documentation import Example, problems
 from app.api.fields import MOST_TOKENS, RequestBody, Str
@@ -49,35 +50,41 @@ class DetokenizeResponse(BaseModel):
 
 
 _MANY_TOKENS = 50_000
-"""From which decoding takes long enough (a few ms) to leave the event loop for it."""
+"""From which decoding or writing takes long enough (a few ms) to leave the event loop for it."""
 router = APIRouter(tags=["tokens"], responses=problems(400, 404, 408, 413, 422, 503))
 
 
-@router.post("/tokenize")
+@router.post("/tokenize", response_model=TokenizeResponse)
 async def tokenize(
     body: Annotated[TokenizeRequest, Body(openapi_examples=TOKENIZE_EXAMPLES)],
     service: ServiceDependency,
-) -> TokenizeResponse:
+) -> Response:
     """The token ids of a text, as the model reads it: after the token that begins every text, if
     the model has one."""
     model = service.any_model(body.model)
     [tokens] = await TextPrompts([body.text], "text").encode(model)
-    return TokenizeResponse(model=model.name, tokens=tokens)
+    content = {"model": model.name, "tokens": tokens}
+    if len(tokens) > _MANY_TOKENS:
+        return await asyncio.to_thread(JSONResponse, content)
+    return JSONResponse(content)
 
 
-@router.post("/detokenize")
+@router.post("/detokenize", response_model=DetokenizeResponse)
 async def detokenize(
     body: Annotated[DetokenizeRequest, Body(openapi_examples=DETOKENIZE_EXAMPLES)],
     service: ServiceDependency,
-) -> DetokenizeResponse:
+) -> Response:
     """The text of token ids: special tokens have none, and bytes that are no whole character become
     U+FFFD."""
     model = service.any_model(body.model)
+    arguments = model.name, model.base.tokenizer, body.tokens
     if len(body.tokens) > _MANY_TOKENS:
-        text = await asyncio.to_thread(_decode, model.base.tokenizer, body.tokens)
-    else:
-        text = _decode(model.base.tokenizer, body.tokens)
-    return DetokenizeResponse(model=model.name, text=text)
+        return await asyncio.to_thread(_detokenized, *arguments)
+    return _detokenized(*arguments)
+
+
+def _detokenized(name: str, tokenizer: Tokenizer, tokens: list[int]) -> Response:
+    return JSONResponse({"model": name, "text": _decode(tokenizer, tokens)})
 
 
 def _decode(tokenizer: Tokenizer, tokens: list[int]) -> str:

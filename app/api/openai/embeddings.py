@@ -13,15 +13,18 @@ import numpy as np
 import numpy.typing as npt
 from fastapi import APIRouter, Body
 from pydantic import BaseModel, Field
+from starlette.responses import Response
 
 from app.api.documentation import OPENAI_WORK, Example
 from app.api.fields import RequestBody
 from app.api.openai.generation import note_user
 from app.api.openai.parameters import Inputs, Only, User, one_or_many
 from app.api.prompts import TextPrompts, TextsOrTokens
+from app.api.responses import json_response
 from app.engine.loading import ServedModel
 from app.engine.service import ServiceDependency
 from app.errors import beyond_context
+from app.ops.context import reserve_tokens
 from model.engine.request import Embed, Embedded, Request
 
 Vector = npt.NDArray[np.float32]
@@ -74,61 +77,53 @@ class EmbeddingResponse(BaseModel):
 router = APIRouter(prefix="/v1", tags=["OpenAI's API"])
 
 
-@router.post("/embeddings", responses=OPENAI_WORK)
+@router.post("/embeddings", response_model=EmbeddingResponse, responses=OPENAI_WORK)
 async def embeddings(
     body: Annotated[EmbeddingRequest, Body(openapi_examples=EMBEDDING_EXAMPLES)],
     service: ServiceDependency,
-) -> EmbeddingResponse:
+) -> Response:
     """Texts as vectors, the means of a model's hidden states: `client.embeddings.create`."""
     note_user(body.user)
     model = service.any_model(body.model)
     settings = service.settings
     deadline = time.monotonic() + settings.request_timeout
     tokens = await TextPrompts(body.inputs, "input").encode(model)
-    vectors, count = await embed(model, tokens, at_once=settings.max_batch, deadline=deadline)
-    return EmbeddingResponse(
-        object="list",
-        model=model.name,
-        data=[
-            Embedding(
-                object="embedding",
-                index=index,
-                embedding=encoded(vector, body.encoding_format or "float"),
-            )
-            for index, vector in enumerate(vectors)
-        ],
-        usage=EmbeddingUsage(prompt_tokens=count, total_tokens=count),
+    found = await embed(model, tokens, at_once=settings.max_batch, deadline=deadline)
+    count = sum(each.prompt_tokens for each in found)
+    usage = EmbeddingUsage(prompt_tokens=count, total_tokens=count)
+    answer = EmbeddingResponse(object="list", model=model.name, data=[], usage=usage)
+    form = body.encoding_format or "float"
+    data = (
+        Embedding(object="embedding", index=index, embedding=encoded(_unit(each.values), form))
+        for index, each in enumerate(found)
     )
+    # Thousands of texts are millions of numbers.
+    return await json_response(answer, data, large=True, member="data")
 
 
 async def embed(
     model: ServedModel, inputs: Sequence[Sequence[int]], *, at_once: int, deadline: float
-) -> tuple[list[Vector], int]:
-    """The vectors, (n_embd,) each, of token ids; and how many tokens that were.
+) -> list[Embedded]:
+    """The means of the hidden states of token ids, not yet of length 1.
 
     Args:
         at_once: how many are handed to the engine together; clients send long lists.
 
     Raises:
-        Problem: 400, an input does not fit the context.
+        Problem: 400, an input does not fit the context; 429, 503 or 504.
     """
     limit = model.context_length
     for number, tokens in enumerate(inputs):
         if len(tokens) > limit:
             raise beyond_context("input", number, len(tokens), limit, "nothing is cut")
+    reserve_tokens(sum(map(len, inputs)))
     identity = uuid.uuid4().hex
     requests = [
         Request(f"{identity}-{number}", tuple(tokens), Embed(), model.adapter_name, deadline)
         for number, tokens in enumerate(inputs)
     ]
-    found: dict[int, Embedded] = {}
-    for start in range(0, len(requests), at_once):
-        with model.client.submit(requests[start : start + at_once]) as events:
-            async for index, event in events:
-                assert isinstance(event, Embedded)
-                found[start + index] = event
-    results = [found[index] for index in range(len(requests))]
-    return [_unit(each.values) for each in results], sum(each.prompt_tokens for each in results)
+    events = await model.client.in_groups(requests, at_once, deadline)
+    return [event for event in events if isinstance(event, Embedded)]
 
 
 def _unit(values: Sequence[float]) -> Vector:
