@@ -17,6 +17,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.errors import MEDIA_TYPE, Problem
+from app.http.outgoing import Outgoing
 
 logger = logging.getLogger(__name__)
 
@@ -41,11 +42,10 @@ class Connection(HttpToolsProtocol):
     _deaf = False  # what still comes is dropped, and the connection closed after the answer
     _repeating = False  # the parser reads a request's head for the second time
     _data = b""  # what the parser reads
-    _unsent = 0  # bytes that the client has not taken, when last looked at
-    _taken_at = 0.0  # when it last took some
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        self._outgoing = Outgoing(transport)
+        super().connection_made(self._outgoing)
         self._early: list[bytes] = []
         self.arriving_since = self.loop.time()
 
@@ -80,12 +80,9 @@ class Connection(HttpToolsProtocol):
         """
         if self.transport is None:
             return
-        unsent = self.transport.get_write_buffer_size()
-        if not unsent or unsent < self._unsent or not self._unsent:
-            self._taken_at = now
-        self._unsent = unsent
-        if unsent and now - self._taken_at >= send_within:
+        if self._outgoing.seconds_stalled(now) >= send_within:
             # Not close: that would wait for the client to take the rest.
+            unsent = self._outgoing.unsent()
             logger.info("client reads nothing", extra={"unsent_bytes": unsent})
             self.transport.abort()
         elif self.arriving_since is not None and now - self.arriving_since >= arrive_within:
