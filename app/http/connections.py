@@ -2,8 +2,9 @@
 
 uvicorn bounds neither the headers of a request nor the time that they take, waits for ever for a
 client that reads nothing, does not notice that a client leaves which sent its next request
-already, and loses the body of a request that offers another protocol, as Java's client does.
-`Connection` is uvicorn's own protocol with these five mended; `app.http.bodies` bounds the body,
+already, resets the connection of one that still sends when its answer is complete, and loses the
+body of a request that offers another protocol, as Java's client does.
+`Connection` is uvicorn's own protocol with these six mended; `app.http.bodies` bounds the body,
 `app.http.requests` its size. `Server` calls `expire` on each connection, several times a second.
 """
 
@@ -27,6 +28,8 @@ MOST_FRAMING = 8
 """Bytes of a chunked body's framing and trailers, for each byte of the body."""
 MOST_EARLY_BYTES = 1 << 16
 """That a client may send ahead of the answer to its last request."""
+MOST_DROPPED_BYTES = 1 << 27
+"""That a client may go on sending of a request whose answer is complete."""
 
 
 class Connection(HttpToolsProtocol):
@@ -42,15 +45,18 @@ class Connection(HttpToolsProtocol):
     _deaf = False  # what still comes is dropped, and the connection closed after the answer
     _repeating = False  # the parser reads a request's head for the second time
     _data = b""  # what the parser reads
+    _dropped = 0  # bytes that came after the answer was complete
+    _stopping = False  # the server ends
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._outgoing = Outgoing(transport)
+        self._outgoing = Outgoing(transport, self._more_comes)
         super().connection_made(self._outgoing)
         self._early: list[bytes] = []
         self.arriving_since = self.loop.time()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf or self.transport.is_closing():
+            self._drop(len(data))
             return
         if self._whole and self._answering():
             self._keep_for_later(data)
@@ -61,6 +67,8 @@ class Connection(HttpToolsProtocol):
         self._data = data
         super().data_received(data)
         self._data = b""
+        if not self._answering() and not self._whole:
+            self._drop(len(data))
         if self._fed - (1 + MOST_FRAMING) * self._body > MOST_HEAD_BYTES and not self._whole:
             detail = f"the request's headers have more than {MOST_HEAD_BYTES} bytes"
             self._refuse(Problem(431, "headers-too-large", detail))
@@ -87,11 +95,19 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
         elif self.arriving_since is not None and now - self.arriving_since >= arrive_within:
             self.arriving_since = None
-            if self._whole:
+            if self._outgoing.lingering:
+                self._outgoing.end()
+            elif self._whole:
                 self.transport.close()  # nothing of a request has come
             else:
                 detail = f"the request did not arrive within {arrive_within:g} seconds"
                 self._refuse(Problem(408, "request-timeout", detail))
+
+    def shutdown(self) -> None:
+        self._stopping = True
+        if self._outgoing.lingering:
+            self._outgoing.end()
+        super().shutdown()
 
     # ---- of the parser ----
 
@@ -99,7 +115,7 @@ class Connection(HttpToolsProtocol):
         if self._repeating:
             return
         self._whole = False
-        self._body = 0
+        self._body = self._dropped = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -178,6 +194,20 @@ class Connection(HttpToolsProtocol):
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
+    def _more_comes(self) -> bool:
+        """Whether to read on, and drop it, though the connection is to be closed."""
+        if self._stopping or (self._whole and not self._early and not self._deaf):
+            return False
+        self.arriving_since = self.loop.time()
+        self._dropped = 0
+        self.flow.resume_reading()
+        return True
+
+    def _drop(self, size: int) -> None:
+        self._dropped += size
+        if self._dropped > MOST_DROPPED_BYTES and not self._answering():
+            self._outgoing.end()
+
     def _keep_for_later(self, data: bytes) -> None:
         """Read on while a request is answered: else the client's leaving would go unnoticed."""
         self._early.append(data)
@@ -192,6 +222,8 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, problem: Problem) -> None:
         """Answer what never became a request, and close."""
+        if self.transport.is_closing():
+            return
         self._deaf = True
         # No middleware sees it, so what they do for a request is done here.
         request_id = uuid.uuid4().hex

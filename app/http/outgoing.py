@@ -3,13 +3,17 @@
 `Outgoing` is the transport of a connection, which counts what is written. What asyncio still holds
 says little of what a client takes: the kernel holds megabytes before asyncio's buffer moves. Linux
 says how much of that was not acknowledged; elsewhere its buffer is made small.
+
+It also closes with care: a connection that is closed while its client still sends is reset, and the
+client may never see the answer that it was sent. So only the sending side is closed at first, as
+RFC 9112, 9.6 advises.
 """
 
 import asyncio
 import socket
 import struct
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,10 +24,19 @@ SMALL_BUFFER = 1 << 16
 
 
 class Outgoing(asyncio.Transport):
-    """The transport of a client's connection."""
+    """The transport of a client's connection.
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    Args:
+        more_comes: whether the client may still send something when the connection is closed.
+    """
+
+    def __init__(
+        self, transport: asyncio.Transport, more_comes: Callable[[], bool] = lambda: False
+    ) -> None:
         super().__init__()
+        self.lingering = False
+        """Everything is sent; what still comes is to be read and dropped until `end`."""
+        self._more_comes = more_comes
         self._transport = transport
         self._socket = transport.get_extra_info("socket")
         self._written = 0
@@ -53,8 +66,9 @@ class Outgoing(asyncio.Transport):
     # ---- of asyncio's transports ----
 
     def write(self, data: "Data") -> None:
-        self._written += len(data)
-        self._transport.write(data)
+        if not self.lingering:
+            self._written += len(data)
+            self._transport.write(data)
 
     def writelines(self, list_of_data: Iterable["Data"]) -> None:
         self.write(b"".join(list_of_data))
@@ -66,13 +80,23 @@ class Outgoing(asyncio.Transport):
         return self._transport.can_write_eof()
 
     def close(self) -> None:
+        if self.is_closing():
+            return
+        self.lingering = self._more_comes()
+        if self.lingering:
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def end(self) -> None:
+        """Close, whatever still comes."""
         self._transport.close()
 
     def abort(self) -> None:
         self._transport.abort()
 
     def is_closing(self) -> bool:
-        return self._transport.is_closing()
+        return self.lingering or self._transport.is_closing()
 
     def pause_reading(self) -> None:
         self._transport.pause_reading()
