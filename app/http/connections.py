@@ -28,6 +28,8 @@ MOST_FRAMING = 8
 """Bytes of a chunked body's framing and trailers, for each byte of the body."""
 MOST_EARLY_BYTES = 1 << 16
 """That a client may send ahead of the answer to its last request."""
+LOOK_SECONDS, MOST_LOOK_SECONDS = 0.005, 0.5
+"""Between two looks whether a client that sends nothing more is still there; they grow longer."""
 MOST_DROPPED_BYTES = 1 << 27
 """That a client may go on sending of a request whose answer is complete."""
 
@@ -47,6 +49,7 @@ class Connection(HttpToolsProtocol):
     _data = b""  # what the parser reads
     _dropped = 0  # bytes that came after the answer was complete
     _stopping = False  # the server ends
+    _ended = False  # the client sends nothing more
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._outgoing = Outgoing(transport, self._more_comes)
@@ -72,6 +75,21 @@ class Connection(HttpToolsProtocol):
         if self._fed - (1 + MOST_FRAMING) * self._body > MOST_HEAD_BYTES and not self._whole:
             detail = f"the request's headers have more than {MOST_HEAD_BYTES} bytes"
             self._refuse(Problem(431, "headers-too-large", detail))
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client has closed its side, or both; the answer shows which.
+
+        Returns:
+            whether to stay connected
+        """
+        if self._outgoing.lingering or not (self._whole and self._answering()):
+            return False
+        if not self._ended:
+            self._ended = True
+            self._look(LOOK_SECONDS)
+        if not self._early:
+            self.cycle.keep_alive = False
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.arriving_since = None
@@ -196,7 +214,7 @@ class Connection(HttpToolsProtocol):
 
     def _more_comes(self) -> bool:
         """Whether to read on, and drop it, though the connection is to be closed."""
-        if self._stopping or (self._whole and not self._early and not self._deaf):
+        if self._stopping or self._ended or (self._whole and not self._early and not self._deaf):
             return False
         self.arriving_since = self.loop.time()
         self._dropped = 0
@@ -219,6 +237,19 @@ class Connection(HttpToolsProtocol):
     def _receive_early(self, data: bytes) -> None:
         if not self.transport.is_closing():
             self.data_received(data)
+        if self._ended and not self.transport.is_closing() and not self.eof_received():
+            self.transport.close()
+
+    def _look(self, wait: float) -> None:
+        """Notice that the client is gone, while it could as well be waiting for its answer."""
+        if self.transport.is_closing():
+            return
+        if self._outgoing.refused():
+            self.transport.abort()
+            return
+        if self._answering() and not self.cycle.response_started:
+            self._outgoing.send_ahead()
+        self.loop.call_later(wait, self._look, min(2 * wait, MOST_LOOK_SECONDS))
 
     def _refuse(self, problem: Problem) -> None:
         """Answer what never became a request, and close."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 SMALL_BUFFER = 1 << 16
 """Bytes that the kernel holds for a client where it does not say how much of them has arrived."""
+BEGINNING = b"HTTP/1.1 "
+"""Of every answer."""
 
 
 class Outgoing(asyncio.Transport):
@@ -40,6 +42,7 @@ class Outgoing(asyncio.Transport):
         self._transport = transport
         self._socket = transport.get_extra_info("socket")
         self._written = 0
+        self._ahead = 0  # bytes of the next answer's beginning that are sent
         self._taken = -1  # bytes that the client had taken when last looked at
         self._taken_at = 0.0  # when that changed, or nothing was left to take
         if self._socket is not None and _unacknowledged(self._socket) is None:
@@ -63,10 +66,23 @@ class Outgoing(asyncio.Transport):
         self._taken = taken
         return now - self._taken_at
 
+    def send_ahead(self) -> None:
+        """Send one byte more of an answer that has not begun: a client that is gone refuses it."""
+        if self._ahead < len(BEGINNING) and not self.is_closing():
+            self._transport.write(BEGINNING[self._ahead : self._ahead + 1])
+            self._ahead += 1
+            self._written += 1
+
+    def refused(self) -> bool:
+        """Whether the client's side has answered that nobody is there."""
+        error: int = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        return error != 0
+
     # ---- of asyncio's transports ----
 
     def write(self, data: "Data") -> None:
         if not self.lingering:
+            data, self._ahead = data[self._ahead :], 0
             self._written += len(data)
             self._transport.write(data)
 
