@@ -11,6 +11,7 @@ body of a request that offers another protocol, as Java's client does.
 import asyncio
 import json
 import logging
+import re
 import sys
 import uuid
 
@@ -32,6 +33,7 @@ LOOK_SECONDS, MOST_LOOK_SECONDS = 0.005, 0.5
 """Between two looks whether a client that sends nothing more is still there; they grow longer."""
 MOST_DROPPED_BYTES = 1 << 27
 """That a client may go on sending of a request whose answer is complete."""
+_HOST = re.compile(rb"([\w.~%!$&'()*+;=-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]*)?", re.ASCII)
 
 
 class Connection(HttpToolsProtocol):
@@ -153,6 +155,10 @@ class Connection(HttpToolsProtocol):
             self._deaf = True
             self.cycle.keep_alive = False
             return
+        wrong = _wrong_host(self.headers, self.parser.get_http_version())
+        if wrong:
+            self._refuse(Problem(400, "malformed-request", wrong))
+            return
         self.arriving_since = None
         super().on_headers_complete()
         if self.last_answer and self.cycle is not None:
@@ -190,6 +196,8 @@ class Connection(HttpToolsProtocol):
 
         The parser has stopped after the headers. A new one reads the body, told of its framing.
         """
+        if self.transport.is_closing():  # the request was refused
+            return
         upgrade = sys.exc_info()[1]
         assert isinstance(upgrade, httptools.HttpParserUpgrade)
         rest = self._data[upgrade.args[0] :]
@@ -274,3 +282,15 @@ class Connection(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.close()
+
+
+def _wrong_host(headers: list[tuple[bytes, bytes]], version: str) -> str:
+    """What is wrong with how a request names its host (RFC 9112, 3.2); empty if nothing is."""
+    hosts = [value for name, value in headers if name == b"host"]
+    if len(hosts) > 1 or (version == "1.1" and not hosts):
+        return f"a request has one Host header; this one has {len(hosts)}"
+    if hosts and not _HOST.fullmatch(hosts[0].strip()):
+        return (
+            f"the header Host is {hosts[0][:100]!r}; it must be a name or an address, HOST[:PORT]"
+        )
+    return ""
