@@ -396,3 +396,26 @@ def test_a_client_that_leaves_within_its_body_sent_nothing_wrong(hasty: Live, pa
         hasty.wait(lambda: hasty.service.in_flight > 0)
     hasty.wait(lambda: count(499) == gone + 1)
     assert count(400) == wrong
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        (["Content-Encoding: gzip"], 415),
+        (["Content-Encoding: identity, GZIP"], 415),
+        (["Content-Encoding: identity", "Content-Encoding: br"], 415),
+        (["Content-Encoding: unknown"], 415),
+        (["Content-Encoding: Identity"], 200),
+        (["Content-Encoding:"], 200),
+    ],
+)
+def test_a_body_that_is_encoded_is_refused(hasty: Live, headers: list[str], status: int) -> None:
+    for path, body in (("/classify", {"text": "a"}), ("/v1/completions", {"prompt": "a"})):
+        with connect(hasty.url) as connection:
+            connection.sendall(post(path, body, *headers))
+            answered, answer_headers, content = read_answer(connection)
+            assert answered == status, path
+            if status == 415:
+                value = ", ".join(header.partition(": ")[2] for header in headers)
+                assert f"Content-Encoding is {value!r}" in content.decode()
+                assert answer_headers["accept-encoding"] == "identity"
