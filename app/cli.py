@@ -28,6 +28,7 @@ from app.main import create_app
 from app.ops import logs
 from app.settings import SECRETS, Settings, load_settings
 from model.errors import UsageError
+from model.standard_streams import open_standard_streams
 
 GROUPS = {
     "models": "models",
@@ -110,6 +111,7 @@ def serve(settings: Settings) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    open_standard_streams()
     flags: dict[str, Any] = vars(parser().parse_args(argv))
     try:
         return serve(load_settings(**flags))

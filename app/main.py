@@ -18,7 +18,7 @@ from app.api.native import classify, generate, instruct, models, tokenize
 from app.api.openai import chat, completions, embeddings
 from app.api.openai import models as openai_models
 from app.engine.service import Service
-from app.http.bodies import LimitBody, LimitBodyTime
+from app.http.bodies import LimitBody, LimitBodyTime, RefuseEncodedBody
 from app.http.guard import Guard, require_safe
 from app.http.headers import EXPOSED, SecurityHeaders
 from app.http.requests import CancelWhenGone, RecordRequests
@@ -84,6 +84,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(CancelWhenGone)
     app.add_middleware(LimitUnread)
+    app.add_middleware(RefuseEncodedBody)
     app.add_middleware(LimitBody, limit=settings.max_body_bytes)
     app.add_middleware(LimitBodyTime, seconds=settings.body_timeout)
     app.add_middleware(Guard, service=service)

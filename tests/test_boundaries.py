@@ -48,7 +48,8 @@ def test_packages_stay_apart(package: str) -> None:
 
 
 MODEL = (
-    *("errors", "tasks", "json_files", "weight_files", "subprocesses", "rope", "architecture"),
+    *("errors", "tasks", "json_files", "weight_files", "subprocesses"),
+    *("standard_streams", "rope", "architecture"),
     # The kernels of training stand below the network, what serves it in 8 bits above.
     *("cpu.library", "cpu.gradients", "fused"),
     *("dora", "projection", "positions", "attention", "transformer", "classifier", "lora", "cpu"),

@@ -35,6 +35,7 @@ _WHEN = {
     408: "The body did not arrive in time",
     409: "Goes on already, or cannot be done with what is there",
     413: "The body is too large",
+    415: "The body is compressed",
     422: "A field is invalid",
     429: "The queue is full, or the key's limit is used up; Retry-After says when to come back",
     500: "Something went wrong inside",
@@ -72,7 +73,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
 }
 """Of routes that stream if they are asked to, beside their answer in JSON."""
 
-WORK = problems(400, 404, 408, 413, 422, 429, 500, 503, 504)
+WORK = problems(400, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 """Of routes that run a model."""
 
 _KEYS = problems(401, 403)

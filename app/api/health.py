@@ -10,12 +10,14 @@ from app.ops.metrics import CONTENT_TYPE
 router = APIRouter(tags=["service"])
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
     """The process is alive; nothing is said of the models."""
     return {"status": "alive"}
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses=problems(503))
 async def readyz(service: ServiceDependency) -> dict[str, str | list[str]]:
     """The models are loaded and verified, and every engine has just made a step."""
@@ -23,6 +25,7 @@ async def readyz(service: ServiceDependency) -> dict[str, str | list[str]]:
     return {"status": "ready", "models": list(loaded.models)}
 
 
+@router.head("/metrics", include_in_schema=False, response_class=Response)
 @router.get("/metrics", response_class=Response)
 async def metrics(service: ServiceDependency) -> Response:
     """Figures for Prometheus."""

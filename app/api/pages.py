@@ -61,7 +61,7 @@ async def page(request: Request) -> Response:
     return _answer(request, assets()[INDEX])
 
 
-@router.get("/web/settings.json")
+@router.api_route("/web/settings.json", methods=["GET", "HEAD"])
 async def settings(service: ServiceDependency) -> JSONResponse:
     """The limits that the page keeps to when it labels a file."""
     limits = {
@@ -87,7 +87,7 @@ def _answer(request: Request, asset: Asset) -> Response:
     return Response(asset.content, media_type=asset.media_type, headers=headers)
 
 
-@router.get("/docs")
+@router.api_route("/docs", methods=["GET", "HEAD"])
 async def docs(request: Request) -> HTMLResponse:
     root = request.scope.get("root_path", "").rstrip("/")
     page = get_swagger_ui_html(

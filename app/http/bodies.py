@@ -1,4 +1,4 @@
-"""The body of a request is bounded in size, and in the time in which it must arrive.
+"""The body of a request comes as it is, bounded in size and in the time in which it must arrive.
 
 The rest of what a slow client can do is bounded where its connection is: `app.http.connections`.
 """
@@ -43,6 +43,29 @@ class LimitBody:
         return Problem(
             413, "body-too-large", f"the body has {size} bytes; at most {self.limit} are allowed"
         )
+
+
+class RefuseEncodedBody:
+    """Refuses a body that is compressed, with a 415: nothing here unpacks one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            given = ", ".join(Headers(scope=scope).getlist("content-encoding"))
+            codings = {coding.strip().lower() for coding in given.split(",")}
+            if codings - {"", "identity"}:
+                problem = Problem(
+                    415,
+                    "content-encoding",
+                    f"the header Content-Encoding is {given[:100]!r}; send the body as it is, "
+                    "without that header or with identity",
+                    headers={"Accept-Encoding": "identity"},
+                )
+                await problem.response(scope)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
 
 class LimitBodyTime:

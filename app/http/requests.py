@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.engine.service import Service
 from app.errors import internal
-from app.ops.context import REQUEST_CONTEXT, RequestContext
+from app.ops.context import POLLED, REQUEST_CONTEXT, RequestContext
 
 logger = logging.getLogger("app.access")
 
@@ -101,7 +101,8 @@ class RecordRequests:
             "seconds": round(seconds, 6),
             **context.fields(),
         }
-        logger.info("request", extra=extra)
+        quiet = route in POLLED and status < 400
+        logger.log(logging.DEBUG if quiet else logging.INFO, "request", extra=extra)
 
 
 class CancelWhenGone:

@@ -14,6 +14,9 @@ from typing import Any
 from app.keys.limits import Allowance
 from model.engine.request import Request, Timings
 
+POLLED = frozenset({"/healthz", "/health", "/readyz", "/metrics"})
+"""Asked for every few seconds for ever: no trace, and a log line only where the answer is bad."""
+
 
 @dataclass
 class Work:

@@ -23,7 +23,8 @@ from app.ops.engine_metrics import SECONDS, EngineMetrics, SequenceMetrics
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
 REJECTIONS = (
-    *("body_too_large", "context_length", "cross_origin", "deadline", "draining", "engine_dead"),
+    *("body_too_large", "content_encoding", "context_length", "cross_origin", "deadline"),
+    *("draining", "engine_dead"),
     *("engine_stuck", "explain_length", "failed", "forbidden", "headers_too_large"),
     *("host_not_allowed", "internal", "invalid_field", "loading", "malformed_json"),
     *("malformed_request", "method_not_allowed", "no_keys", "not_found", "over_key_limit"),

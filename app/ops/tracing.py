@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.types import Scope
 
-from app.ops.context import RequestContext, Work
+from app.ops.context import POLLED, RequestContext, Work
 from model.engine.request import Generate
 from model.errors import UsageError
 
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 SHUTDOWN_SECONDS = 2.0
 """For the last spans to go out when the service stops."""
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
-_UNTRACED = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Asked for every few seconds for ever, and of no interest."""
 _METHODS = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"}
 )
@@ -101,7 +99,7 @@ class Tracing:
         """Begin the span of an HTTP request, and give `request` its trace id."""
         from opentelemetry.trace import SpanKind
 
-        if scope["path"] in _UNTRACED:
+        if scope["path"] in POLLED:
             return None
         headers = Headers(scope=scope)
         context = self._propagator.extract(dict(headers))

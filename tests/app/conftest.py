@@ -229,7 +229,7 @@ def process(
         started.communicate()
 
 
-def until_ready(started: subprocess.Popen[str], url: str) -> None:
+def until_ready(started: subprocess.Popen[Any], url: str) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         assert started.poll() is None, started.communicate()[1]

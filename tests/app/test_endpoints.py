@@ -1,17 +1,22 @@
 """What each endpoint answers."""
 
 import itertools
+import json
 import math
 import re
+import socket
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from model.cpu import library
 
-from .conftest import CONTEXT, serve
+from .conftest import CONTEXT, Live, serve
+from .wire import connect, get, read_answer
+from .with_keys import paths
 
 
 def test_generate_answers_in_the_documented_shape(client: httpx.Client) -> None:
@@ -281,3 +286,51 @@ def test_what_a_form_forces_is_marked_and_counted(client: httpx.Client) -> None:
     answer = client.post("/v1/completions", json=chat | {"response_format": form}).json()
     marks = [entry["forced"] for entry in choice["logprobs"]]
     assert answer["choices"][0]["logprobs"]["forced"] == marks
+
+
+def test_head_works_wherever_get_does(live: Live) -> None:
+    app = live.server.config.app
+    assert isinstance(app, FastAPI)
+    asked = 0
+    for path in sorted(paths(app)):
+        target = path.format(name="style.css", model="base")
+        if path == "/docs/assets":
+            target += "/swagger-ui.css"
+        if "{" in target or live.client.get(target).status_code != 200:
+            continue
+        with connect(live.url) as connection:
+            connection.sendall(get(target).replace(b"GET", b"HEAD", 1))
+            connection.shutdown(socket.SHUT_WR)
+            answer = b""
+            while piece := connection.recv(65536):
+                answer += piece
+        assert answer.startswith(b"HTTP/1.1 200 "), target
+        assert answer.endswith(b"\r\n\r\n"), target
+        assert answer.count(b"\r\n\r\n") == 1, target
+        asked += 1
+    assert asked >= 11
+
+
+def test_an_http_1_1_request_has_one_host(live: Live) -> None:
+    for version, hosts, status in (
+        ("1.1", [], 400),
+        ("1.1", ["a", "a"], 400),
+        ("1.0", ["a", "b"], 400),
+        ("1.1", ["a b"], 400),
+        ("1.1", ["a,b"], 400),
+        ("1.1", ["user@a"], 400),
+        ("1.1", ["a/b"], 400),
+        ("1.0", [], 200),
+        ("1.1", [""], 200),
+        ("1.1", ["localhost:8000"], 200),
+        ("1.1", ["127.0.0.1"], 200),
+        ("1.1", ["[::1]:80"], 200),
+    ):
+        with connect(live.url) as connection:
+            lines = "".join(f"Host: {host}\r\n" for host in hosts)
+            connection.sendall(f"GET /healthz HTTP/{version}\r\n{lines}\r\n".encode())
+            answered, headers, body = read_answer(connection)
+            assert answered == status, (version, hosts)
+            if status == 400:
+                assert headers["content-type"] == "application/problem+json"
+                assert "Host" in json.loads(body)["detail"]

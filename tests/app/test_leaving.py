@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from .conftest import CONTEXT, Live, serve
+from .wire import connect, get, post, read_answer
 
 LONG = {"prompt": "a", "max_new_tokens": CONTEXT - 1, "ignore_eos": True}
 
@@ -49,6 +50,62 @@ def test_a_client_that_leaves_frees_its_slot(small: Live, stream: bool) -> None:
     assert not small.service.engine_clients()[0]._submitted
     metrics = small.client.get("/metrics").text
     assert 'penwright_requests_total{key="",route="/generate",status="499"} 1.0' in metrics
+
+
+ASK = {"prompt": "a", "max_new_tokens": 300, "ignore_eos": True}
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_only_stops_sending_gets_its_answer(
+    small: Live, stream: bool, version: str
+) -> None:
+    request = post("/generate", {**ASK, "stream": stream}).replace(b"/1.1", f"/{version}".encode())
+    for pause in (0.0, 0.1):  # with the request, and while it is answered
+        with connect(small.url) as connection:
+            connection.settimeout(60)
+            connection.sendall(request)
+            time.sleep(pause)
+            connection.shutdown(socket.SHUT_WR)
+            status, _, body = read_answer(connection)
+            assert status == 200
+            assert b'"completion_tokens":300' in body
+            assert connection.recv(1) == b""
+    with connect(small.url) as connection:
+        connection.sendall(get("/healthz"))
+        connection.shutdown(socket.SHUT_WR)
+        status, _, body = read_answer(connection)
+        assert (status, body) == (200, b'{"status":"alive"}')
+        assert connection.recv(1) == b""
+
+
+def test_requests_sent_ahead_are_answered_to_a_client_that_stops_sending(small: Live) -> None:
+    with connect(small.url) as connection:
+        connection.settimeout(60)
+        connection.sendall(post("/generate", ASK))
+        small.wait(lambda: small.running() == 1)
+        connection.sendall(get("/healthz"))
+        connection.shutdown(socket.SHUT_WR)
+        assert b'"completion_tokens":300' in read_answer(connection)[2]
+        assert read_answer(connection)[2] == b'{"status":"alive"}'
+        assert connection.recv(1) == b""
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_stops_sending_and_then_leaves_is_noticed(
+    small: Live, stream: bool, version: str
+) -> None:
+    request = post("/generate", {**LONG, "stream": stream}).replace(b"/1.1", f"/{version}".encode())
+    connection = connect(small.url)
+    connection.sendall(request)
+    small.wait(lambda: small.running() == 1)
+    connection.shutdown(socket.SHUT_WR)
+    time.sleep(0.1)
+    assert small.running() == 1
+    connection.close()
+    small.wait(lambda: small.running() == 0, 2)
+    small.wait(lambda: small.service.in_flight == 0)
 
 
 def test_a_client_that_leaves_in_prefill_or_in_the_queue_frees_its_place(small: Live) -> None:

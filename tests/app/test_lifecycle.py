@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import shlex
 import shutil
 import signal
 import socket
@@ -17,7 +18,7 @@ import pytest
 
 from app.engine import loading, service
 
-from .conftest import CONTEXT, environment, process, serve, until_ready
+from .conftest import CONTEXT, environment, free_port, process, serve, until_ready
 
 LONG = {"prompt": "a", "max_new_tokens": CONTEXT - 1, "ignore_eos": True}
 
@@ -292,3 +293,20 @@ def test_wrong_flags_end_the_process_with_2_and_a_line(flags: list[str], part: s
     assert done.returncode == 2
     assert part in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_it_ends_well_whatever_streams_it_was_started_without(
+    checkpoints: Path, closed: str
+) -> None:
+    port = free_port()
+    flags = f"--port {port} --threads 1 --models {shlex.quote(str(checkpoints))}"
+    command = f"exec {shlex.quote(sys.executable)} -m app.cli {flags} {closed}"
+    started = subprocess.Popen(["/bin/sh", "-c", command], env=environment())
+    try:
+        until_ready(started, f"http://127.0.0.1:{port}")
+        started.terminate()
+        assert started.wait(60) == 0
+    finally:
+        started.kill()
+        started.wait()

@@ -96,6 +96,27 @@ def test_a_stream_that_breaks_is_in_its_line(
     assert lines[1]["problem"] == "internal"
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/metrics"])
+def test_a_poll_that_succeeds_is_no_news(
+    live: Live, guarded: Live, caplog: pytest.LogCaptureFixture, path: str, method: str
+) -> None:
+    def lines() -> list[logging.LogRecord]:
+        return [record for record in caplog.records if record.name == "app.access"]
+
+    with caplog.at_level(logging.DEBUG):
+        assert live.client.request(method, path).status_code == 200
+        live.wait(lambda: bool(lines()))
+        assert [record.levelno for record in lines()] == [logging.DEBUG]
+        caplog.clear()
+        if path == "/metrics":  # refused, which is news
+            assert guarded.client.request(method, path).status_code == 401
+        else:
+            assert live.client.post(path).status_code == 405
+        live.wait(lambda: bool(lines()))
+        assert [record.levelno for record in lines()] == [logging.INFO]
+
+
 def test_no_request_no_id() -> None:
     record = logging.makeLogRecord({})
     assert RequestIds().filter(record)

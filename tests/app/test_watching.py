@@ -162,7 +162,7 @@ def test_the_description_tells_the_errors_and_every_field(client: httpx.Client) 
     description = client.get("/openapi.json").json()
     for path in ("/generate", "/classify", "/instruct"):
         responses: dict[str, Any] = description["paths"][path]["post"]["responses"]
-        expected = {"200", "400", "404", "408", "413", "422", "429", "500", "503", "504"}
+        expected = {"200", "400", "404", "408", "413", "415", "422", "429", "500", "503", "504"}
         assert set(responses) == expected
         for status in expected - {"200"}:
             assert list(responses[status]["content"]) == ["application/problem+json"]

@@ -57,6 +57,7 @@ class ModelsResponse(BaseModel):
 router = APIRouter()
 
 
+@router.head("/models", include_in_schema=False)
 @router.get("/models", responses=problems(503), tags=["service"])
 async def models(service: ServiceDependency) -> ModelsResponse:
     """Each model with its checkpoint, size and measured quality."""

@@ -51,7 +51,7 @@ class DetokenizeResponse(BaseModel):
 
 _MANY_TOKENS = 50_000
 """From which decoding or writing takes long enough (a few ms) to leave the event loop for it."""
-router = APIRouter(tags=["tokens"], responses=problems(400, 404, 408, 413, 422, 503))
+router = APIRouter(tags=["tokens"], responses=problems(400, 404, 408, 413, 415, 422, 503))
 
 
 @router.post("/tokenize", response_model=TokenizeResponse)

@@ -32,6 +32,7 @@ class ModelList(BaseModel):
 router = APIRouter(prefix="/v1", tags=["OpenAI's API"])
 
 
+@router.head("/models", include_in_schema=False)
 @router.get("/models", responses=OPENAI_READ)
 async def list_models(service: ServiceDependency) -> ModelList:
     """What is served: `client.models.list`."""
@@ -39,6 +40,7 @@ async def list_models(service: ServiceDependency) -> ModelList:
     return ModelList(object="list", data=[_model(model) for model in loaded.models.values()])
 
 
+@router.head("/models/{model}", include_in_schema=False)
 @router.get("/models/{model}", responses=OPENAI_READ)
 async def retrieve_model(model: str, service: ServiceDependency) -> Model:
     """One of them: `client.models.retrieve`."""
