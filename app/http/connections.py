@@ -290,7 +290,6 @@ def _wrong_host(headers: list[tuple[bytes, bytes]], version: str) -> str:
     if len(hosts) > 1 or (version == "1.1" and not hosts):
         return f"a request has one Host header; this one has {len(hosts)}"
     if hosts and not _HOST.fullmatch(hosts[0].strip()):
-        return (
-            f"the header Host is {hosts[0][:100]!r}; it must be a name or an address, HOST[:PORT]"
-        )
+        found = hosts[0][:100].decode("latin-1")
+        return f"the header Host is {found!r}; it must be a name or an address, HOST[:PORT]"
     return ""
