@@ -16,7 +16,7 @@ INLINE vec bf16_numbers(const void *from)
 #endif
 }
 
-/* In all lanes. (0 - x would be an addition, for the sake of -0.) */
+/* In all lanes. (0 + x would be computed, for the sake of -0.) */
 INLINE vec lanes(float x) { return x - (vec){0}; }
 
 /* a b + c, rounded once. */
