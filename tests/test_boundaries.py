@@ -58,9 +58,10 @@ MODEL = (
     # What reads other programs' files, checkpoints, and what writes other programs' files.
     *("convert", "checkpoint", "convert.hf_write", "convert.gguf_write"),
     *("convert.peft_modules", "convert.peft_read", "convert.peft_write"),
-    *("engine.settings", "engine.stats", "engine.request"),
+    *("engine.settings", "engine.stats", "engine.request", "engine.intake"),
     *("engine.json_schema", "engine.grammar_check", "engine.constraints"),
-    *("engine.blocks", "engine.speculation", "engine.sequence", "engine.scheduler"),
+    *("engine.blocks", "engine.speculation", "engine.sequence", "engine.turns"),
+    *("engine.prompt_budget", "engine.scheduler"),
     *("engine.runner", "engine.sampler", "engine.engine"),
 )
 """The modules and folders of `model`, the lowest first."""

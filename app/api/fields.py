@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from app.setting_types import MOST_BATCH, probability_band
-from model.engine.request import Constraint
+from model.engine.request import HIGHEST_PRIORITY, Constraint
 
 # A body of a megabyte can hold hundreds of thousands of items or fields, each with an error of its
 # own: these bounds end validation early, since it runs on the event loop.
@@ -95,6 +95,18 @@ class RequestBody(Fields):
     model: Str | None = Field(
         None,
         description="Name of a model, as /models lists them; by default the one of the model set.",
+    )
+
+
+class PriorityFields(RequestBody):
+    """What the engine works on."""
+
+    priority: int = Field(
+        0,
+        ge=0,
+        le=HIGHEST_PRIORITY,
+        description="How urgent it is: all of a higher one go before all of a lower one. Above 0, "
+        "the API key has to allow it.",
     )
 
 

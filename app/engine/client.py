@@ -10,6 +10,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from app.engine.constraint_compiler import ConstraintCompiler
 from app.engine.events import SequenceEvents
@@ -18,7 +19,8 @@ from app.ops.context import REQUEST_CONTEXT
 from app.ops.engine_metrics import ModelInfo, SequenceFigures
 from app.ops.metrics import Metrics
 from model.checkpoint import Adapter, Base, checkpoint_name
-from model.engine.engine import Engine, QueueFull, ShuttingDown
+from model.engine.engine import Engine
+from model.engine.intake import QueueFull, ShuttingDown
 from model.engine.request import Embed, Event, Failed, Generate, Request
 from model.engine.settings import EngineSettings
 from model.engine.stats import EngineStats
@@ -89,7 +91,7 @@ class EngineClient:
         return not self._users and not self._submitted
 
     def submit(self, requests: Sequence[Request], *, probe: bool = False) -> SequenceEvents:
-        """Admit `requests`, all of them or none.
+        """Admit `requests`, all of them or none, for the client of the HTTP request.
 
         Args:
             probe: jump the queue and its bound, and stay out of the metrics.
@@ -101,6 +103,9 @@ class EngineClient:
         """
         context = REQUEST_CONTEXT.get()
         allowance = None if context is None or probe else context.allowance
+        if context is not None:
+            who, priority = context.client, context.priority
+            requests = [replace(each, client=who, priority=priority) for each in requests]
         if allowance is not None:
             allowance.admit(requests)
         events = SequenceEvents(self, requests)

@@ -91,6 +91,7 @@ class Guard:
                 headers={"Retry-After": RETRY_SECONDS},
             )
         headers, keys = Headers(scope=scope), self.service.keys
+        context.client = "connection {}:{}".format(*scope.get("client") or ("", 0))
         if not keys.required:
             if not probes:
                 if not settings.allow_anonymous:
@@ -100,6 +101,8 @@ class Guard:
         elif not (scope["method"] in OPEN_METHODS and is_open(path, settings)):
             key = find_key(keys, headers)
             context.key = key.label
+            context.client = f"key {key.label}"
+            context.max_priority = key.entry.max_priority
             scope["state"]["admin"] = key.entry.admin
             self._allow(key, scope["method"], context)
 

@@ -39,6 +39,13 @@ def parser() -> argparse.ArgumentParser:
     add.add_argument(
         "--tokens-per-minute", metavar="N", type=int, help="of prompts and answers together"
     )
+    add.add_argument(
+        "--max-priority",
+        metavar="N",
+        type=int,
+        default=0,
+        help="the most urgent that its requests may be, 0 to 9; 0",
+    )
     add.add_argument("--admin", action="store_true", help="opens /admin too")
     add.add_argument("--days", metavar="N", type=int, help="how long it is valid; for ever")
     show = commands.add_parser("list", help="show the labels and their limits")
@@ -67,6 +74,7 @@ def add(arguments: argparse.Namespace) -> str:
             sha256=digest(key),
             requests_per_minute=arguments.requests_per_minute,
             tokens_per_minute=arguments.tokens_per_minute,
+            max_priority=arguments.max_priority,
             admin=arguments.admin,
             expires=expires,
         )
@@ -94,6 +102,8 @@ def show(arguments: argparse.Namespace) -> str:
             facts.append(f"{entry.requests_per_minute} requests a minute")
         if entry.tokens_per_minute is not None:
             facts.append(f"{entry.tokens_per_minute} tokens a minute")
+        if entry.max_priority:
+            facts.append(f"priority up to {entry.max_priority}")
         if entry.admin:
             facts.append("admin")
         if entry.expires is not None:

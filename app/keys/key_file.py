@@ -24,6 +24,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, V
 from app.keys.limits import Limits
 from app.settings import Settings
 from model.checkpoint.atomic import make_parent, writing
+from model.engine.request import HIGHEST_PRIORITY
 from model.errors import UsageError
 
 MOST_KEYS = 1000
@@ -45,6 +46,8 @@ class KeyEntry(BaseModel):
     requests_per_minute: Limit | None = None
     tokens_per_minute: Limit | None = None
     """Of prompts and answers together."""
+    max_priority: Annotated[int, Field(ge=0, le=HIGHEST_PRIORITY)] = 0
+    """The most urgent that its requests may be."""
     admin: bool = False
     """Whether it opens /admin too."""
     expires: AwareDatetime | None = None

@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.errors import Problem
 from app.keys.limits import Allowance
 from model.engine.request import Request, Timings
 
@@ -59,6 +60,11 @@ class RequestContext:
     """Of its trace, if it has one."""
     key: str | None = None
     """Label of the API key that it came with."""
+    client: str = ""
+    """Who shares the engine with others: the key, or without one the connection."""
+    max_priority: int = 0
+    """The most urgent that it may be."""
+    priority: int = 0
     user: str | None = None
     """Who asks, as the client says: OpenAI's parameter."""
     problem: str | None = None
@@ -116,3 +122,24 @@ def reserve_tokens(amount: int) -> None:
     context = REQUEST_CONTEXT.get()
     if context is not None and context.allowance is not None:
         context.allowance.reserve(amount)
+
+
+def use_priority(priority: int) -> None:
+    """Have the engine treat the request that is being answered so.
+
+    Raises:
+        Problem: 403, its key does not allow that.
+    """
+    context = REQUEST_CONTEXT.get()
+    if context is None:
+        return
+    if priority > context.max_priority:
+        who = "this API key has" if context.key is not None else "requests without an API key have"
+        raise Problem(
+            403,
+            "priority-not-allowed",
+            f"priority is {priority}; {who} at most {context.max_priority} "
+            "(penwright-keys add --max-priority)",
+            extra={"max_priority": context.max_priority},
+        )
+    context.priority = priority

@@ -107,8 +107,9 @@ class EngineMetrics(Collector):
         used = (total.blocks - total.free_blocks) / (total.blocks or 1)
         for name, text, value in (
             ("requests_running", "Sequences being computed", total.running),
-            ("requests_waiting", "Sequences in the queue", total.waiting),
-            ("slots", "Sequences that can be computed at once", total.slots),
+            ("requests_waiting", "Sequences in the queue, or paused", total.waiting),
+            ("requests_paused", "Sequences that have begun and have no turn", total.paused),
+            ("slots", "Sequences that can be generated at once", total.slots),
             ("cache_bytes", "Memory for keys and values", total.cache_bytes),
             ("cache_usage_ratio", "Share of it that running sequences use", used),
         ):
@@ -170,7 +171,8 @@ def _add(one: EngineStats, other: EngineStats) -> EngineStats:
 
 def _past(stats: EngineStats) -> EngineStats:
     """What is left of an engine that has stopped: its counts, without what it held."""
-    return replace(stats, running=0, waiting=0, slots=0, blocks=0, free_blocks=0, cache_bytes=0)
+    stats = replace(stats, running=0, waiting=0, paused=0, slots=0)
+    return replace(stats, blocks=0, free_blocks=0, cache_bytes=0)
 
 
 _TIMES = Histogram(STEP_SECONDS).distribution()
@@ -178,8 +180,8 @@ _SIZES = Histogram(COUNTS).distribution()
 _NOTHING = EngineStats(
     **dict.fromkeys(
         (
-            *("running", "waiting", "steps", "slots", "blocks", "free_blocks", "cache_bytes"),
-            *("preemptions", "prompt_tokens", "cached_tokens", "generated_tokens"),
+            *("running", "waiting", "paused", "slots", "blocks", "free_blocks", "cache_bytes"),
+            *("steps", "preemptions", "prompt_tokens", "cached_tokens", "generated_tokens"),
             *("drafted_tokens", "accepted_tokens", "forced_tokens"),
         ),
         0,

@@ -28,8 +28,9 @@ REJECTIONS = (
     *("engine_stuck", "explain_length", "failed", "forbidden", "headers_too_large"),
     *("host_not_allowed", "internal", "invalid_field", "loading", "malformed_json"),
     *("malformed_request", "method_not_allowed", "no_keys", "not_found", "over_key_limit"),
-    *("queue_full", "rate_limit", "reload_in_progress", "reload_refused", "request_timeout"),
-    *("task_not_served", "too_many_requests", "unauthorized", "unknown_model", "unread_answers"),
+    *("priority_not_allowed", "queue_full", "rate_limit", "reload_in_progress"),
+    *("reload_refused", "request_timeout", "task_not_served", "too_many_requests"),
+    *("unauthorized", "unknown_model", "unread_answers"),
 )
 """Kinds of problems, as the end of their `type` names them: they start at zero, so that rates are
 right from the first one on. Others appear when they happen."""

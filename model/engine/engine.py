@@ -15,12 +15,13 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from model.checkpoint import Adapter, Base
 from model.engine.blocks import BlockPool
+from model.engine.intake import Intake
 from model.engine.request import Constraint, Event, Failed, FailureReason, Request, check, ends
 from model.engine.runner import Runner
 from model.engine.sampler import Sampler
@@ -29,7 +30,7 @@ from model.engine.sequence import Chunk, TokenSequence
 from model.engine.settings import EngineSettings, cache_dtype
 from model.engine.speculation import Speculation
 from model.engine.stats import EngineStats, Tally
-from model.errors import PenwrightError, UsageError
+from model.errors import PenwrightError
 from model.kv_cache import KVCache
 
 logger = logging.getLogger(__name__)
@@ -39,14 +40,6 @@ Events = list[tuple[str, Event]]
 
 _MOST_FAILURES = 10
 """Steps that may fail in a row before the engine gives up: a device can be lost for good."""
-
-
-class QueueFull(PenwrightError):
-    """As many requests wait as may."""
-
-
-class ShuttingDown(PenwrightError):
-    """The engine takes no more requests."""
 
 
 class Engine:
@@ -88,9 +81,7 @@ class Engine:
         self._failures = 0  # steps that failed since the last that did not
         # What other threads ask of it: they leave errands, which it runs between two steps.
         self._errands: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
-        self._accepting = True  # under the lock
-        self._held: set[str] = set()  # ids taken and not ended, running or not; under the lock
+        self._intake = Intake(settings.slots, settings.max_waiting)
         self._thread: threading.Thread | None = None
         self._stopping = threading.Event()
         self._stop_at = float("inf")
@@ -108,7 +99,7 @@ class Engine:
 
         What is not finished after `timeout` seconds fails with `shutdown`.
         """
-        self._refuse_more()
+        self._intake.refuse_more()
         self._stop_at = time.monotonic() + timeout
         self._stopping.set()
         self._errands.put(lambda: None)  # wakes the thread
@@ -152,10 +143,11 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """Figures of this moment."""
-        running, tally = len(self._scheduler.running), self._tally
+        running, tally = len(self._scheduler.active), self._tally
         return EngineStats(
             running=running,
-            waiting=max(0, len(self._held) - running),
+            waiting=max(0, len(self._intake) - running),
+            paused=max(0, len(self._scheduler.running) - running),
             steps=tally.steps,
             slots=self.settings.slots,
             blocks=self._pool.blocks,
@@ -193,33 +185,15 @@ class Engine:
     def _submit(
         self, requests: Sequence[Request], *, first: bool = False, bounded: bool = True
     ) -> None:
-        sequences = []
+        sequences, submission = [], object()
         for request in requests:
             check(request, self.base, self._adapters, self.context_length)
             adds_up = self._runner.adds_up(request)
-            sequences.append(TokenSequence(request, time.monotonic(), adds_up))
+            sequences.append(TokenSequence(request, time.monotonic(), adds_up, submission))
             self._sampler.prepare(sequences[-1])
-        slots, most = self.settings.slots, self.settings.max_waiting
-        ids = Counter(request.id for request in requests)
-        with self._lock:
-            if not self._accepting:
-                raise ShuttingDown("the engine is shutting down")
-            for request_id, times in ids.items():
-                if times > 1 or request_id in self._held:
-                    raise UsageError(f"id is {request_id!r}, as another's; it must be unique")
-            held = len(self._held)
-            if bounded and len(sequences) > slots + most - held:
-                raise QueueFull(
-                    f"{max(0, held - slots)} requests are waiting already, of {most}; "
-                    f"there is no room for {len(sequences)} more"
-                )
-            self._held.update(ids)
-            # Still under the lock, so that no request is taken behind the thread's last errand.
-            self._errands.put(partial(self._add, sequences, first=first))
-
-    def _refuse_more(self) -> None:
-        with self._lock:
-            self._accepting = False
+        # Queued before others are taken or refused, so that none comes behind the last errand.
+        then = partial(self._errands.put, partial(self._add, sequences, first=first))
+        self._intake.take(requests, then, bounded=bounded)
 
     # ---- in the engine's thread ----
 
@@ -232,7 +206,7 @@ class Engine:
         except Exception:
             logger.exception("the engine's thread died")
         finally:
-            self._refuse_more()
+            self._intake.refuse_more()
             self._run_errands(wait=False)
             left = list(self._sequences.values())
             self._deliver([self._fail(each, reason, "the engine has stopped") for each in left])
@@ -272,8 +246,7 @@ class Engine:
         """Take a sequence out, for whatever reason."""
         del self._sequences[sequence.request.id]
         self._scheduler.remove(sequence, forget_blocks=forget_blocks)
-        with self._lock:
-            self._held.remove(sequence.request.id)
+        self._intake.release(sequence.request)
 
     def _step(self) -> Events:
         """Expire, schedule, compute and sample once."""
@@ -303,6 +276,7 @@ class Engine:
                     events.append(self._fail(chunk.sequence, "internal", message))
         lengths, seconds = [chunk.length for chunk in chunks], time.monotonic() - started
         self._tally.step(lengths, seconds)
+        self._scheduler.prompts.observe(sum(lengths), seconds)
         if self._speculation and all(chunk.length == 1 + len(chunk.draft) for chunk in chunks):
             self._speculation.cost.observe(sum(lengths), seconds)
         return events

@@ -19,6 +19,8 @@ FinishReason = Literal["stop", "length", "eos"]
 """A stop string appeared, or the text is all that its constraint asks for and nothing can follow;
 `max_new_tokens` or the context was reached; the end token was drawn."""
 
+HIGHEST_PRIORITY = 9
+
 FailureReason = Literal["deadline", "cancelled", "shutdown", "internal", "constraint"]
 """`constraint`: it turned out too complex on the way."""
 
@@ -74,6 +76,10 @@ class Request:
     """Name of an adapter that the engine was given; None is the base alone."""
     deadline: float | None = None
     """On the clock of `time.monotonic`; past it the request fails with `deadline`."""
+    client: str = ""
+    """Who asks. Clients share the engine evenly."""
+    priority: int = 0
+    """0 to `HIGHEST_PRIORITY`; all of a higher one go before all of a lower one."""
 
 
 def check(
@@ -97,6 +103,8 @@ def check(
     _check_ids("tokens", request.tokens, vocab)
     if request.deadline is not None and math.isnan(request.deadline):
         raise UsageError("deadline is not a number; it must be a time of time.monotonic")
+    if not 0 <= request.priority <= HIGHEST_PRIORITY:
+        raise UsageError(f"priority is {request.priority}; it must be 0 to {HIGHEST_PRIORITY}")
     if isinstance(want, Classify):
         head = adapters[request.adapter].head if request.adapter else base.head
         if head is None:

@@ -34,12 +34,16 @@ class TokenSequence:
     submitted: float
     adds_up: bool = False
     """Whether what is wanted needs the hidden state of every token."""
+    submission: object = None
+    """The same for those that were submitted together."""
     tokens: list[int] = field(init=False)
     """The prompt, then what was generated."""
 
     # The scheduler's.
+    priority: int = field(init=False)
+    """Those with a higher one go first."""
     running: bool = False
-    """Whether it has its blocks, and a part in the steps."""
+    """Whether it has its blocks. It has a part in the steps then, or pauses."""
     blocks: list[int] = field(default_factory=list)
     """Of the cache, for all of `tokens` while it is running."""
     block_hashes: list[BlockHash] = field(default_factory=list)
@@ -90,6 +94,7 @@ class TokenSequence:
 
     def __post_init__(self) -> None:
         self.tokens = list(self.request.tokens)
+        self.priority = self.request.priority
 
     @property
     def prompt_length(self) -> int:
@@ -99,6 +104,12 @@ class TokenSequence:
     def generated(self) -> int:
         """How many tokens were generated so far."""
         return len(self.tokens) - self.prompt_length
+
+    @property
+    def brief(self) -> bool:
+        """Whether it ends with the step that computes its last token."""
+        want = self.request.want
+        return not isinstance(want, Generate) or want.max_new_tokens == 1
 
     @property
     def to_come(self) -> int:

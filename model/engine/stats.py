@@ -59,11 +59,15 @@ class EngineStats:
     """Figures of an engine at one moment."""
 
     running: int
+    """Sequences with a part in the step that was planned last."""
     waiting: int
+    """All others, those that pause among them."""
+    paused: int
+    """Sequences that have begun, and have no turn."""
     steps: int
     """Steps since the start: it grows while the engine turns."""
     slots: int
-    """Sequences that can run at once."""
+    """Sequences that can be generated at once."""
     blocks: int
     """Blocks of the cache."""
     free_blocks: int

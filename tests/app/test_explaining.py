@@ -20,7 +20,8 @@ from app.keys.key_file import KeyEntry, digest, dump_entries
 from app.settings import load_settings
 from model.checkpoint import load_base, save_adapter
 from model.classifier import ClassifierHead, Labels
-from model.engine.engine import Engine, QueueFull
+from model.engine.engine import Engine
+from model.engine.intake import QueueFull
 from model.engine.request import Request
 from model.errors import UsageError
 from model.lora import LoRA, LoRASettings

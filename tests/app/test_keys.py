@@ -40,7 +40,8 @@ def test_a_key_is_printed_once_and_its_hash_is_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "keys.json"
-    assert run("add", str(file), "shop", "--requests-per-minute", "60", "--admin") == 0
+    flags = ["--requests-per-minute", "60", "--max-priority", "5", "--admin"]
+    assert run("add", str(file), "shop", *flags) == 0
     key = capsys.readouterr().out.strip()
     assert len(key) >= 43  # 32 bytes in base64
     assert key not in file.read_text()
@@ -51,9 +52,10 @@ def test_a_key_is_printed_once_and_its_hash_is_kept(
     found = Keys(read_entries(file)).find(key.encode())
     assert found is not None
     assert (found.label, found.entry.admin, found.entry.requests_per_minute) == ("shop", True, 60)
+    assert found.entry.max_priority == 5
     assert run("list", str(file)) == 0
     shown = capsys.readouterr().out
-    assert "shop  60 requests a minute  admin" in shown
+    assert "shop  60 requests a minute  priority up to 5  admin" in shown
     assert "till  500 tokens a minute  expires " in shown
     assert key not in shown
     assert digest(key) not in shown
@@ -132,6 +134,7 @@ def test_a_lock_that_cannot_be_made_is_named(
         (["add", "FILE", "shop"], "has a key 'shop' already"),
         (["add", "FILE", "two words"], "LABEL is 'two words'"),
         (["add", "FILE", "till", "--requests-per-minute", "0"], "--requests-per-minute is 0"),
+        (["add", "FILE", "till", "--max-priority", "10"], "--max-priority is 10"),
         (["add", "FILE", "till", "--days", "0"], "--days is 0"),
         (["remove", "FILE", "till"], "no key 'till'; there are: shop"),
         (["list", "FILE.not"], "cannot be read: No such file"),

@@ -4,7 +4,7 @@ import concurrent.futures
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,13 @@ def small(checkpoints: Path) -> Iterator[Live]:
         yield live
 
 
-def send(live: Live, path: str, body: dict[str, Any]) -> socket.socket:
+def send(
+    live: Live, path: str, body: dict[str, Any], headers: Mapping[str, str] | None = None
+) -> socket.socket:
     """Send a request and leave the answer unread."""
     content = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: here\r\nContent-Type: application/json\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     head += f"Content-Length: {len(content)}\r\n\r\n"
     address = httpx.URL(live.url)
     connection = socket.create_connection((address.host, address.port))
@@ -111,10 +114,21 @@ def test_a_client_that_stops_sending_and_then_leaves_is_noticed(
 def test_a_client_that_leaves_in_prefill_or_in_the_queue_frees_its_place(small: Live) -> None:
     # 4,000 tokens in steps of 16: the first token is far away.
     prompts = ["a" * 4000, "b" * 4000]
-    connections = [send(small, "/generate", {"prompt": p, "max_new_tokens": 1}) for p in prompts]
+    connections = [send(small, "/generate", {"prompt": p, "max_new_tokens": 2}) for p in prompts]
     small.wait(lambda: small.running() == 2)
-    connections.append(send(small, "/classify", {"text": "a" * 4000}))
+    connections.append(send(small, "/generate", {"prompt": "c" * 4000, "max_new_tokens": 2}))
     small.wait(lambda: small.running() == 2 and small.waiting() == 1)
+    for connection in connections:
+        connection.close()
+    small.wait(lambda: small.running() == 0 and small.waiting() == 0, 1)
+    assert not small.service.engine_clients()[0]._submitted
+
+
+def test_what_needs_no_slot_goes_with_the_client(small: Live) -> None:
+    bodies = {"/generate": {"prompt": "a" * 4000, "max_new_tokens": 1}}
+    bodies |= {"/classify": {"text": "b" * 4000}}
+    connections = [send(small, path, body) for path, body in bodies.items()]
+    small.wait(lambda: small.running() == 2)
     for connection in connections:
         connection.close()
     small.wait(lambda: small.running() == 0 and small.waiting() == 0, 1)

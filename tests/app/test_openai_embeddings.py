@@ -9,7 +9,8 @@ import numpy as np
 import openai
 import pytest
 
-from model.engine.engine import Engine, QueueFull
+from model.engine.engine import Engine
+from model.engine.intake import QueueFull
 from model.engine.request import Request
 
 from .conftest import Live, serve

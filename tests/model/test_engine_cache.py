@@ -70,6 +70,19 @@ def test_sequences_that_make_room_for_others_get_the_same_text(base: Base) -> No
     assert roomy.stats().preemptions == 0
 
 
+def test_sequences_that_pause_get_the_same_text(base: Base) -> None:
+    requests = [request(str(i), [i * 31 + t * 7 for t in range(10 + i)], 40) for i in range(12)]
+    shared = [replace(each, client=str(i % 5)) for i, each in enumerate(requests)]
+    crowded, roomy = engine(base, slots=3), engine(base, slots=12)
+    events = crowded.run(shared)
+    assert [text_of(e) for e in events] == [text_of(e) for e in roomy.run(requests)]
+    # More than the slots had begun, and none was computed twice.
+    firsts = sorted(end_of(e).timings.queue for e in events)
+    ends = sorted(sum(vars(end_of(e).timings).values()) for e in events)
+    assert sum(first < ends[0] for first in firsts) > 3
+    assert crowded.stats().preemptions == 0
+
+
 def test_a_repeated_beginning_is_taken_from_the_cache(
     base: Base, adapters: dict[str, Adapter]
 ) -> None:

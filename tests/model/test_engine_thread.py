@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from model.checkpoint import Adapter, Base
-from model.engine.engine import Engine, QueueFull, ShuttingDown
+from model.engine.engine import Engine
+from model.engine.intake import QueueFull, ShuttingDown
 from model.engine.request import (
     Event,
     Failed,
@@ -197,6 +198,35 @@ def test_admission_counts_before_the_engine_has_looked(base: Base) -> None:
     with pytest.raises(QueueFull):
         own.submit(Request("one too many", (1,), LONG))
     assert own.stats().waiting == 5
+
+
+def test_a_full_queue_refuses_those_who_filled_it(base: Base) -> None:
+    own = Engine(base, {}, EngineSettings(slots=2, max_waiting=10), deliver=lambda events: None)
+    own.submit(*[Request(f"a{i}", (1,), LONG, client="a") for i in range(12)])
+    with pytest.raises(QueueFull):
+        own.submit(Request("a", (1,), LONG, client="a"))
+    own.submit(*[Request(f"b{i}", (1,), LONG, client="b") for i in range(6)])  # half of all
+    with pytest.raises(QueueFull):
+        own.submit(Request("b", (1,), LONG, client="b"))
+    own.submit(*[Request(f"c{i}", (1,), LONG, client="c") for i in range(4)])
+    with pytest.raises(QueueFull):
+        own.submit(*[Request(f"d{i}", (1,), LONG, client="d") for i in range(4)])
+    assert own.stats().waiting == 22
+
+
+def test_many_who_have_one_each_do_not_overfill_the_queue(base: Base) -> None:
+    own = Engine(base, {}, EngineSettings(slots=2, max_waiting=10), deliver=lambda events: None)
+    for i in range(12):
+        own.submit(Request(str(i), (1,), LONG, client=str(i)))
+    with pytest.raises(QueueFull):
+        own.submit(Request("12", (1,), LONG, client="12"))
+
+
+@pytest.mark.parametrize("priority", [-1, 10])
+def test_a_priority_that_there_is_not_is_refused(base: Base, priority: int) -> None:
+    own = Engine(base, {}, EngineSettings(), deliver=lambda events: None)
+    with pytest.raises(UsageError, match=f"priority is {priority}; it must be 0 to 9"):
+        own.submit(Request("1", (1,), LONG, priority=priority))
 
 
 def test_a_second_request_with_the_same_id_is_refused_to_its_caller_alone(

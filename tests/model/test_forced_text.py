@@ -179,7 +179,7 @@ def test_the_same_in_every_batch_and_behind_drafts(
         assert (stats.preemptions > 0) == (blocks == 12)
         assert stats.free_blocks == stats.blocks
         assert stats.accepted_tokens == sum(end.accepted_tokens for end in ends)
-        assert (stats.accepted_tokens > 50) == drafts
+        assert (stats.accepted_tokens > 10) == drafts
         assert stats.forced_tokens == sum(end.forced_tokens for end in ends)
         assert stats.generated_tokens == sum(end.completion_tokens for end in ends)
         assert all(end.cached_tokens <= end.prompt_tokens for end in ends)

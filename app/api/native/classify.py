@@ -9,20 +9,20 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.api.documentation import WORK, Example
-from app.api.fields import Band, RequestBody, Texts
+from app.api.fields import Band, PriorityFields, Texts
 from app.api.native.explain import Attributions, classify_tokens, explain, tokens_to_explain
 from app.api.prompts import TextPrompts
 from app.api.responses import Usage, json_response
 from app.engine.loading import ServedModel
 from app.engine.service import ServiceDependency
 from app.errors import Problem, beyond_context, invalid
-from app.ops.context import reserve_tokens
+from app.ops.context import reserve_tokens, use_priority
 from app.settings import Settings
 from model.classifier import UNSURE, Labels
 from model.engine.request import Classified
 
 
-class ClassifyRequest(RequestBody):
+class ClassifyRequest(PriorityFields):
     """Label a text, or several."""
 
     text: Texts = Field(description="A text, or a list of them; none may be empty.")
@@ -105,6 +105,7 @@ async def classify(
     """Label a text, or several, with the labels of the model's training data."""
     model, settings = service.model("classify", body.model), service.settings
     assert model.head is not None  # checked when it was loaded
+    use_priority(body.priority)
     labels = model.head.labels
     _check(body, model, labels, settings)
     band = _band(body, labels, settings)

@@ -32,6 +32,7 @@ from app.api.responses import (
     usage,
 )
 from app.engine.service import ServiceDependency
+from app.ops.context import use_priority
 from model.engine.request import (
     Finished,
     FinishReason,
@@ -170,6 +171,7 @@ async def generate(
     error after the first byte is an `event: error` with a problem as its data.
     """
     model = service.model("generate", body.model)
+    use_priority(body.priority)
     prompts = TextPrompts(body.prompts, "prompt")
     return await run_generation(service, model, prompts, body.options, GenerateAnswer)
 

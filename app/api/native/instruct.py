@@ -15,6 +15,7 @@ from app.api.native.sampling import SamplingFields
 from app.api.prompts import ChatPrompt
 from app.api.responses import Completion, Timings, Usage, timings, usage
 from app.engine.service import ServiceDependency
+from app.ops.context import use_priority
 from model.engine.request import FinishReason
 from model.prompts import Message
 
@@ -78,6 +79,7 @@ async def instruct(
 ) -> Response:
     """Follow an instruction, with an input if it needs one. Streams as /generate does."""
     model = service.model("instruct", body.model)
+    use_priority(body.priority)
     prompt = ChatPrompt([Message("user", body.instruction, body.input)], "instruction")
     return await run_generation(service, model, prompt, body.options, InstructAnswer)
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from app.api.fields import MOST_TOKENS, RequestBody, ResponseFormat, Stops
+from app.api.fields import MOST_TOKENS, PriorityFields, ResponseFormat, Stops
 from app.api.generation import GenerationOptions
 from model.engine.request import Generate
 from model.sampling import SamplingSettings
@@ -10,7 +10,7 @@ from model.sampling import SamplingSettings
 DEFAULT_NEW_TOKENS = 128
 
 
-class SamplingFields(RequestBody):
+class SamplingFields(PriorityFields):
     """How a text is generated."""
 
     max_new_tokens: int | None = Field(
