@@ -44,6 +44,7 @@ class Ask:
     stream: bool
     kind: str = ""
     """To tell requests apart in the results."""
+    path: str = "/generate"
 
 
 def ask(text: str, new: int, *, stream: bool, kind: str = "", seed: int = 0) -> Ask:
@@ -95,10 +96,11 @@ class Client:
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._host, self._port = parts.hostname or "127.0.0.1", parts.port or 80
-        self._head = (
-            f"POST {parts.path.rstrip('/')}/generate HTTP/1.1\r\nHost: {parts.netloc}\r\n"
+        self._prefix = parts.path.rstrip("/")
+        self._headers = (
+            f" HTTP/1.1\r\nHost: {parts.netloc}\r\n"
             "Content-Type: application/json\r\nContent-Length: "
-        ).encode()
+        )
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
 
@@ -108,13 +110,14 @@ class Client:
         try:
             if self._reader is None or self._writer is None:
                 self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
-            self._writer.write(b"%s%d\r\n\r\n%s" % (self._head, len(request.body), request.body))
-            head = await self._reader.readuntil(b"\r\n\r\n")
-            reply.status = int(head.split(b" ", 2)[1])
-            if b"chunked" in head.lower():
+            head = f"POST {self._prefix}{request.path}{self._headers}{len(request.body)}\r\n\r\n"
+            self._writer.write(head.encode() + request.body)
+            answer = await self._reader.readuntil(b"\r\n\r\n")
+            reply.status = int(answer.split(b" ", 2)[1])
+            if b"chunked" in answer.lower():
                 await self._read_stream(self._reader, reply)
             else:
-                await self._read_whole(self._reader, head, reply)
+                await self._read_whole(self._reader, answer, reply)
         except (OSError, EOFError, ValueError, KeyError) as error:
             reply.error = f"{type(error).__name__}: {error}"
             await self.close()

@@ -27,7 +27,7 @@ BEGIN, END = "<!-- results: written by benchmarks.report -->", "<!-- end of the 
 ENGINE = (
     *("decode", "smollm2", "smollm2-8-bits", "smollm2-long", "llama-1b"),
     *("classify", "classify-smollm2", "mixed", "adapters"),
-    *("speculation", "forced_text", "serve", "startup"),
+    *("speculation", "forced_text", "serve", "fairness", "startup"),
 )
 TRAINING = ("train", "lora", "finetune", "muon")
 """These want a peer's clone or a text to be named, or hours: only those that --only names run."""
@@ -194,6 +194,23 @@ def _serve(run: Run) -> str:
     return "\n".join(lines)
 
 
+def _fairness(run: Run) -> str:
+    lines = ["| who asks for little | measured | goal |", "|---|---|---|"]
+
+    def line(text: str, values: Mapping[str, float], goal: str) -> None:
+        shown = ", ".join(f"{p} {values[p]} ms" for p in ("p50", "p95", "p99"))
+        lines.append(f"| {text} | {shown}, n={values['n']} | {goal} |")
+
+    for kind, values in run["beside_batches_ms"].items():
+        line(f"/{kind} beside batches of 64 texts, until its end", values, "p95 below 500 ms")
+    line("TTFT, alone", run["ttft_alone_ms"], "")
+    line("TTFT, beside prompts of 4,000 tokens", run["ttft_beside_long_prompts_ms"], "")
+    lines.append(f"| p99 of it, of that alone | {run['p99_ratio']} | below 1.5 |")
+    share = run["cost"]["share"]
+    lines.append(f"| rate of 96 sequences of 8 clients, of those of one | {share} | 0.97 |")
+    return "\n".join(lines)
+
+
 def _startup(run: Run) -> str:
     lines = ["| start | ready after | resident | of it files | peak |", "|---|---|---|---|---|"]
     for name, found in run["starts"].items():
@@ -216,6 +233,7 @@ SECTIONS: dict[str, Callable[[Run], str]] = {
     "speculation": _speculation,
     "forced_text": _forced_text,
     "serve": _serve,
+    "fairness": _fairness,
     "startup": _startup,
     "train": report_training.steps,
     "lora": report_training.adapters,
