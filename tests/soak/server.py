@@ -75,7 +75,11 @@ class Running:
 
 @contextlib.contextmanager
 def running(
-    directory: Path, *flags: str, port: int | None = None, program: Sequence[str] = ()
+    directory: Path,
+    *flags: str,
+    port: int | None = None,
+    program: Sequence[str] = (),
+    **variables: str,
 ) -> Iterator[Running]:
     """`penwright-serve`, once it is ready; killed in the end if it has not ended."""
     port = port or free_port()
@@ -84,7 +88,7 @@ def running(
     command = [sys.executable, *(program or ("-m", "app.cli")), "--port", str(port), *flags]
     command += ["--models", str(SCRATCH), "--threads", "1"]
     with log.open("ab") as to:
-        process = subprocess.Popen(command, env=environment(), stderr=to)
+        process = subprocess.Popen(command, env=environment(**variables), stderr=to)
     try:
         deadline = time.monotonic() + 120
         while True:
