@@ -73,7 +73,7 @@ STREAM: dict[int | str, dict[str, Any]] = {
 }
 """Of routes that stream if they are asked to, beside their answer in JSON."""
 
-WORK = problems(400, 404, 408, 413, 415, 422, 429, 500, 503, 504)
+WORK = problems(400, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 """Of routes that run a model."""
 
 _KEYS = problems(401, 403)

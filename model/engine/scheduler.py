@@ -83,8 +83,9 @@ class Scheduler:
         self.drafted_tokens = 0
         self.accepted_tokens = 0
         self._being_computed: set[BlockHash] = set()  # blocks that active sequences will fill
-        # Of the step that is planned: clients of whom one found no room, and the highest priority
-        # of those; blocks by client, until they change.
+        # Of the step that is planned: who has a part in it; clients of whom one found no room, and
+        # the highest priority of those; blocks by client, until they change.
+        self._chosen: dict[TokenSequence, None] = {}
         self._blocked: set[str] = set()
         self._blocked_priority = 0
         self._held: Counter[str] | None = None
@@ -189,33 +190,34 @@ class Scheduler:
 
     def _choose(self) -> None:
         """Give those whose turn it is their part in the next step, and the blocks for it."""
-        before, self.active = self.active, {}
+        self._chosen = {}
         self._blocked, self._held = set(), None
         # One token at least is for those that need no slot.
         slots = min(self.slots, self.step_tokens - bool(self._brief))
         for sequence in self._turns:
-            if len(self.active) == slots:
+            if len(self._chosen) == slots:
                 break
             self._take_part(sequence)
-        budget = self.step_tokens - len(self.active)
+        budget = self.step_tokens - len(self._chosen)
         for sequence in self._brief:
             if budget <= 0:
                 break
             if self._take_part(sequence):
                 budget -= min(sequence.uncached, max(1, self.step_tokens // _LEAST_BRIEF))
         # Nobody waits for what one that pauses was about to compute.
-        for sequence in before:
-            if sequence.running and sequence not in self.active:
-                self._being_computed.difference_update(_uncomputed(sequence))
         for sequence in self.active:
-            if sequence not in before:
+            if sequence not in self._chosen:
+                self._being_computed.difference_update(_uncomputed(sequence))
+        for sequence in self._chosen:
+            if sequence not in self.active:
                 self._being_computed.update(_uncomputed(sequence))
+        self.active = self._chosen
 
     def _take_part(self, sequence: TokenSequence) -> bool:
         """Whether a sequence can have a part in the step; then it does, and has its blocks."""
         if self._grow(sequence) if sequence.running else self._admit(sequence):
-            self.active[sequence] = None
-        return sequence in self.active
+            self._chosen[sequence] = None
+        return sequence in self._chosen
 
     def _grow(self, sequence: TokenSequence) -> bool:
         """Whether a running sequence has room for its tokens; others, or it, may be preempted."""
@@ -302,7 +304,7 @@ class Scheduler:
 
     def _idle(self) -> list[TokenSequence]:
         """Those with blocks that have no part in the step so far."""
-        return [each for each in self.running if each not in self.active]
+        return [each for each in self.running if each not in self._chosen]
 
     def _last_to_keep_blocks(self, running: list[TokenSequence]) -> TokenSequence:
         """Whose blocks are taken first: who has least priority, of the client that has most of the

@@ -60,7 +60,8 @@ def configuration(examples: int, *, deterministic: bool) -> schemathesis.Config:
 def fuzzed(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     """A service of its own: fuzzing reloads its models, and fills its cache with rubbish."""
     keys = tmp_path_factory.mktemp("keys") / "keys.json"
-    keys.write_bytes(dump_entries([KeyEntry(label="fuzz", sha256=digest(KEY), admin=True)]))
+    entry = KeyEntry(label="fuzz", sha256=digest(KEY), admin=True, max_priority=9)
+    keys.write_bytes(dump_entries([entry]))
     with serve(models=checkpoints, request_timeout=20, api_keys=keys) as live:
         live.client.headers.update(HEADERS)
         yield live
