@@ -274,11 +274,9 @@ class Engine:
                 if chunk.sequence.request.id in self._sequences:
                     message = f"the step failed: {type(error).__name__}"
                     events.append(self._fail(chunk.sequence, "internal", message))
-        lengths, seconds = [chunk.length for chunk in chunks], time.monotonic() - started
-        self._tally.step(lengths, seconds)
-        self._scheduler.prompts.observe(sum(lengths), seconds)
-        if self._speculation and all(chunk.length == 1 + len(chunk.draft) for chunk in chunks):
-            self._speculation.cost.observe(sum(lengths), seconds)
+        seconds = time.monotonic() - started
+        self._tally.step([chunk.length for chunk in chunks], seconds)
+        self._scheduler.prompts.observe(chunks, seconds)
         return events
 
     def _expire(self) -> Events:

@@ -3,34 +3,51 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from model.engine.sequence import TokenSequence
+from model.engine.sequence import Chunk, TokenSequence
 from model.engine.speculation import StepCost
 
 _ALONE_SECONDS = 3.0
 """So long after the last sequence joined another, a prompt that is alone gets whole steps."""
 _LONG_SECONDS = 0.01
 """So much longer may a step take for a long prompt, however short it is without."""
+_LEAST = 4
+"""Tokens of a long prompt in a step, however long they take."""
+_NEW_WEIGHT = 0.1
+"""Weight of each step in what is known of them."""
+_OUTLIER = 3.0
+"""A step that took so many times as long as expected was held up by something else."""
 
 Needs = Mapping[TokenSequence, int]
 """How many tokens of each are left; the first has waited longest."""
 
 
 class PromptBudget:
-    """Divides what a step has for prompts, by what steps took so far."""
+    """Divides what a step has for prompts, by what steps took so far.
 
-    def __init__(self) -> None:
-        self._cost = StepCost()
-        self._measured = False
+    Args:
+        decoding: the cost of steps that only decode.
+    """
+
+    def __init__(self, decoding: StepCost) -> None:
+        self._decoding = decoding
+        self._token_seconds: float | None = None  # what a token of a prompt adds to a step
         self._last_join = float("-inf")  # when a sequence was last admitted beside others
 
     def joined(self) -> None:
         """A sequence was admitted beside others."""
         self._last_join = time.monotonic()
 
-    def observe(self, tokens: int, seconds: float) -> None:
-        """A step of so many tokens took so long."""
-        self._cost.observe(tokens, seconds)
-        self._measured = True
+    def observe(self, chunks: Sequence[Chunk], seconds: float) -> None:
+        """A step of these took so long."""
+        rows = sum(chunk.length for chunk in chunks)
+        tokens = sum(chunk.length for chunk in chunks if chunk.length > 1 + len(chunk.draft))
+        if not tokens:
+            self._decoding.observe(rows, seconds)
+        else:
+            without = self._decoding.seconds(rows - tokens) if self._decoding.measured else 0.0
+            added = max(0.0, seconds - without) / tokens
+            old = added if self._token_seconds is None else self._token_seconds
+            self._token_seconds = old + _NEW_WEIGHT * (min(added, _OUTLIER * old) - old)
 
     def divide(self, budget: int, needs: Needs, decoding: int) -> dict[TokenSequence, int]:
         """Divide `budget` tokens evenly among the clients of some prompts.
@@ -63,11 +80,10 @@ class PromptBudget:
         sequences that decode: as many as take no longer than those, or `_LONG_SECONDS`."""
         if prompts == 1 and time.monotonic() - self._last_join > _ALONE_SECONDS:
             return budget
-        if not self._measured:
+        if not self._token_seconds:
             return max(1, budget // 4)
-        seconds = max(_LONG_SECONDS, self._cost.seconds(decoding) if decoding else 0.0)
-        token = self._cost.seconds(1) - self._cost.seconds(0)
-        return max(1, min(budget, int(seconds / token))) if token > 0 else budget
+        seconds = max(_LONG_SECONDS, self._decoding.seconds(decoding) if decoding else 0.0)
+        return max(1, min(budget, max(_LEAST, round(seconds / self._token_seconds))))
 
 
 def _divide(

@@ -32,7 +32,7 @@ from collections.abc import Callable
 from model.engine.blocks import BlockHash, BlockPool, block_hashes, root_hash
 from model.engine.prompt_budget import PromptBudget
 from model.engine.sequence import Chunk, TokenSequence
-from model.engine.speculation import LONGEST, Speculation
+from model.engine.speculation import LONGEST, Speculation, StepCost
 from model.engine.turns import Turns
 from model.kv_cache import BLOCK_TOKENS, blocks_for
 
@@ -67,7 +67,7 @@ class Scheduler:
         self.slots = slots
         self.step_tokens = step_tokens
         self.speculation = speculation
-        self.prompts = PromptBudget()
+        self.prompts = PromptBudget(StepCost() if speculation is None else speculation.cost)
         self._begin = begin
         self._turns = Turns()  # of those that need a slot
         self._brief = Turns()  # of those that end with one step
@@ -110,8 +110,6 @@ class Scheduler:
         needs |= {each: each.uncached - 1 for each in decoding if each.uncached > 1}
         given = self.prompts.divide(budget, needs, len(decoding))
         lengths = {each: given.get(each, 0) + each.decodes for each in [*decoding, *prompts]}
-        for turns in (self._turns, self._brief):
-            turns.count((each, lengths[each]) for each in active if self._line(each) is turns)
         chunks = [Chunk(each, each.cached, length) for each, length in lengths.items() if length]
         return chunks if self.speculation is None else self._with_drafts(chunks, self.speculation)
 
@@ -212,6 +210,8 @@ class Scheduler:
             if sequence not in self.active:
                 self._being_computed.update(_uncomputed(sequence))
         self.active = self._chosen
+        for turns in (self._turns, self._brief):
+            turns.count(each for each in self.active if self._line(each) is turns)
 
     def _take_part(self, sequence: TokenSequence) -> bool:
         """Whether a sequence can have a part in the step; then it does, and has its blocks."""

@@ -132,6 +132,11 @@ class StepCost:
         self._sums = [0.0] * 5
         self._a, self._b = 1.0, _ROW_SHARE
 
+    @property
+    def measured(self) -> bool:
+        """Whether there was a step."""
+        return self._sums[0] > 0
+
     def seconds(self, rows: int) -> float:
         """Before the first step, in units of an empty one."""
         return self._a + self._b * rows

@@ -1,12 +1,13 @@
-"""Whose turn it is: clients share the steps of an engine by the tokens that are computed for them.
+"""Whose turn it is: clients share the places of an engine's steps.
 
 As long as all sequences have a part in every step, nobody needs a turn. When some are left out, the
-places of a step go one after another to the client that has had the fewest tokens since somebody
-was first left out; within a client, to that of its submissions that has had the fewest; within a
-submission, to its sequences in their order. Who wants little is owed nothing for it: saving up is
-of no use. Nor is anybody far behind for long, lest one with a long prompt pauses for seconds after
-it. Once all have a part again, everything is forgotten. This is fair queueing of tokens, as in
-"Fairness in Serving Large Language Models" (Y. Sheng et al., 2024), on two levels.
+places of a step go one after another to the client that has had the fewest since somebody was first
+left out; within a client, to that of its submissions that has had the fewest; within a submission,
+to its sequences in their order. Who wants little is owed nothing for it: saving up is of no use.
+Once all have a part again, everything is forgotten. This is fair queueing of what is generated, a
+token for each place, as in "Fairness in Serving Large Language Models" (Y. Sheng et al., 2024), on
+two levels. Prompts have a budget of their own (`model.engine.prompt_budget`): were their tokens
+counted here, a client would pause after each, and others begin sequences that pause in turn.
 
 All of a higher priority go before all of a lower one.
 """
@@ -17,16 +18,13 @@ from dataclasses import dataclass, field
 
 from model.engine.sequence import TokenSequence
 
-_MOST_AHEAD = 64
-"""Tokens that anybody is counted to have had more than those who have had the least."""
-
 
 @dataclass(eq=False)
 class _Share:
     """What a client, or a submission, has had."""
 
     had: int
-    """Tokens, since somebody was left out."""
+    """Places, since somebody was left out."""
     left_out: bool = False
     """Whether something of it has no part in the next step."""
 
@@ -54,7 +52,7 @@ class Turns:
         return len(self._shares)
 
     def __iter__(self) -> Iterator[TokenSequence]:
-        """All of them, those first whose turn it is; each place counts as a token."""
+        """All of them, those first whose turn it is."""
         for priority in sorted(self._levels, reverse=True):
             yield from _in_turn(
                 (client.had, _in_turn((own.had, iter(own.sequences)) for own in _parts(client)))
@@ -86,19 +84,19 @@ class Turns:
             if not clients:
                 del self._levels[sequence.priority]
 
-    def count(self, tokens: Iterable[tuple[TokenSequence, int]]) -> None:
-        """A step gives so many tokens to each of these, which have all the places."""
-        given = dict(tokens)
+    def count(self, chosen: Iterable[TokenSequence]) -> None:
+        """These have the places of a step."""
+        given = set(chosen)
         if len(given) == len(self._shares) and not self._uneven:
             return
-        for sequence, number in given.items():
+        for sequence in given:
             for share in self._shares[sequence]:
-                share.had += number
+                share.had += 1
         self._uneven = len(given) < len(self._shares)
         for clients in self._levels.values():
             for client in clients.values():
                 for submission in _parts(client):
-                    submission.left_out = not submission.sequences.keys() <= given.keys()
+                    submission.left_out = not submission.sequences.keys() <= given
                 _even_out(_parts(client))
                 client.left_out = any(submission.left_out for submission in _parts(client))
             _even_out(clients.values())
@@ -135,4 +133,4 @@ def _even_out(shares: Collection[_Share]) -> None:
     Who was left out of nothing, and has had less, stands there too."""
     least = min((share.had for share in shares if share.left_out), default=None)
     for share in shares:
-        share.had = 0 if least is None else min(max(0, share.had - least), _MOST_AHEAD)
+        share.had = 0 if least is None else max(0, share.had - least)

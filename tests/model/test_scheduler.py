@@ -357,11 +357,20 @@ def test_a_short_prompt_gets_what_a_long_one_of_another_cannot_use() -> None:
     assert step(own) == {"long": 16, "short": 40}
 
 
+def observed(own: Scheduler, decoding: int, tokens: int, seconds: float, times: int = 60) -> None:
+    """Steps with so many sequences that decode, and one prompt of so many tokens, took so long."""
+    chunks = [Chunk(sequence(f"{i}", 1), 0, 1) for i in range(decoding)]
+    if tokens:
+        chunks.append(Chunk(sequence("prompt", tokens), 0, tokens))
+    for _ in range(times):
+        own.prompts.observe(chunks, seconds)
+
+
 def test_a_long_prompt_follows_the_measured_time_of_steps() -> None:
     own = scheduler(blocks=600, slots=8, step_tokens=64)
-    for _ in range(100):  # 1 ms, and 1 ms a token
-        own.prompts.observe(2, 0.003)
-        own.prompts.observe(40, 0.041)
+    observed(own, 1, 0, 0.002)  # 1 ms, and 1 ms a token
+    observed(own, 8, 0, 0.009)
+    observed(own, 0, 40, 0.041)
     own.add(sequence("old", 900))
     own.add(sequence("short", 8))
     assert step(own) == {"old": 10, "short": 8}  # 10 ms
@@ -369,9 +378,8 @@ def test_a_long_prompt_follows_the_measured_time_of_steps() -> None:
         own.add(sequence(f"d{i}", 3))
     step(own)
     assert step(own)["old"] == 10
-    for _ in range(500):  # 20 ms, and 0.5 ms a token
-        own.prompts.observe(2, 0.021)
-        own.prompts.observe(40, 0.040)
+    observed(own, 5, 0, 0.0225, 500)
+    observed(own, 5, 40, 0.0425, 500)  # half a millisecond a token
     # As long as those that decode take, five of them: 22.5 ms are 45 tokens.
     assert step(own)["old"] == pytest.approx(45, abs=1)
     # But never what a shorter one could have.
@@ -379,6 +387,16 @@ def test_a_long_prompt_follows_the_measured_time_of_steps() -> None:
     given = step(own)
     assert given["new"] == 40
     assert given["old"] == 64 - 40 - 5
+
+
+def test_one_slow_step_changes_little() -> None:
+    own = scheduler(blocks=600, slots=8, step_tokens=64)
+    observed(own, 1, 0, 0.002)
+    observed(own, 0, 40, 0.041)
+    own.add(sequence("old", 900))
+    own.add(sequence("short", 8))
+    observed(own, 0, 40, 5.0, times=1)
+    assert step(own)["old"] >= 8
 
 
 def test_in_a_full_cache_who_has_more_than_a_share_makes_room() -> None:
