@@ -62,7 +62,7 @@ MODEL = (
     *("engine.json_schema", "engine.grammar_check", "engine.constraints"),
     *("engine.blocks", "engine.speculation", "engine.sequence", "engine.turns"),
     *("engine.prompt_budget", "engine.scheduler"),
-    *("engine.runner", "engine.sampler", "engine.engine"),
+    *("engine.runner", "engine.scoring", "engine.sampler", "engine.engine"),
 )
 """The modules and folders of `model`, the lowest first."""
 

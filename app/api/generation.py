@@ -61,7 +61,7 @@ async def run_generation(
     Raises:
         Problem: 400 a prompt does not fit the context; 422 a field is wrong; 429, 503 or 504.
     """
-    _check_batch(prompts, options.choices, service.settings.max_batch)
+    check_batch(prompts, options.choices, service.settings.max_batch)
     check_ids(model, [token for token, _ in options.want.sampling.logit_bias], "logit_bias")
     deadline = time.monotonic() + service.settings.request_timeout
     tokens = await prompts.encode(model)
@@ -73,7 +73,7 @@ async def run_generation(
     return await answer.whole(await _collect(generation))
 
 
-def _check_batch(prompts: TextPrompts | ChatPrompt, choices: int, max_batch: int) -> None:
+def check_batch(prompts: TextPrompts | ChatPrompt, choices: int, max_batch: int) -> None:
     """Refuse too many sequences, before any work is done for them."""
     count = len(prompts)
     if count * choices > max_batch:
@@ -121,10 +121,10 @@ def _plan(
     Raises:
         Problem: 400, a prompt does not fit the context.
     """
-    identity, tokenizer = uuid.uuid4().hex, model.base.tokenizer
+    identity = uuid.uuid4().hex
     requests: list[Request] = []
     for number, tokens in enumerate(prompts):
-        tokens = tuple(tokens) or tokenizer.prefix or (tokenizer.end_token,)
+        tokens = or_begin(model, tokens)
         new = _new_tokens(options, len(tokens), model.context_length, number)
         for choice in range(options.choices):
             want = replace(
@@ -137,6 +137,12 @@ def _plan(
             requests.append(Request(name, tokens, want, model.adapter_name, deadline))
     logprobs = options.want.logprobs is not None
     return Generation(identity, model, requests, options.choices, logprobs)
+
+
+def or_begin(model: ServedModel, tokens: Sequence[int]) -> tuple[int, ...]:
+    """The tokens of a prompt; if there are none, what begins a document."""
+    tokenizer = model.base.tokenizer
+    return tuple(tokens) or tokenizer.prefix or (tokenizer.end_token,)
 
 
 def _new_tokens(options: GenerationOptions, length: int, context: int, number: int) -> int:

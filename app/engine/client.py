@@ -21,7 +21,7 @@ from app.ops.metrics import Metrics
 from model.checkpoint import Adapter, Base, checkpoint_name
 from model.engine.engine import Engine
 from model.engine.intake import QueueFull, ShuttingDown
-from model.engine.request import Embed, Event, Failed, Generate, Request
+from model.engine.request import Embed, Event, Failed, Generate, Request, Score
 from model.engine.settings import EngineSettings
 from model.engine.stats import EngineStats
 from model.sampling import SamplingSettings
@@ -204,7 +204,8 @@ class EngineClient:
     def _described(self, request: Request) -> tuple[str, str, SequenceFigures]:
         """The task and the model of a request, as the metrics name them, and their figures."""
         info = self._models[request.adapter]
-        task = "embed" if isinstance(request.want, Embed) else info.task
+        tasks = {Embed: "embed", Score: "score"}
+        task = tasks.get(type(request.want), info.task)
         return task, info.model, self.metrics.sequences.of(task, info.model)
 
     def _deliver(self, events: list[tuple[str, Event]]) -> None:

@@ -20,6 +20,7 @@ from model.engine.request import (
     Finished,
     Generate,
     Request,
+    Scored,
     Text,
 )
 
@@ -48,7 +49,9 @@ class SequenceEvents:
         self._indices = {request.id: index for index, request in enumerate(requests)}
         self._unfinished = set(self._indices)
         streams = any(isinstance(r.want, Generate) and r.want.stream for r in requests)
-        self._first_result = Text | Finished if streams else Finished | Classified | Embedded
+        self._first_result = (
+            Text | Finished if streams else Finished | Classified | Embedded | Scored
+        )
         self._events: asyncio.Queue[tuple[int, Event]] = asyncio.Queue()
         self._left = len(requests)
         self._started = time.monotonic()
@@ -95,7 +98,7 @@ class SequenceEvents:
         reason, completion = "done", 0
         if isinstance(event, Finished):
             reason, completion = event.reason, event.completion_tokens
-        if not isinstance(event, Embedded):
+        if not isinstance(event, Embedded | Scored):
             work.cached_tokens += event.cached_tokens
         work.prompt_tokens += event.prompt_tokens
         work.completion_tokens += completion

@@ -26,6 +26,7 @@ from model.engine.request import Constraint, Event, Failed, FailureReason, Reque
 from model.engine.runner import Runner
 from model.engine.sampler import Sampler
 from model.engine.scheduler import Scheduler
+from model.engine.scoring import score
 from model.engine.sequence import Chunk, TokenSequence
 from model.engine.settings import EngineSettings, cache_dtype
 from model.engine.speculation import Speculation
@@ -261,6 +262,7 @@ class Engine:
             self._scheduler.computed(chunks)
             # Who has a result keeps it, should the drawing of others fail.
             events += self._settle(output.results)
+            events += self._settle(score(self.base, output.scoring))
             if output.generating:
                 drawn = self._sampler.draw_chunks(output.generating, output.logits)
                 self._scheduler.drawn(output.generating)

@@ -1,8 +1,8 @@
 """What goes into the engine and what comes out of it: plain data, no tensor, module or lock.
 
 A `Request` goes in, if `check` has nothing against it. Events come out, in order: any number of
-`Text`, then one `Finished`; or one `Classified`; or one `Embedded`; or at any point one `Failed`,
-after which nothing follows.
+`Text`, then one `Finished`; or one `Classified`, `Embedded` or `Scored`; or at any point one
+`Failed`, after which nothing follows.
 """
 
 import math
@@ -64,6 +64,14 @@ class Embed:
 
 
 @dataclass(frozen=True)
+class Score:
+    """Give the log-probability of each token but the first, after those before it."""
+
+    top: int = 0
+    """Report those of this many most probable tokens, too."""
+
+
+@dataclass(frozen=True)
 class Request:
     """One sequence and what is wanted of it."""
 
@@ -71,7 +79,7 @@ class Request:
     """Chosen by the caller; unique among the requests in the engine."""
     tokens: tuple[int, ...]
     """At least one; with `max_new_tokens` at most the context length."""
-    want: Generate | Classify | Embed
+    want: Generate | Classify | Embed | Score
     adapter: str | None = None
     """Name of an adapter that the engine was given; None is the base alone."""
     deadline: float | None = None
@@ -109,6 +117,8 @@ def check(
         head = adapters[request.adapter].head if request.adapter else base.head
         if head is None:
             raise UsageError(f"{request.adapter or 'the base'} has no classification head")
+    if isinstance(want, Score) and want.top < 0:
+        raise UsageError(f"top is {want.top}; it must be at least 0")
     length = len(request.tokens)
     if isinstance(want, Generate):
         if want.max_new_tokens < 1:
@@ -136,7 +146,7 @@ def _check_ids(field: str, ids: Sequence[int], vocab: int) -> None:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A generated token under the model's own distribution (before penalties and temperature)."""
+    """A token under the model's own distribution (before penalties and temperature)."""
 
     token: int
     text: str
@@ -209,6 +219,18 @@ class Embedded:
 
 
 @dataclass(frozen=True)
+class Scored:
+    """The log-probabilities of given tokens."""
+
+    logprobs: tuple[TokenLogprob, ...]
+    """Of all but the first."""
+    ranks: tuple[int, ...]
+    """Of each of those among all tokens at its place; 1 is the most probable."""
+    prompt_tokens: int
+    timings: Timings
+
+
+@dataclass(frozen=True)
 class Failed:
     """The request ended without a result."""
 
@@ -216,7 +238,7 @@ class Failed:
     message: str
 
 
-Event = Text | Finished | Classified | Embedded | Failed
+Event = Text | Finished | Classified | Embedded | Scored | Failed
 
 
 def ends(events: Sequence[Event]) -> bool:

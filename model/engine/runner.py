@@ -17,7 +17,16 @@ from torch import Tensor
 from model.checkpoint import Adapter, Base
 from model.classifier import ClassifierHead
 from model.cpu.quantized_blocks import QuantizedBlocks
-from model.engine.request import Classified, Classify, Embed, Embedded, Event, Failed, Request
+from model.engine.request import (
+    Classified,
+    Classify,
+    Embed,
+    Embedded,
+    Event,
+    Failed,
+    Request,
+    Score,
+)
 from model.engine.sequence import Chunk, TokenSequence
 from model.kv_cache import CacheStep, KVCache
 from model.lora import AdapterRows, LoRA
@@ -32,6 +41,9 @@ class StepOutput(NamedTuple):
     logits: Tensor
     """(rows, vocab), for their next tokens: of each chunk for what follows the sequence's last
     token, then for what follows each token of its draft."""
+    scoring: list[tuple[Chunk, Tensor]]
+    """Those whose tokens are to be scored, and the hidden states of theirs in the step,
+    (tokens, n_embd)."""
 
 
 class Runner:
@@ -75,6 +87,7 @@ class Runner:
         )
         results: list[tuple[TokenSequence, list[Event]]] = []
         generating: list[Chunk] = []
+        scoring: list[tuple[Chunk, Tensor]] = []
         rows: list[int] = []
         end = 0
         for chunk in chunks:
@@ -82,6 +95,9 @@ class Runner:
             sequence, want = chunk.sequence, chunk.sequence.request.want
             if sequence.adds_up:
                 _add_up(sequence, hidden[start:end])
+            if isinstance(want, Score):
+                scoring.append((chunk, hidden[start:end]))
+                continue
             if not chunk.completes:
                 continue
             if isinstance(want, Embed):
@@ -91,7 +107,7 @@ class Runner:
             else:
                 generating.append(chunk)
                 rows.extend(range(end - 1 - len(chunk.draft), end))
-        return StepOutput(results, generating, self.base.model.logits(hidden[rows]))
+        return StepOutput(results, generating, self.base.model.logits(hidden[rows]), scoring)
 
     def adds_up(self, request: Request) -> bool:
         """Whether a request needs the hidden state of every token."""

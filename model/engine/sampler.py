@@ -30,12 +30,12 @@ from model.engine.request import (
     FinishReason,
     Generate,
     Text,
-    TokenLogprob,
     ends,
 )
+from model.engine.scoring import logits_row, token_logprob
 from model.engine.sequence import Chunk, TokenSequence
 from model.sampling import LogitBias, Penalties, SamplingSettings, sample
-from model.sampling.cpu import Floats, log_normaliser, ranked
+from model.sampling.cpu import Floats
 from model.tokenizer import TextStream
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,9 @@ class Sampler:
         sequences = [chunk.sequence for chunk in chunks]
         wants = [_generate(sequence) for sequence in sequences]
         raw = {
-            row: _row(logits[row]) for row, want in enumerate(wants) if want.logprobs is not None
+            row: logits_row(logits[row])
+            for row, want in enumerate(wants)
+            if want.logprobs is not None
         }
         failed = _process(sequences, logits)
         failed |= self._constrain(sequences, logits)
@@ -234,7 +236,8 @@ class Sampler:
         sequence.forced += forced
         self.forced_tokens += forced
         if raw is not None:
-            entry = self._token_logprob(token, raw, want.logprobs or 0, forced=forced)
+            count = want.logprobs or 0
+            entry = token_logprob(self.base.tokenizer, token, raw, count, forced=forced)
             sequence.logprobs.append(entry)
         reason: FinishReason | None = None
         if token in self.base.stop_tokens:
@@ -266,31 +269,6 @@ class Sampler:
         if reason is not None:
             events.append(sequence.finished(reason, chunk.held, now))
         return events
-
-    def _token_logprob(
-        self, token: int, logits: Floats, count: int, *, forced: bool
-    ) -> TokenLogprob:
-        """Of a token and the `count` most probable ones; `logits` is (vocab,), unprocessed."""
-        normaliser = log_normaliser(logits)
-        return TokenLogprob(
-            token,
-            self._token_text(token),
-            float(logits[token]) - normaliser,
-            tuple(
-                (other, self._token_text(other), float(logits[other]) - normaliser)
-                for other in ranked(logits, count).tolist()
-            ),
-            forced,
-        )
-
-    def _token_text(self, token: int) -> str:
-        return self.base.tokenizer.token_name(token)
-
-
-def _row(logits: Tensor) -> Floats:
-    """A copy, (vocab,), on the CPU; processors may write into the original."""
-    row: Floats = logits.cpu().numpy().copy()
-    return row
 
 
 def _process(sequences: list[TokenSequence], logits: Tensor) -> dict[int, Failed]:

@@ -322,7 +322,7 @@ class Scheduler:
         sequence.running = False
         sequence.blocks = []
         sequence.cached = 0
-        sequence.hidden_sum = None
+        sequence.start_anew()
 
     def _hashes(self, sequence: TokenSequence) -> list[BlockHash]:
         """The hashes of all full blocks of a sequence."""

@@ -14,6 +14,7 @@ from model.engine.request import (
     FinishReason,
     Generate,
     Request,
+    Score,
     Timings,
     TokenLogprob,
 )
@@ -87,6 +88,8 @@ class TokenSequence:
     stretch, which is left open."""
     forced: int = 0
     """Tokens that its constraint left no choice about."""
+    ranks: list[int] = field(default_factory=list)
+    """If it is to be scored: of the tokens in `logprobs`, which are those that are computed."""
     outcome: FinishReason | Failed | None = None
     """How it ends, if that is certain before its first draw."""
     first_result: float = 0.0
@@ -134,7 +137,15 @@ class TokenSequence:
         """How many full blocks it may take over from others."""
         # The cache has no hidden states. The last token has to be computed in any case, since its
         # output is what is wanted.
-        return 0 if self.adds_up else (len(self.tokens) - 1) // BLOCK_TOKENS
+        needs_all = self.adds_up or isinstance(self.request.want, Score)
+        return 0 if needs_all else (len(self.tokens) - 1) // BLOCK_TOKENS
+
+    def start_anew(self) -> None:
+        """Forget what was found on the way through its tokens: all of them are computed again."""
+        self.hidden_sum = None
+        if isinstance(self.request.want, Score):
+            self.logprobs.clear()
+            self.ranks.clear()
 
     def timings(self, now: float) -> Timings:
         first = self.first_result or now

@@ -210,6 +210,30 @@ def test_tokens_and_text_are_each_others_inverse(client: httpx.Client) -> None:
     assert beyond.json()["errors"][0]["field"] == "tokens[100000]"
 
 
+def test_programs_that_expect_vllm_find_its_fields(client: httpx.Client, checkpoints: Path) -> None:
+    text = "The old man"
+    body = client.post("/tokenize", json={"prompt": text, "add_special_tokens": False}).json()
+    assert body["tokens"] == client.post("/tokenize", json={"text": text}).json()["tokens"]
+    assert (body["count"], body["max_model_len"]) == (len(body["tokens"]), CONTEXT)
+    assert client.post("/detokenize", json={"tokens": body["tokens"]}).json()["prompt"] == text
+    info = client.get("/tokenizer_info", params={"model": "instruct"}).json()
+    assert (info["eos_token"], info["vocab_size"]) == ("<|endoftext|>", 300)
+    assert info["model_max_length"] == CONTEXT
+    assert "messages" in info["chat_template"]
+    [end] = client.post("/tokenize", json={"prompt": info["eos_token"]}).json()["tokens"]
+    assert end == 299
+    # Beside other characters its name is text, as everywhere.
+    assert 299 not in client.post("/tokenize", json={"prompt": " <|endoftext|>"}).json()["tokens"]
+    assert client.get("/tokenizer_info", params={"model": "none"}).status_code == 404
+
+
+@pytest.mark.parametrize("fields", [{}, {"text": "a", "prompt": "a"}])
+def test_a_text_to_tokenize_has_one_name(client: httpx.Client, fields: dict[str, str]) -> None:
+    answer = client.post("/tokenize", json=fields)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "text"
+
+
 def test_models_are_described(client: httpx.Client, checkpoints: Path) -> None:
     models = {model["name"]: model for model in client.get("/models").json()["models"]}
     assert set(models) == {"base", "spam", "instruct"}

@@ -41,7 +41,6 @@ UNSUPPORTED: list[tuple[str, str, Any]] = [
         ("/v1/completions", name, value)
         for name, value in {
             "best_of": 2,
-            "echo": True,
             "suffix": "end",
             "invented": 1,
             "max_completion_tokens": 5,

@@ -1,6 +1,8 @@
 """POST /v1/completions: `client.completions.create`."""
 
-from collections.abc import Sequence
+import time
+import uuid
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -9,7 +11,9 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.api.documentation import OPENAI_WORK, STREAM, Example
-from app.api.generation import GenerationOptions, run_generation
+from app.api.fields import MOST_TOKENS
+from app.api.generation import GenerationOptions, check_batch, or_begin, run_generation
+from app.api.openai.echo import PromptLogprob, cut, prompt_logprobs, prompt_text, score_prompts
 from app.api.openai.generation import (
     FinishReason,
     OpenAIAnswer,
@@ -18,16 +22,21 @@ from app.api.openai.generation import (
     finish_reason,
     note_user,
 )
-from app.api.openai.parameters import NewTokens, Only, Prompts, one_or_many
+from app.api.openai.logprobs import CompletionLogprobs, LogprobsWriter
+from app.api.openai.parameters import Only, Prompts, one_or_many
 from app.api.prompts import TextPrompts, TextsOrTokens
 from app.api.responses import Completion, Generation, json_response
-from app.engine.service import ServiceDependency
-from model.checkpoint import Base
-from model.engine.request import Text, TokenLogprob
-from model.tokenizer import StreamDecoder, Tokenizer
+from app.engine.loading import ServedModel
+from app.engine.service import Service, ServiceDependency
+from app.errors import invalid
+from app.keys.limits import most_tokens
+from app.ops.context import reserve_tokens
+from model.engine.request import Request, Score, Scored, Text
 
 DEFAULT_COMPLETION_TOKENS = 16
 """OpenAI's default of `max_tokens` for completions."""
+MOST_SCORED = 16
+"""Prompts that are handed to the engine together to be scored."""
 
 
 class CompletionRequest(SamplingFields):
@@ -37,11 +46,16 @@ class CompletionRequest(SamplingFields):
         description="A text or its token ids, or a list of them. An empty text, or null, starts a "
         "new document."
     )
-    max_tokens: NewTokens | None = Field(
+    echo: bool | None = Field(
+        False,
+        description="Begin the text with the prompt; with `logprobs`, have the log-probabilities "
+        "of its tokens, too.",
+    )
+    max_tokens: Annotated[int, Field(ge=0, le=MOST_TOKENS)] | None = Field(
         None,
         description="Most tokens to generate. If given, the prompt and as many tokens must fit "
         f"the model's context; if not, it is {DEFAULT_COMPLETION_TOKENS} or what the context has "
-        "room for.",
+        "room for. 0 is for `echo` and `prompt_logprobs` alone.",
     )
     logprobs: int | None = Field(
         None,
@@ -50,9 +64,26 @@ class CompletionRequest(SamplingFields):
         description="Report the log-probability of each token and those of this many of the most "
         "probable ones. They are the model's own, before temperature.",
     )
+    prompt_logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=20,
+        description="Report the log-probability of each token of the prompt and those of this many "
+        "of the most probable ones, by their ids, as vLLM does.",
+    )
     best_of: Annotated[Any, Only(None, 1)] = None
-    echo: Annotated[Any, Only(None, False)] = None
     suffix: Annotated[Any, Only(None, "")] = None
+
+    @property
+    def generates(self) -> bool:
+        """Whether anything is to follow the prompts."""
+        return self.max_tokens != 0
+
+    @property
+    def scores_top(self) -> int | None:
+        """Of how many most probable tokens the prompts' scores are wanted; None is no scores."""
+        wanted = [self.prompt_logprobs, self.logprobs if self.echo else None]
+        return max((top for top in wanted if top is not None), default=None)
 
     @property
     def prompts(self) -> TextsOrTokens:
@@ -83,26 +114,14 @@ COMPLETION_EXAMPLES: dict[str, Example] = {
 }
 
 
-class CompletionLogprobs(BaseModel):
-    """Of all generated tokens, in order, also those of a stop string and the end token, which
-    `text` does not have."""
-
-    tokens: list[str] = Field(description="`bytes:\\xe2` and the like for a part of a character.")
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]] = Field(
-        description="The most probable tokens at each place, and the generated one."
-    )
-    text_offset: list[int] = Field(description="Where in `text` each token begins.")
-    forced: list[bool] = Field(
-        description="Whether each was not drawn, because `response_format` left no choice."
-    )
-
-
 class CompletionChoice(BaseModel):
     index: int
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = Field(
+        None, description="Of each token of the prompt, by id; the first has none."
+    )
 
 
 class CompletionResponse(BaseModel):
@@ -126,86 +145,139 @@ async def completions(
     """Continue a text, or several: `client.completions.create`."""
     model = service.model("generate", body.model)
     note_user(body.user)
+    _check(body)
     prompts = TextPrompts(body.prompts, "prompt")
-    make_answer = partial(CompletionAnswer, include_usage=body.include_usage)
+    if not body.generates:
+        return await _echo_alone(service, model, prompts, body)
+    deadline = time.monotonic() + service.settings.request_timeout
+    make_answer = partial(CompletionAnswer, body=body, deadline=deadline)
     return await run_generation(service, model, prompts, body.options, make_answer)
 
 
-class LogprobsWriter:
-    """Log-probabilities of one sequence of a completion, as its tokens come."""
-
-    def __init__(self, base: Base) -> None:
-        self._tokenizer = base.tokenizer
-        self._stop_tokens = base.stop_tokens
-        self._decoder = StreamDecoder(base.tokenizer)
-        self._length = 0  # of the text so far, as far as its characters are whole
-
-    def take(self, values: Sequence[TokenLogprob]) -> CompletionLogprobs:
-        """Those of the next tokens."""
-        offsets = []
-        for value in values:
-            offsets.append(self._length)
-            if value.token not in self._stop_tokens:  # which have no text
-                self._length += len(self._decoder.push(value.token))
-        return CompletionLogprobs(
-            tokens=[_name(self._tokenizer, value.token) for value in values],
-            token_logprobs=[value.logprob for value in values],
-            top_logprobs=[
-                {
-                    _name(self._tokenizer, token): logprob
-                    for token, logprob in [
-                        *((token, logprob) for token, _, logprob in value.top),
-                        (value.token, value.logprob),
-                    ]
-                }
-                for value in values
-            ],
-            text_offset=offsets,
-            forced=[value.forced for value in values],
-        )
+def _check(body: CompletionRequest) -> None:
+    """Refuse fields that do not go together."""
+    if not body.generates and not body.echo and body.prompt_logprobs is None:
+        message = "is for `echo` or `prompt_logprobs`; without them it asks for nothing"
+        raise invalid("max_tokens", message, body.max_tokens)
+    if body.stream and (body.scores_top is not None or not body.generates):
+        message = "is for what is generated: the prompt's log-probabilities, and `echo` with "
+        raise invalid("stream", message + "`max_tokens` 0, come in one piece", body.stream)
 
 
-def _name(tokenizer: Tokenizer, token: int) -> str:
-    """The text of a token, or its bytes: no two tokens have the same name."""
-    content = tokenizer.token_bytes(token)
-    if not content:
-        return tokenizer.token_name(token)
-    try:
-        return content.decode()
-    except UnicodeDecodeError:
-        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in content)
+async def _echo_alone(
+    service: Service, model: ServedModel, prompts: TextPrompts, body: CompletionRequest
+) -> Response:
+    """The prompts, and nothing after them."""
+    check_batch(prompts, body.n or 1, service.settings.max_batch)
+    deadline = time.monotonic() + service.settings.request_timeout
+    tokens = await prompts.encode(model)
+    requests = [Request("", or_begin(model, each), Score()) for each in tokens]
+    generation = Generation(uuid.uuid4().hex, model, requests, 1, body.logprobs is not None)
+    answer = CompletionAnswer(generation, body=body, deadline=deadline)
+    return await answer.echoed()
 
 
 class CompletionAnswer(OpenAIAnswer):
+    """
+    Args:
+        deadline: of what is still to be done when the texts are generated; on the clock of
+            `time.monotonic`.
+    """
+
     prefix = "cmpl"
     kind = chunk_kind = "text_completion"
 
-    def __init__(self, generation: Generation, include_usage: bool) -> None:
-        super().__init__(generation, include_usage)
-        self._logprobs = [LogprobsWriter(generation.model.base) for _ in generation.requests]
+    def __init__(self, generation: Generation, *, body: CompletionRequest, deadline: float) -> None:
+        super().__init__(generation, body.include_usage)
+        self._body, self._deadline = body, deadline
+        base = generation.model.base
+        self._prompts = [each.tokens for each in generation.requests[:: generation.choices]]
+        self._echoes = [""] * len(self._prompts)
+        if body.echo:
+            texts = body.prompts
+            self._echoes = [
+                text if isinstance(text, str) else prompt_text(base, text) for text in texts
+            ]
+        self._logprobs = [LogprobsWriter(base) for _ in generation.requests]
+        self._begun: set[int] = set()
+        if body.scores_top is not None:
+            # All of it or nothing: the prompts are computed once more to be scored.
+            made = most_tokens(generation.requests) if body.generates else 0
+            reserve_tokens(made + sum(map(len, self._prompts)))
 
     async def whole(self, completions: Sequence[Completion]) -> Response:
-        answer = CompletionResponse(
-            **self.head(self.kind),
-            choices=[],
-            usage=self.usage([completion.finished for completion in completions]),
-        )
-        logprobs = self.generation.logprobs
+        scores = await self._scores(begun=True)
+        usage = self.usage([completion.finished for completion in completions])
         choices = (
-            CompletionChoice(
-                index=index,
-                text=each.text,
-                logprobs=self._logprobs[index].take(each.logprobs) if logprobs else None,
-                finish_reason=finish_reason(each.finished),
-            )
+            self._choice(index, each, scores[index // self.generation.choices] if scores else None)
             for index, each in enumerate(completions)
         )
-        return await json_response(answer, choices, large=logprobs)
+        return await self._response(usage, choices, large=self.generation.logprobs or bool(scores))
+
+    async def echoed(self) -> Response:
+        """The prompts alone, `n` times each."""
+        scores = await self._scores(begun=False)
+        copies = self._body.n or 1
+        usage = self.usage([])
+        choices = (
+            self._choice(index, None, scores[index // copies] if scores else None, copies)
+            for index in range(len(self._prompts) * copies)
+        )
+        return await self._response(usage, choices, large=bool(scores))
+
+    async def _scores(self, *, begun: bool) -> list[Scored]:
+        """Of each prompt, if that is asked for."""
+        top = self._body.scores_top
+        if top is None:
+            return []
+        model = self.generation.model
+        return await score_prompts(
+            model, self._prompts, top, at_once=MOST_SCORED, deadline=self._deadline, begun=begun
+        )
+
+    async def _response(
+        self, usage: Usage, choices: Iterable[CompletionChoice], *, large: bool
+    ) -> Response:
+        answer = CompletionResponse(**self.head(self.kind), choices=[], usage=usage)
+        return await json_response(answer, choices, large=large)
+
+    def _choice(
+        self, index: int, each: Completion | None, scored: Scored | None, copies: int = 0
+    ) -> CompletionChoice:
+        """
+        Args:
+            each: what was generated.
+            scored: the tokens of its prompt, if that is asked for.
+            copies: choices of a prompt, where nothing was generated.
+        """
+        body, prompt = self._body, index // (copies or self.generation.choices)
+        logprobs = None
+        if body.logprobs is not None:
+            writer = LogprobsWriter(self.generation.model.base)
+            generated = each.logprobs if each else ()
+            if body.echo and scored is not None:
+                echoed = writer.take_prompt(self._prompts[prompt], cut(scored, body.logprobs))
+                logprobs = echoed.followed_by(writer.take(generated))
+            else:
+                logprobs = writer.take(generated)
+        return CompletionChoice(
+            index=index,
+            text=self._echoes[prompt] + (each.text if each else ""),
+            logprobs=logprobs,
+            finish_reason=finish_reason(each.finished) if each else "length",
+            prompt_logprobs=prompt_logprobs(cut(scored, body.prompt_logprobs))
+            if scored is not None and body.prompt_logprobs is not None
+            else None,
+        )
 
     def piece(self, index: int, event: Text | None) -> dict[str, Any]:
+        echo = ""
+        if index not in self._begun:
+            self._begun.add(index)
+            echo = self._echoes[index // self.generation.choices]
         if event is None:
-            return {"text": "", "logprobs": None}
+            return {"text": echo, "logprobs": None}
         logprobs = None
         if self.generation.logprobs:
             logprobs = self._logprobs[index].take(event.logprobs).model_dump()
-        return {"text": event.text, "logprobs": logprobs}
+        return {"text": echo + event.text, "logprobs": logprobs}
