@@ -108,21 +108,34 @@ class Client:
         """The reply; an error of the connection is one, too."""
         reply = Reply(request.kind, time.perf_counter())
         try:
-            if self._reader is None or self._writer is None:
-                self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
-            head = f"POST {self._prefix}{request.path}{self._headers}{len(request.body)}\r\n\r\n"
-            self._writer.write(head.encode() + request.body)
-            answer = await self._reader.readuntil(b"\r\n\r\n")
+            reader, answer = await self._answered(request)
             reply.status = int(answer.split(b" ", 2)[1])
             if b"chunked" in answer.lower():
-                await self._read_stream(self._reader, reply)
+                await self._read_stream(reader, reply)
             else:
-                await self._read_whole(self._reader, answer, reply)
+                await self._read_whole(reader, answer, reply)
         except (OSError, EOFError, ValueError, KeyError) as error:
             reply.error = f"{type(error).__name__}: {error}"
             await self.close()
         reply.ended = reply.ended or time.perf_counter()
         return reply
+
+    async def _answered(self, request: Ask) -> tuple[asyncio.StreamReader, bytes]:
+        """The head of the answer, and where the rest comes from."""
+        head = f"POST {self._prefix}{request.path}{self._headers}{len(request.body)}\r\n\r\n"
+        used = self._reader is not None
+        while True:
+            if self._reader is None or self._writer is None:
+                self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+            try:
+                self._writer.write(head.encode() + request.body)
+                return self._reader, await self._reader.readuntil(b"\r\n\r\n")
+            except (OSError, asyncio.IncompleteReadError) as error:
+                # The server closes connections that were idle for long, as it may.
+                if not used or (isinstance(error, asyncio.IncompleteReadError) and error.partial):
+                    raise
+                used = False
+                await self.close()
 
     async def _read_whole(self, reader: asyncio.StreamReader, head: bytes, reply: Reply) -> None:
         length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
