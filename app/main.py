@@ -59,7 +59,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         responses=problems(400),  # of every route: what was sent may be no HTTP
         # Where /openapi.json is, whatever prefix a proxy gives both.
         servers=[{"url": "."}],
-        root_path_in_servers=False,
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         # FastAPI's own would log what a request had in a wrong field; the spans are those of
@@ -82,6 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     for module in endpoints:
         app.include_router(module.router)
+    pages.add_description(app)
     pages.mount_assets(app)
     if service.keys.required:
         describe_keys(app, settings)

@@ -1,4 +1,4 @@
-"""GET /: the page to try the service, and its files; GET /docs: the API's pages.
+"""GET /: the page to try the service, and its files; GET /docs and /openapi.json: the API's pages.
 
 The page is plain HTML, CSS and ES modules in `app/web`; all addresses in them are relative, so that
 it works under any prefix. It loads nothing from elsewhere and has no inline script or style, so
@@ -6,6 +6,7 @@ that it works under `Content-Security-Policy: default-src 'self'`. The API's pag
 from here, too: they work without internet.
 """
 
+import asyncio
 import hashlib
 import html
 import re
@@ -33,6 +34,7 @@ MEDIA_TYPES = {
     ".svg": "image/svg+xml",
 }
 ASSETS = "/docs/assets"
+DESCRIPTION = "/openapi.json"
 _RELATIVE = re.compile(rb'(?:href|src)="(?=[a-z])')
 """The beginning of what names an address in the page."""
 router = APIRouter(include_in_schema=False)
@@ -105,7 +107,7 @@ def _answer(request: Request, asset: Asset) -> Response:
 @router.api_route("/docs", methods=["GET", "HEAD"])
 async def docs(request: Request) -> HTMLResponse:
     page = get_swagger_ui_html(
-        openapi_url="openapi.json",
+        openapi_url=f".{DESCRIPTION}",
         title=request.app.title,
         swagger_js_url=f".{ASSETS}/swagger-ui-bundle.js",
         swagger_css_url=f".{ASSETS}/swagger-ui.css",
@@ -115,6 +117,39 @@ async def docs(request: Request) -> HTMLResponse:
     )
     page.headers["Content-Security-Policy"] = docs_policy(bytes(page.body))
     return page
+
+
+class Description:
+    """/openapi.json, made when somebody asks for it first.
+
+    That takes some tenths of a second of Python. It is done in a thread, once for all who wait for
+    it, and goes on to its end when one of them leaves.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._made: Asset | None = None
+        self._making: asyncio.Task[Asset] | None = None
+
+    async def asset(self) -> Asset:
+        if self._made is None:
+            if self._making is None or self._making.done():
+                self._making = asyncio.create_task(asyncio.to_thread(self._make))
+            self._made = await asyncio.shield(self._making)
+        return self._made
+
+    def _make(self) -> Asset:
+        response = JSONResponse(self._app.openapi())
+        return Asset.of(bytes(response.body), response.media_type)
+
+
+def add_description(app: FastAPI) -> None:
+    """Serve the description of all routes, those that are added before it is first asked for."""
+    description = Description(app)
+
+    @app.api_route(DESCRIPTION, methods=["GET", "HEAD"], include_in_schema=False)
+    async def openapi(request: Request) -> Response:
+        return _answer(request, await description.asset())
 
 
 def mount_assets(app: FastAPI) -> None:
