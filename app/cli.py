@@ -40,6 +40,7 @@ GROUPS = {
 """Of flags in the help, by the first of them."""
 METAVARS = {
     "host": "HOST",
+    "root_path": "/PREFIX",
     "api_keys": "FILE",
     "allowed_hosts": "HOST,HOST",
     "cors_origins": "ORIGIN,ORIGIN",

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from app.paths import route_path
+
 RETRY_HEADER = "x-should-retry"
 """`false` tells OpenAI's clients not to send a request again; by default they do after any 5xx."""
 UNSUPPORTED = "unsupported_parameter"
@@ -52,7 +54,7 @@ class ErrorBody(BaseModel):
 
 def is_openai(scope: Mapping[str, Any]) -> bool:
     """Whether a request is one below /v1."""
-    path: str = scope.get("path", "").removeprefix(scope.get("root_path", "").rstrip("/"))
+    path = route_path(scope)
     return path.startswith("/v1/") or path == "/v1"
 
 

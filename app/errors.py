@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from app.envelopes import RETRY_HEADER, UNSUPPORTED, envelope, is_openai
+from app.paths import outer_prefix
 from model.engine.request import Failed
 from model.errors import ContextLengthError, PenwrightError, UsageError
 
@@ -170,7 +171,8 @@ def install(app: FastAPI) -> None:
 def _detail(request: Request, error: HTTPException) -> str:
     """What Starlette and FastAPI leave unsaid in their own errors."""
     if error.status_code == 404:
-        return f"there is nothing at {request.scope['path']}; /docs lists what there is"
+        docs = f"{outer_prefix(request.scope)}/docs"
+        return f"there is nothing at {request.scope['path']}; {docs} lists what there is"
     if error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "another method")
         return f"{request.scope['path']} does not answer {request.method}; it answers {allowed}"

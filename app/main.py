@@ -21,6 +21,7 @@ from app.engine.service import Service
 from app.http.bodies import LimitBody, LimitBodyTime, RefuseEncodedBody
 from app.http.guard import Guard, require_safe
 from app.http.headers import EXPOSED, SecurityHeaders
+from app.http.prefixes import PathPrefix
 from app.http.requests import CancelWhenGone, RecordRequests
 from app.http.unread import LimitUnread
 from app.settings import Settings, load_settings
@@ -56,6 +57,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         description=DESCRIPTION,
         lifespan=_lifespan,
         responses=problems(400),  # of every route: what was sent may be no HTTP
+        # Where /openapi.json is, whatever prefix a proxy gives both.
+        servers=[{"url": "."}],
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         # FastAPI's own would log what a request had in a wrong field; the spans are those of
@@ -78,6 +82,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     for module in endpoints:
         app.include_router(module.router)
+    pages.add_description(app)
     pages.mount_assets(app)
     if service.keys.required:
         describe_keys(app, settings)
@@ -99,4 +104,5 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             expose_headers=EXPOSED,
         )
     app.add_middleware(SecurityHeaders)
+    app.add_middleware(PathPrefix, prefix=settings.root_path)
     return app

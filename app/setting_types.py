@@ -7,6 +7,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, SecretStr, StringConstraints
 from pydantic_settings import NoDecode
 
+from app.paths import path_prefix
+
 MOST_BATCH = 4096
 """Upper bound of `max_batch`, and so of the lists in requests."""
 LEAST_KEY = 16
@@ -60,5 +62,6 @@ _Origin = Annotated[
 ]
 Hosts = Annotated[tuple[_Host, ...], NoDecode, BeforeValidator(_split)]
 Origins = Annotated[tuple[_Origin, ...], NoDecode, BeforeValidator(_split)]
+RootPath = Annotated[str, AfterValidator(path_prefix)]
 Band = Annotated[tuple[float, float] | None, NoDecode, BeforeValidator(_band)]
 ApiKey = Annotated[SecretStr, AfterValidator(_usable_key)]

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from app.setting_types import MOST_BATCH, ApiKey, Band, Hosts, Origins
+from app.setting_types import MOST_BATCH, ApiKey, Band, Hosts, Origins, RootPath
 from model.engine.settings import EngineSettings
 from model.errors import UsageError
 
@@ -43,6 +43,12 @@ class Settings(BaseSettings):
     )
     host: str = Field("127.0.0.1", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    root_path: RootPath = Field(
+        "",
+        description="prefix under which a proxy offers the service, like /models; the proxy may "
+        "take it off or pass it on. Without it, X-Forwarded-Prefix counts, from proxies that "
+        "FORWARDED_ALLOW_IPS trusts and that take the prefix off",
+    )
     api_keys: Path | None = Field(
         None, description="file of API keys, as penwright-keys writes it; each request needs one"
     )

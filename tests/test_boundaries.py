@@ -75,7 +75,7 @@ TRAINING = (
 """The modules and folders of `training`."""
 
 APP = (
-    *("setting_types", "settings", "envelopes", "errors", "keys", "ops", "engine", "http"),
+    *("paths", "setting_types", "settings", "envelopes", "errors", "keys", "ops", "engine", "http"),
     # What endpoints share, then Penwright's own, and OpenAI's.
     *("api", "api.native", "api.openai"),
     *("main", "cli", "ray"),

@@ -1,12 +1,15 @@
-"""GET /: the page to try the service, and its files; GET /docs: the API's pages.
+"""GET /: the page to try the service, and its files; GET /docs and /openapi.json: the API's pages.
 
 The page is plain HTML, CSS and ES modules in `app/web`; all addresses in them are relative, so that
-it works under any `root_path`. It loads nothing from elsewhere and has no inline script or style,
-so that it works under `Content-Security-Policy: default-src 'self'`. The API's pages have every
-asset from here, too: they work without internet.
+it works under any prefix. It loads nothing from elsewhere and has no inline script or style, so
+that it works under `Content-Security-Policy: default-src 'self'`. The API's pages have every asset
+from here, too: they work without internet.
 """
 
+import asyncio
 import hashlib
+import html
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -21,6 +24,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from app.engine.service import ServiceDependency
 from app.errors import Problem
 from app.http.headers import docs_policy
+from app.paths import outer_prefix
 
 INDEX = "index.html"
 MEDIA_TYPES = {
@@ -30,6 +34,9 @@ MEDIA_TYPES = {
     ".svg": "image/svg+xml",
 }
 ASSETS = "/docs/assets"
+DESCRIPTION = "/openapi.json"
+_RELATIVE = re.compile(rb'(?:href|src)="(?=[a-z])')
+"""The beginning of what names an address in the page."""
 router = APIRouter(include_in_schema=False)
 
 
@@ -42,6 +49,11 @@ class Asset:
     etag: str
     """Of the content, not of the file's time: that is the same in all reproducible builds."""
 
+    @classmethod
+    def of(cls, content: bytes, media_type: str) -> "Asset":
+        etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+        return cls(content, media_type, etag)
+
 
 @cache
 def assets() -> dict[str, Asset]:
@@ -50,15 +62,20 @@ def assets() -> dict[str, Asset]:
     for file in (files("app") / "web").iterdir():
         suffix = file.name[file.name.rfind(".") :]
         if suffix in MEDIA_TYPES:
-            content = file.read_bytes()
-            etag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-            found[file.name] = Asset(content, MEDIA_TYPES[suffix], etag)
+            found[file.name] = Asset.of(file.read_bytes(), MEDIA_TYPES[suffix])
     return found
 
 
 @router.api_route("/", methods=["GET", "HEAD"])
 async def page(request: Request) -> Response:
-    return _answer(request, assets()[INDEX])
+    index, prefix = assets()[INDEX], outer_prefix(request.scope)
+    if prefix:
+        # To the prefix without a slash, too, the page is the answer: a proxy that takes it off
+        # leaves nothing to tell them apart. Seen from there, relative addresses are others.
+        root = html.escape(f"{prefix}/").encode()
+        content = _RELATIVE.sub(lambda match: match[0] + root, index.content)
+        index = Asset.of(content, index.media_type)
+    return _answer(request, index)
 
 
 @router.api_route("/web/settings.json", methods=["GET", "HEAD"])
@@ -89,18 +106,50 @@ def _answer(request: Request, asset: Asset) -> Response:
 
 @router.api_route("/docs", methods=["GET", "HEAD"])
 async def docs(request: Request) -> HTMLResponse:
-    root = request.scope.get("root_path", "").rstrip("/")
     page = get_swagger_ui_html(
-        openapi_url=f"{root}/openapi.json",
+        openapi_url=f".{DESCRIPTION}",
         title=request.app.title,
-        swagger_js_url=f"{root}{ASSETS}/swagger-ui-bundle.js",
-        swagger_css_url=f"{root}{ASSETS}/swagger-ui.css",
-        swagger_favicon_url=f"{root}{ASSETS}/favicon.png",
+        swagger_js_url=f".{ASSETS}/swagger-ui-bundle.js",
+        swagger_css_url=f".{ASSETS}/swagger-ui.css",
+        swagger_favicon_url=f".{ASSETS}/favicon.png",
         # Swagger UI would otherwise ask a server of its makers' to check the description.
         swagger_ui_parameters={"validatorUrl": None, "tryItOutEnabled": True},
     )
     page.headers["Content-Security-Policy"] = docs_policy(bytes(page.body))
     return page
+
+
+class Description:
+    """/openapi.json, made when somebody asks for it first.
+
+    That takes some tenths of a second of Python. It is done in a thread, once for all who wait for
+    it, and goes on to its end when one of them leaves.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._made: Asset | None = None
+        self._making: asyncio.Task[Asset] | None = None
+
+    async def asset(self) -> Asset:
+        if self._made is None:
+            if self._making is None or self._making.done():
+                self._making = asyncio.create_task(asyncio.to_thread(self._make))
+            self._made = await asyncio.shield(self._making)
+        return self._made
+
+    def _make(self) -> Asset:
+        response = JSONResponse(self._app.openapi())
+        return Asset.of(bytes(response.body), response.media_type)
+
+
+def add_description(app: FastAPI) -> None:
+    """Serve the description of all routes, those that are added before it is first asked for."""
+    description = Description(app)
+
+    @app.api_route(DESCRIPTION, methods=["GET", "HEAD"], include_in_schema=False)
+    async def openapi(request: Request) -> Response:
+        return _answer(request, await description.asset())
 
 
 def mount_assets(app: FastAPI) -> None:

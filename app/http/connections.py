@@ -14,12 +14,13 @@ import logging
 import re
 import sys
 import uuid
+from http import HTTPStatus
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.errors import MEDIA_TYPE, Problem
-from app.http.outgoing import Outgoing
+from app.http.outgoing import BEGINNING, Outgoing
 
 logger = logging.getLogger(__name__)
 
@@ -271,8 +272,9 @@ class Connection(HttpToolsProtocol):
         self.config.app.state.service.metrics.rejection(problem.name)  # type: ignore[union-attr]
         if not self._answering() or not self.cycle.response_started:
             body = json.dumps(problem.body({"state": {"request_id": request_id}})).encode()
+            status = HTTPStatus(problem.status_code)
             self.transport.write(
-                STATUS_LINE[problem.status_code]
+                b"%s%d %s\r\n" % (BEGINNING, status, status.phrase.encode())
                 + b"x-request-id: %s\r\n" % request_id.encode()
                 + b"content-type: %s\r\n" % MEDIA_TYPE.encode()
                 + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)

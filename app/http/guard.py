@@ -4,7 +4,6 @@ The check is around all routes, so that one added later, or a mounted app, is be
 thought. Without any keys, `app.http.browsers` keeps web pages out.
 """
 
-from starlette._utils import get_route_path
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -14,6 +13,7 @@ from app.http.browsers import check_host, check_origin, check_reached_locally, i
 from app.keys.key_file import Key, Keys
 from app.keys.limits import Allowance, most_tokens
 from app.ops.context import REQUEST_CONTEXT, RequestContext, Work
+from app.paths import route_path
 from app.settings import Settings
 from model.errors import UsageError
 
@@ -80,7 +80,7 @@ class Guard:
         Raises:
             Problem: 401, 403, 429 or 503.
         """
-        path, settings = get_route_path(scope), self.service.settings
+        path, settings = route_path(scope), self.service.settings
         probes = path in PROBES and scope["method"] in OPEN_METHODS
         full = self.service.in_flight > settings.max_requests
         if full and not probes and path != "/metrics":  # which says so

@@ -8,11 +8,11 @@ import base64
 import hashlib
 import re
 
-from starlette._utils import get_route_path
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.guard import OPEN, OPEN_UNDER, PROBES
+from app.paths import route_path
 
 EXPOSED = (
     *("Retry-After", "X-Model", "X-Model-SHA256", "X-Request-ID"),
@@ -65,7 +65,7 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path = get_route_path(scope)
+        path = route_path(scope)
         page = (path in OPEN or path.startswith(OPEN_UNDER)) and path not in PROBES
 
         async def send_with_headers(message: Message) -> None:

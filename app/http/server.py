@@ -16,11 +16,13 @@ from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from app.engine.service import Service
 from app.engine.watchdog import EngineDead, Watchdog
 from app.errors import Problem
 from app.http.connections import Connection
+from app.http.prefixes import ForwardedPrefix
 from app.settings import Settings
 from model.errors import UsageError
 
@@ -186,7 +188,7 @@ def exit_code(server: Server) -> int:
 
 def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
     """How uvicorn is run here."""
-    return uvicorn.Config(
+    config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
@@ -197,6 +199,13 @@ def server_config(app: FastAPI, settings: Settings) -> uvicorn.Config:
         server_header=False,
         timeout_graceful_shutdown=CLOSE_SECONDS,
     )
+    if not settings.root_path:
+        config.load()
+        # Those from which uvicorn takes X-Forwarded-For: FORWARDED_ALLOW_IPS.
+        proxies = ProxyHeadersMiddleware(config.loaded_app, config.forwarded_allow_ips)
+        is_trusted = proxies.trusted_hosts.__contains__
+        config.loaded_app = ForwardedPrefix(config.loaded_app, is_trusted)
+    return config
 
 
 def complain(message: str) -> None:

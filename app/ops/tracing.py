@@ -23,6 +23,7 @@ from starlette.datastructures import Headers
 from starlette.types import Scope
 
 from app.ops.context import POLLED, RequestContext, Work
+from app.paths import route_path
 from model.engine.request import Generate
 from model.errors import UsageError
 
@@ -99,7 +100,7 @@ class Tracing:
         """Begin the span of an HTTP request, and give `request` its trace id."""
         from opentelemetry.trace import SpanKind
 
-        if scope["path"] in POLLED:
+        if route_path(scope) in POLLED:
             return None
         headers = Headers(scope=scope)
         context = self._propagator.extract(dict(headers))

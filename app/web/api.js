@@ -6,8 +6,8 @@ import { askForKey, authorization } from "./key.js";
 
 const TRIES_WHEN_FULL = 20;
 
-/** Where a route of the service is: beside this page, whatever prefix a proxy gives both. */
-export const address = (path) => new URL(path, document.baseURI).href;
+/** Where a route of the service is: beside the folder of this file, whatever prefix a proxy gives both. */
+export const address = (path) => new URL(`../${path}`, import.meta.url).href;
 
 /** What went wrong, in the terms of RFC 9457; `status` 0 is no answer at all. */
 export class Problem extends Error {

@@ -58,6 +58,8 @@ def test_a_flag_that_names_models_displaces_the_variables_of_others(
         ("dtype", "int8", "'auto', 'fp32' or 'bf16'"),
         ("step_tokens", "8", "--slots (32)"),
         ("max_batch", "500", "--max-waiting (256)"),
+        ("root_path", "models", "must be a path like /models"),
+        ("root_path", "https://evil.example", "must be a path like /models"),
     ],
 )
 def test_a_wrong_value_names_its_flag_and_what_is_allowed(

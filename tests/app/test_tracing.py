@@ -224,6 +224,19 @@ def test_no_text_and_no_health_check_is_in_a_trace(traced: Live, collector: Coll
     assert named["service.name"] == "penwright"
 
 
+def test_under_a_prefix_health_checks_have_no_trace_either(
+    checkpoints: Path, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
+    with serve(models=checkpoints, tracing_endpoint=collector.url, root_path="/x") as live:
+        for path in ("/healthz", "/readyz", "/metrics"):
+            for way in ("/x", ""):
+                assert live.client.get(way + path).is_success
+        assert live.client.get("/x/models", headers={"X-Request-ID": "last"}).is_success
+        trace_of(live, collector, "last")
+    assert {span.name for span in collector.spans} == {"GET /models"}
+
+
 def test_a_parent_that_is_not_sampled_is_not_sent(traced: Live, collector: Collector) -> None:
     for flag, name in (("00", "unsampled"), ("01", "sampled")):
         parent = f"00-{PARENT_TRACE}-{PARENT_SPAN}-{flag}"
