@@ -16,6 +16,8 @@ from model.engine.request import Request, Timings
 
 POLLED = frozenset({"/healthz", "/health", "/readyz", "/metrics"})
 """Asked for every few seconds for ever: no trace, and a log line only where the answer is bad."""
+IGNORED_FIELDS = "X-Ignored-Fields"
+"""The header that names the fields of a request that were taken and ask for nothing here."""
 
 
 @dataclass
@@ -60,7 +62,7 @@ class RequestContext:
     key: str | None = None
     """Label of the API key that it came with."""
     user: str | None = None
-    """Who asks, as the client says: OpenAI's parameter."""
+    """Who asks, as the client says."""
     problem: str | None = None
     """Kind of the problem that it was answered."""
     headers: dict[str, str] = field(default_factory=dict)
@@ -116,3 +118,10 @@ def reserve_tokens(amount: int) -> None:
     context = REQUEST_CONTEXT.get()
     if context is not None and context.allowance is not None:
         context.allowance.reserve(amount)
+
+
+def note_user(user: str | None) -> None:
+    """Have the access log say who asks."""
+    context = REQUEST_CONTEXT.get()
+    if context is not None:
+        context.user = user

@@ -9,6 +9,8 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.api.documentation import OPENAI_WORK, STREAM, Example
+from app.api.field_marks import Only
+from app.api.fields import NewTokens
 from app.api.generation import GenerationOptions, run_generation
 from app.api.openai.generation import (
     FinishReason,
@@ -16,12 +18,12 @@ from app.api.openai.generation import (
     SamplingFields,
     Usage,
     finish_reason,
-    note_user,
 )
-from app.api.openai.parameters import NewTokens, Only, Prompts, one_or_many
+from app.api.openai.parameters import Prompts, one_or_many
 from app.api.prompts import TextPrompts, TextsOrTokens
 from app.api.responses import Completion, Generation, json_response
 from app.engine.service import ServiceDependency
+from app.ops.context import note_user
 from model.checkpoint import Base
 from model.engine.request import Text, TokenLogprob
 from model.tokenizer import StreamDecoder, Tokenizer
