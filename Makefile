@@ -12,7 +12,7 @@ TORCH_PIP_ARGS ?=
 # A worker for each core, of one thread: threads that share a core make each other ten times slower.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
-.PHONY: help setup serve weights test test-weights test-browser test-cluster test-image soak check-kernels sbom lock check format models models-scratch bench bench-quick
+.PHONY: help setup serve weights test test-weights test-browser test-cluster test-clients test-image soak check-kernels sbom lock check format models models-scratch bench bench-quick
 
 help: ## Show the targets.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -47,6 +47,15 @@ test-browser: setup ## Drive the page in headless Chromium (which must be instal
 test-cluster: setup ## Test replicas on a local Ray cluster of two nodes.
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev,cluster]'
 	$(BIN)/pytest -m cluster
+
+# The official clients of other APIs, apart from what the service is installed with.
+build/clients/.installed: tests/clients/requirements.txt
+	$(PYTHON) -m venv --clear build/clients
+	build/clients/bin/pip install --quiet --requirement tests/clients/requirements.txt
+	touch $@
+
+test-clients: setup build/clients/.installed ## Call the service with the official Python clients of other APIs.
+	$(BIN)/pytest -m clients
 
 test-image: setup ## Build the image and test it as it runs; needs Docker.
 	$(BIN)/pytest -m image

@@ -1,4 +1,5 @@
-"""Every error of the service as `application/problem+json` (RFC 9457); below /v1 as OpenAI has it.
+"""Every error of the service as `application/problem+json` (RFC 9457); where another API is spoken,
+as its clients know it (`app.envelopes`).
 
 Raise a `Problem` anywhere in a request; whatever else goes wrong becomes one here.
 """
@@ -13,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
-from app.envelopes import RETRY_HEADER, UNSUPPORTED, envelope, is_openai
+from app.envelopes import RETRY_HEADER, UNSUPPORTED, Told, dialect_of
 from app.paths import outer_prefix
 from model.engine.request import Failed
 from model.errors import ContextLengthError, PenwrightError, UsageError
@@ -54,16 +55,19 @@ class Problem(HTTPException):
         """
         state = scope.get("state", {})
         state["problem"] = self.name or self._phrase.lower().replace(" ", "-")
-        if is_openai(scope):
-            errors = self.extra.get("errors") or [{}]
-            return envelope(self.status_code, self.name, self.detail, errors[0].get("field"))
+        dialect, request_id = dialect_of(scope), state.get("request_id")
+        if dialect is not None:
+            error, *_ = self.extra.get("errors") or [{}]
+            field = error.get("field")
+            told = Told(self.status_code, self.name, self.detail, field, request_id)
+            return dialect.body(told)
         return {
             "type": f"tag:penwright,2025:{self.name}" if self.name else "about:blank",
             "title": self._phrase,
             "status": self.status_code,
             "detail": self.detail,
             "instance": scope.get("path", ""),
-            "request_id": state.get("request_id"),
+            "request_id": request_id,
             **self.extra,
         }
 
@@ -73,9 +77,10 @@ class Problem(HTTPException):
 
     def response(self, scope: Mapping[str, Any]) -> JSONResponse:
         headers, media_type = dict(self.headers or {}), MEDIA_TYPE
-        if is_openai(scope):
+        dialect = dialect_of(scope)
+        if dialect is not None:
             media_type = JSONResponse.media_type
-            if self.status_code == 504:
+            if self.status_code == 504 and dialect.sends_again:
                 headers[RETRY_HEADER] = "false"
         return JSONResponse(
             self.body(scope), self.status_code, headers=headers, media_type=media_type
@@ -161,7 +166,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _validation(request: Request, error: RequestValidationError) -> JSONResponse:
-        return _of_validation(error, is_openai(request.scope)).response(request.scope)
+        return _of_validation(error, dialect_of(request.scope) is not None).response(request.scope)
 
     @app.exception_handler(PenwrightError)
     async def _known(request: Request, error: PenwrightError) -> JSONResponse:
@@ -190,13 +195,17 @@ def _unreadable(cause: Exception) -> Problem:
     return Problem(400, "malformed-json", f"the body {reason}; send a JSON object in UTF-8")
 
 
-def _of_validation(error: RequestValidationError, openai: bool) -> Problem:
+def _of_validation(error: RequestValidationError, foreign: bool) -> Problem:
+    """
+    Args:
+        foreign: whether the API is another's, of whose parameters some are not supported.
+    """
     entries = error.errors()
     if entries and entries[0]["type"] == "json_invalid":
         reason, place = entries[0]["ctx"]["error"], entries[0]["loc"][-1]
         return Problem(400, "malformed-json", f"the body is not JSON: {reason} at {place}")
     unsupported = [e for e in entries if e["type"] in (UNSUPPORTED, "extra_forbidden")]
-    if openai and unsupported:
+    if foreign and unsupported:
         return _invalid(_told(unsupported, error.body), 400, "unsupported-parameter")
     return _invalid(_told(entries, error.body))
 

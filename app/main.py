@@ -13,8 +13,13 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from app import errors
 from app.api import admin, health, pages
+from app.api.anthropic import count_tokens, messages
 from app.api.documentation import describe_keys, problems
 from app.api.native import classify, generate, instruct, models, tokenize
+from app.api.ollama import chat as ollama_chat
+from app.api.ollama import embed as ollama_embed
+from app.api.ollama import generate as ollama_generate
+from app.api.ollama import models as ollama_models
 from app.api.openai import chat, completions, embeddings
 from app.api.openai import models as openai_models
 from app.engine.service import Service
@@ -29,8 +34,10 @@ from app.settings import Settings, load_settings
 DESCRIPTION = """\
 Text generation, classification and instructions from models of one's own.
 
-Errors are `application/problem+json` (RFC 9457); below `/v1`, where OpenAI's clients call, they are
-in OpenAI's envelope. Every answer has the header `X-Request-ID`."""
+Errors are `application/problem+json` (RFC 9457); where the clients of OpenAI (`/v1`), Anthropic
+(`/v1/messages`) and Ollama (`/api`) call, they are as these expect. Every answer has the header
+`X-Request-ID`; `X-Ignored-Fields` names the fields of a request that were taken and ask for nothing
+here."""
 
 
 @asynccontextmanager
@@ -78,6 +85,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     endpoints = (
         *(generate, instruct, classify, tokenize, models),
         *(completions, chat, embeddings, openai_models),
+        *(messages, count_tokens),
+        *(ollama_chat, ollama_generate, ollama_embed, ollama_models),
         *(health, admin, pages),
     )
     for module in endpoints:

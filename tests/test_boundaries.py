@@ -76,8 +76,8 @@ TRAINING = (
 
 APP = (
     *("paths", "setting_types", "settings", "envelopes", "errors", "keys", "ops", "engine", "http"),
-    # What endpoints share, then Penwright's own, and OpenAI's.
-    *("api", "api.native", "api.openai"),
+    # What endpoints share, then Penwright's own, and those of others.
+    *("api", "api.native", "api.openai", "api.anthropic", "api.ollama"),
     *("main", "cli", "ray"),
 )
 """The modules and folders of `app`."""
@@ -171,7 +171,8 @@ def test_no_modules_import_each_other(package: str) -> None:
 
 def test_apis_stand_side_by_side() -> None:
     """Each is written for its own clients; what two share is `api`'s."""
-    apis = {"app.api.native": 0, "app.api.openai": 0}
+    names = ("native", "openai", "anthropic", "ollama")
+    apis = {f"app.api.{name}": 0 for name in names}
     for module, used in imports_of(modules_of("app")).items():
         own = module.rpartition(".")[0]
         if own in apis:

@@ -5,14 +5,14 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from app.envelopes import ErrorBody
+from app.envelopes import ANTHROPIC, OLLAMA, OPENAI, Dialect
 from app.errors import MEDIA_TYPE
 from app.http.guard import is_open
 from app.settings import Settings
 
 Example = dict[str, Any]
-"""Of a request, for /docs. They run as they stand: below /v1 against `checkpoints/scratch`,
-`/classify` where there is a classifier of spam."""
+"""Of a request, for /docs. They run as they stand: below /v1 and /api against
+`checkpoints/scratch`, `/classify` where there is a classifier of spam."""
 
 
 class ProblemBody(BaseModel):
@@ -53,10 +53,12 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def _enveloped(responses: dict[int | str, dict[str, Any]]) -> dict[int | str, dict[str, Any]]:
-    """The same errors in OpenAI's envelope."""
+def _told(
+    dialect: Dialect, responses: dict[int | str, dict[str, Any]]
+) -> dict[int | str, dict[str, Any]]:
+    """The same errors as another API's clients know them."""
     return {
-        status: {"model": ErrorBody, "description": response["description"]}
+        status: {"model": dialect.model, "description": response["description"]}
         for status, response in responses.items()
     }
 
@@ -72,14 +74,22 @@ STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": _EVENT}}}
 }
 """Of routes that stream if they are asked to, beside their answer in JSON."""
+LINES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"application/x-ndjson": {"schema": {"type": "object"}}}}
+}
+"""Of routes that stream a JSON object a line."""
 
 WORK = problems(400, 403, 404, 408, 413, 415, 422, 429, 500, 503, 504)
 """Of routes that run a model."""
 
 _KEYS = problems(401, 403)
-OPENAI_WORK = _enveloped(_KEYS | WORK)
-OPENAI_READ = _enveloped(_KEYS | problems(404, 422, 500, 503))
-"""Of routes below /v1, in OpenAI's envelope."""
+_READ = problems(404, 422, 500, 503)
+OPENAI_WORK = _told(OPENAI, _KEYS | WORK)
+OPENAI_READ = _told(OPENAI, _KEYS | _READ)
+ANTHROPIC_WORK = _told(ANTHROPIC, _KEYS | WORK)
+OLLAMA_WORK = _told(OLLAMA, _KEYS | WORK)
+OLLAMA_READ = _told(OLLAMA, _KEYS | _READ)
+"""Of routes of other APIs, as their clients know errors."""
 SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -99,7 +109,7 @@ def describe_keys(app: FastAPI, settings: Settings) -> None:
                     for operation in operations.values():
                         operation["security"] = [{name: []} for name in SCHEMES]
                         for status, answer in problems(401, 429).items():
-                            # In the form of the operation's other errors: below /v1, OpenAI's.
+                            # In the form of the operation's other errors: of another API, its own.
                             own = operation["responses"].get("503", answer)["content"]
                             told = {**answer, "content": own}
                             operation["responses"].setdefault(str(status), told)

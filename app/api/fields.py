@@ -24,6 +24,12 @@ from model.engine.request import HIGHEST_PRIORITY, Constraint
 # own: these bounds end validation early, since it runs on the event loop.
 _MOST_FIELDS = 100
 MOST_TOKENS = 1_000_000
+MOST_MESSAGES = 4096
+"""Of a conversation."""
+MOST_PARTS = 256
+"""Of a message."""
+MOST_INPUTS = 2048
+"""Of a request for embeddings: OpenAI's own bound, up to which clients put texts together."""
 
 
 def _unicode(text: str) -> str:
@@ -35,32 +41,35 @@ def _unicode(text: str) -> str:
     return text
 
 
-def _one_or_many(value: Any) -> str:
+def text_or_list(value: Any) -> str:
     return "list" if isinstance(value, list) else "text"
 
 
 Str = Annotated[str, AfterValidator(_unicode)]
 NonEmpty = Annotated[str, Field(min_length=1), AfterValidator(_unicode)]
 StopString = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_unicode)]
+User = Annotated[Str, Field(max_length=256)]
+"""Who asks, as the client says."""
+NewTokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 
 # The discriminator decides by the kind of the value, so that an error is told once and not for
 # each member of the union.
 Prompts = Annotated[
     Annotated[Str, Tag("text")]
     | Annotated[list[Str], Field(min_length=1, max_length=MOST_BATCH, fail_fast=True), Tag("list")],
-    Discriminator(_one_or_many),
+    Discriminator(text_or_list),
 ]
 Texts = Annotated[
     Annotated[NonEmpty, Tag("text")]
     | Annotated[
         list[NonEmpty], Field(min_length=1, max_length=MOST_BATCH, fail_fast=True), Tag("list")
     ],
-    Discriminator(_one_or_many),
+    Discriminator(text_or_list),
 ]
 Stops = Annotated[
     Annotated[StopString, Tag("text")]
     | Annotated[list[StopString], Field(max_length=8), Tag("list")],
-    Discriminator(_one_or_many),
+    Discriminator(text_or_list),
 ]
 
 
@@ -153,6 +162,10 @@ class JsonSchemaFormat(Fields):
         """
         schema = json.dumps(self.json_schema.schema_, ensure_ascii=False, allow_nan=False)
         return Constraint("json_schema", schema)
+
+    @classmethod
+    def of(cls, schema: dict[str, Any]) -> "JsonSchemaFormat":
+        return cls(type="json_schema", json_schema=NamedSchema.model_validate({"schema": schema}))
 
 
 class RegexFormat(Fields):

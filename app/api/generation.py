@@ -23,6 +23,9 @@ from model.engine.constraints import ConstraintError
 from model.engine.request import Constraint, Generate, Request
 from model.sampling import SamplingSettings
 
+UNBOUNDED = 1 << 31
+"""New tokens of an answer: as many as the context has room for."""
+
 
 @dataclass(frozen=True)
 class GenerationOptions:
@@ -39,11 +42,35 @@ class GenerationOptions:
     choices: int = 1
     """For each prompt."""
     response_format: ResponseFormat | None = None
+    format_field: str = "response_format"
+    """The name of that field in the body, for errors."""
 
     def sampling(self, choice: int) -> SamplingSettings:
         """How that choice of a prompt draws its tokens."""
         sampling = self.want.sampling
         return sampling if sampling.seed is None else replace(sampling, seed=sampling.seed + choice)
+
+
+def chat_model(service: Service, name: str | None) -> ServedModel:
+    """The model that answers a chat: one that was trained on instructions.
+
+    Raises:
+        Problem: 404 there is none, or not of that name; 503 loading, draining or failed.
+    """
+    try:
+        return service.model("instruct", name)
+    except Problem as problem:
+        if problem.name != "task-not-served":
+            raise
+        reason = problem.detail.partition("; the chat template")
+        able = [m.name for m in service.require_loaded().models.values() if "instruct" in m.tasks]
+        who = "no model here was" if name is None else f"model {name!r} was not"
+        raise Problem(
+            404,
+            problem.name,
+            f"{who} trained to follow instructions, which a chat needs; "
+            f"models that were: {', '.join(able) or 'none'}" + "".join(reason[1:]),
+        ) from None
 
 
 async def run_generation(
@@ -100,12 +127,13 @@ async def _constraint(
         async with asyncio.timeout(deadline - time.monotonic()):
             await compiler.prepare(constraint, prompts * options.choices)
     except ConstraintError as error:
-        raise invalid("response_format", str(error)) from error
+        raise invalid(options.format_field, str(error)) from error
     except (ValueError, RecursionError) as error:
         reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise invalid("response_format", reason) from error
+        raise invalid(options.format_field, reason) from error
     except TimeoutError as error:
-        raise late("compiling the response_format took the request's whole time") from error
+        reason = f"compiling the {options.format_field} took the request's whole time"
+        raise late(reason) from error
     return constraint
 
 

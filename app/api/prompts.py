@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.engine.loading import ServedModel
 from app.errors import invalid
 from app.ops.logs import log_texts
 from model import prompts
 from model.errors import TextError, UsageError
-from model.prompts import Message, Template
+from model.prompts import JinjaTemplate, Message, Qwen3, Template, Text
 
 TextsOrTokens = list[str] | list[list[int]]
 """Texts, or the token ids of each."""
@@ -69,6 +69,10 @@ class ChatPrompt:
     messages: Sequence[Message]
     field: str
     """Where in the body they are, for errors."""
+    beginning: str = ""
+    """What the assistant has said already of the answer, which goes on from there."""
+    no_thoughts_field: str | None = None
+    """Where in the body it says that the model is not to think before it answers, if it does."""
 
     def __len__(self) -> int:
         return 1
@@ -79,17 +83,38 @@ class ChatPrompt:
             Problem: 422, the template has no form for them, or a text cannot be cut up.
         """
         texts = [message.content for message in self.messages]
+        if self.beginning:
+            texts.append(self.beginning)
         log_texts(texts)
-        assert model.template is not None, "a model without one answers no instructions"
+        template = model.template
+        assert template is not None, "a model without one answers no instructions"
+        if self.no_thoughts_field is not None:
+            template = _without_thoughts(template, self.no_thoughts_field)
 
         def encoded_by(template: Template) -> prompts.Encoded:
-            return prompts.encode(template.render(self.messages), model.base.tokenizer)
+            parts = template.render(self.messages)
+            if self.beginning:
+                parts = [*parts, Text(self.beginning, said=True)]
+            return prompts.encode(parts, model.base.tokenizer)
 
         try:
-            if model.template.waits or sum(map(len, texts)) > _LONG_WORK:
-                encoded = await asyncio.to_thread(encoded_by, model.template)
+            if template.waits or sum(map(len, texts)) > _LONG_WORK:
+                encoded = await asyncio.to_thread(encoded_by, template)
             else:
-                encoded = encoded_by(model.template)
+                encoded = encoded_by(template)
         except (TextError, UsageError) as error:
             raise invalid(self.field, str(error)) from error
         return [encoded.ids]
+
+
+def _without_thoughts(template: Template, field: str) -> Template:
+    """The template for a model that is not to think before it answers.
+
+    Raises:
+        Problem: 422, it cannot be kept from it.
+    """
+    if isinstance(template, Qwen3):
+        return replace(template, thinking=False)
+    if isinstance(template, JinjaTemplate) and "enable_thinking" in template.text:
+        raise invalid(field, "asks for no thoughts, which the chat template of this model decides")
+    return template

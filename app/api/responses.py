@@ -1,8 +1,9 @@
-"""A generation that is under way, and its answers: whole, or as server-sent events.
+"""A generation that is under way, and its answers: whole, or as a stream.
 
-Each endpoint has an `Answer`, which says how its clients are told. A stream ends with
-`data: [DONE]`; an error after its first byte is an event with a problem as its data, and the end.
-While there is nothing to tell, it has comments, so that no proxy takes it for dead.
+Each endpoint has an `Answer`, which says how its clients are told. By default a stream is one of
+server-sent events: it ends with `data: [DONE]`; an error after its first byte is an event with a
+problem as its data, and the end. While there is nothing to tell, it has comments, so that no proxy
+takes it for dead.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -150,17 +151,28 @@ _LINE_BREAKS = {ord(character): f"\\u{ord(character):04x}" for character in "\x8
 """What `str.splitlines` splits at, and JSON need not escape (all below U+0020 it must)."""
 
 
+def _one_line(data: dict[str, Any]) -> str:
+    """JSON on one line, wherever a client splits lines."""
+    return json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_LINE_BREAKS)
+
+
 def encode_event(data: dict[str, Any], name: str | None = None) -> bytes:
-    """One server-sent event: one `data` line, wherever a client splits lines."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).translate(_LINE_BREAKS)
-    line = f"data: {text}\n\n"
+    """One server-sent event with one `data` line."""
+    line = f"data: {_one_line(data)}\n\n"
     return (f"event: {name}\n{line}" if name else line).encode()
 
 
-class Answer(ABC):
-    """How a client is told of a generation: as JSON when all is done, or by events."""
+def encode_line(data: dict[str, Any]) -> bytes:
+    """One object of a stream that has one a line."""
+    return f"{_one_line(data)}\n".encode()
 
-    error_name: str | None = None
+
+class Answer(ABC):
+    """How a client is told of a generation: as JSON when all is done, or piece by piece."""
+
+    media_type: ClassVar[str] = "text/event-stream"
+    """Of a stream."""
+    error_name: ClassVar[str | None] = None
     """Name of the event of an error."""
 
     def __init__(self, generation: Generation) -> None:
@@ -189,8 +201,28 @@ class Answer(ABC):
     def end(self, index: int, event: Finished, ends: Sequence[Finished] | None) -> bytes:
         """The end of a sequence; with the last one come those of all, in order."""
 
+    def begin(self) -> bytes:
+        """What a stream has before all else."""
+        return b""
 
-async def start_stream(answer: Answer) -> "ServerSentEvents":
+    def sign_of_life(self) -> bytes:
+        """What it has while there is nothing to tell."""
+        return KEEP_ALIVE
+
+    def failure(self, body: dict[str, Any]) -> bytes:
+        """What it ends with after an error.
+
+        Args:
+            body: as the error would have it, had the answer not begun.
+        """
+        return encode_event(body, self.error_name)
+
+    def done(self) -> bytes:
+        """What it ends with after all sequences have."""
+        return b"data: [DONE]\n\n"
+
+
+async def start_stream(answer: Answer) -> "AnswerStream":
     """Begin to generate; the answer starts with the first event.
 
     Until then, an error is still an answer of its own, with its status; unless the first event is
@@ -203,7 +235,7 @@ async def start_stream(answer: Answer) -> "ServerSentEvents":
     except BaseException:
         events.close()
         raise
-    return ServerSentEvents(answer, events, first)
+    return AnswerStream(answer, events, first)
 
 
 async def _next(events: SequenceEvents) -> tuple[int, Event] | None:
@@ -215,10 +247,8 @@ async def _next(events: SequenceEvents) -> tuple[int, Event] | None:
         return None
 
 
-class ServerSentEvents(StreamingResponse):
+class AnswerStream(StreamingResponse):
     """The events of a generation, as they come."""
-
-    media_type = "text/event-stream"
 
     def __init__(
         self, answer: Answer, events: SequenceEvents, first: tuple[int, Event] | None
@@ -227,6 +257,7 @@ class ServerSentEvents(StreamingResponse):
             self._encoded(answer, events, first),
             # Proxies would otherwise collect the pieces before they pass them on.
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+            media_type=answer.media_type,
         )
         self._events = events
         self._scope: Scope = {}
@@ -243,11 +274,14 @@ class ServerSentEvents(StreamingResponse):
     ) -> AsyncIterator[bytes]:
         found = first
         try:
+            begin = answer.begin()
             while True:
-                yield KEEP_ALIVE if found is None else answer.event(*found)
+                yield begin + (answer.sign_of_life() if found is None else answer.event(*found))
+                begin = b""
                 found = await _next(events)
         except StopAsyncIteration:
-            yield b"data: [DONE]\n\n"
+            if last := answer.done():
+                yield last
         except Exception as error:
             # The status is sent: what remains is an event that says so.
             if isinstance(error, PenwrightError):
@@ -256,4 +290,4 @@ class ServerSentEvents(StreamingResponse):
             if problem.status_code == 500:
                 logger.exception("a stream failed", extra={"id": answer.generation.id})
             self._scope["state"]["stream_error"] = problem.status_code
-            yield encode_event(problem.body(self._scope), answer.error_name)
+            yield answer.failure(problem.body(self._scope))

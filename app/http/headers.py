@@ -12,10 +12,11 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.http.guard import OPEN, OPEN_UNDER, PROBES
+from app.ops.context import IGNORED_FIELDS
 from app.paths import route_path
 
 EXPOSED = (
-    *("Retry-After", "X-Model", "X-Model-SHA256", "X-Request-ID"),
+    *("Retry-After", "X-Model", "X-Model-SHA256", "X-Request-ID", "Request-ID", IGNORED_FIELDS),
     *(
         f"X-RateLimit-{what}-{kind}"
         for what in ("Limit", "Remaining", "Reset")

@@ -16,6 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.engine.service import Service
+from app.envelopes import dialect_of
 from app.errors import internal
 from app.ops.context import POLLED, REQUEST_CONTEXT, RequestContext
 
@@ -48,6 +49,9 @@ class RecordRequests:
         request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
         context = RequestContext(request_id, log_prompts=self.service.settings.log_prompts)
         REQUEST_CONTEXT.set(context)  # each request is a task of its own, and so a context
+        dialect = dialect_of(scope)
+        if dialect is not None and dialect.request_id is not None:
+            context.headers[dialect.request_id] = request_id
         tracing = self.service.tracing
         span = tracing.start(scope, context) if tracing is not None else None
         # A copy: the server gives all requests one object.

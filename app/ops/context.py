@@ -17,6 +17,8 @@ from model.engine.request import Request, Timings
 
 POLLED = frozenset({"/healthz", "/health", "/readyz", "/metrics"})
 """Asked for every few seconds for ever: no trace, and a log line only where the answer is bad."""
+IGNORED_FIELDS = "X-Ignored-Fields"
+"""The header that names the fields of a request that were taken and ask for nothing here."""
 
 
 @dataclass
@@ -66,7 +68,7 @@ class RequestContext:
     """The most urgent that it may be."""
     priority: int = 0
     user: str | None = None
-    """Who asks, as the client says: OpenAI's parameter."""
+    """Who asks, as the client says."""
     problem: str | None = None
     """Kind of the problem that it was answered."""
     headers: dict[str, str] = field(default_factory=dict)
@@ -143,3 +145,10 @@ def use_priority(priority: int) -> None:
             extra={"max_priority": context.max_priority},
         )
     context.priority = priority
+
+
+def note_user(user: str | None) -> None:
+    """Have the access log say who asks."""
+    context = REQUEST_CONTEXT.get()
+    if context is not None:
+        context.user = user

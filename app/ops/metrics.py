@@ -118,13 +118,14 @@ class Metrics:
 
 
 def _build(registry: CollectorRegistry) -> None:
-    versions = {"version": _version("penwright"), "torch": _version("torch")}
+    versions = {"version": package_version("penwright"), "torch": package_version("torch")}
     versions["python"] = platform.python_version()
     build = Gauge("penwright_build_info", "What runs here", tuple(versions), registry=registry)
     build.labels(*versions.values()).set(1)
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """Of an installed package."""
     try:
         return version(package)
     except PackageNotFoundError:  # run from its source, uninstalled

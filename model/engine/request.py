@@ -194,6 +194,8 @@ class Finished:
     """How many of them came, and spared a step."""
     forced_tokens: int = 0
     """Tokens that were not drawn, because the constraint left no choice."""
+    stop_string: str | None = None
+    """The one that appeared, if that is why it ended."""
 
 
 @dataclass(frozen=True)

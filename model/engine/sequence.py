@@ -166,6 +166,7 @@ class TokenSequence:
             forced_tokens=self.forced,
             completion_tokens=self.generated,
             timings=self.timings(now),
+            stop_string=None if self.text is None else self.text.matched,
         )
 
 

@@ -36,10 +36,15 @@ class TextStream:
         self._decoder = StreamDecoder(tokenizer)
         self._stop = tuple(stop)
         self._held = ""
-        self.stopped = False
+        self.matched: str | None = None
+        """The stop string that ended it."""
+
+    @property
+    def stopped(self) -> bool:
+        return self.matched is not None
 
     def push(self, token: int) -> str:
-        """The text that `token` makes certain. Sets `stopped` when a stop string is complete."""
+        """The text that `token` makes certain. Sets `matched` when a stop string is complete."""
         return self._release(self._decoder.push(token))
 
     def flush(self) -> str:
@@ -54,12 +59,12 @@ class TextStream:
 
     def _release(self, new: str) -> str:
         text = self._held + new
-        # Of several stop strings the one that begins first ends the text.
-        found = [at for at in (text.find(stop) for stop in self._stop) if at >= 0]
+        # Of several stop strings the one that begins first ends the text; of two, the shorter one.
+        found = [(at, stop) for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
-            self.stopped = True
+            begin, self.matched = min(found, key=lambda each: (each[0], len(each[1])))
             self._held = ""
-            return text[: min(found)]
+            return text[:begin]
         keep = max((_overlap(text, stop) for stop in self._stop), default=0)
         cut = len(text) - keep
         self._held = text[cut:]

@@ -51,6 +51,27 @@ def bodies(path: str) -> Iterator[Any]:
             "max_tokens": 4,
         },
         "/v1/embeddings": {"model": "base", "input": MARK},
+        "/v1/messages": {
+            "model": "instruct",
+            "system": MARK,
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": MARK}]},
+                {"role": "assistant", "content": MARK},
+            ],
+            "max_tokens": 4,
+        },
+        "/v1/messages/count_tokens": {
+            "model": "instruct",
+            "messages": [{"role": "user", "content": MARK}],
+        },
+        "/api/chat": {
+            "model": "instruct",
+            "messages": [{"role": "user", "content": MARK}],
+            "options": {"num_predict": 4},
+        },
+        "/api/generate": {"model": "base", "prompt": MARK, "options": {"num_predict": 4}},
+        "/api/embed": {"model": "base", "input": MARK},
+        "/api/show": {"model": MARK},
     }
     body = by_path.get(path, {})
     if body:

@@ -22,6 +22,10 @@ OPERATIONS = {
     *("completions_v1_completions_post", "chat_completions_v1_chat_completions_post"),
     *("embeddings_v1_embeddings_post", "list_models_v1_models_get"),
     "retrieve_model_v1_models__model__get",
+    *("messages_v1_messages_post", "count_tokens_v1_messages_count_tokens_post"),
+    *("ollama_chat_api_chat_post", "ollama_generate_api_generate_post"),
+    *("ollama_embed_api_embed_post", "ollama_show_api_show_post"),
+    *("ollama_tags_api_tags_get", "ollama_ps_api_ps_get", "ollama_version_api_version_get"),
 }
 SCHEMAS = {
     *("GenerateRequest", "GenerateResponse", "Choice", "Alternative", "TokenLogprobs", "Timings"),
@@ -35,6 +39,14 @@ SCHEMAS = {
     *("ChatTokenLogprob", "TopLogprob", "Message", "TextPart", "StreamOptions", "CachedTokens"),
     *("EmbeddingRequest", "EmbeddingResponse", "Embedding", "EmbeddingUsage"),
     *("Model", "ModelList", "ErrorBody", "ErrorMembers", "app__openai__answers__Usage"),
+    *("MessagesRequest", "MessageParam", "TextBlock", "OutputConfig", "JSONOutputFormat"),
+    *("MessageMetadata", "MessageResponse", "MessageUsage", "AnswerBlock", "CountTokensRequest"),
+    *("TokenCount", "AnthropicErrorBody", "AnthropicErrorMembers", "OllamaErrorBody"),
+    *("OllamaChatRequest", "OllamaMessage", "OllamaOptions", "OllamaChatResponse", "OllamaSaid"),
+    *("OllamaGenerateRequest", "OllamaGenerateResponse", "OllamaEmbedRequest"),
+    *("OllamaEmbedResponse", "OllamaVector", "OllamaShowRequest", "OllamaShown"),
+    *("OllamaModels", "OllamaModel", "OllamaDetails", "OllamaProcesses", "OllamaRunning"),
+    "OllamaVersion",
 }
 
 

@@ -19,7 +19,7 @@ from app.settings import Settings
 from model.checkpoint import load_base
 from model.cpu import library
 from model.errors import UsageError
-from model.tokenizer import byte_of_character
+from model.tokenizer import Tokenizer, byte_of_character
 from tests.app.conftest import Live, events, serve
 from tests.parity import families
 from tests.parity.gguf_files import write_gguf
@@ -110,17 +110,26 @@ def test_it_is_described_as_not_verified(live: Live, made: tuple[Path, Any, Any]
     assert "max_model_len" in live.client.get("/v1/models").json()["data"][0]
 
 
+def peers_text(tokenizer: Any, messages: list[dict[str, str]], **more: bool) -> str:
+    # The peer would take a user's special token for one.
+    safe = [{**m, "content": m["content"].replace("<|im_end|>", "\0")} for m in messages]
+    text: str = tokenizer.apply_chat_template(safe, tokenize=False, **more)
+    return text
+
+
+def ids(own: Tokenizer, text: str) -> list[int]:
+    tokens: list[int] = []
+    for part in re.split(r"(<\|endoftext\|>|<\|im_start\|>|<\|im_end\|>)", text):
+        plain = own.encode(part.replace("\0", "<|im_end|>"))
+        tokens += [SPECIAL.index(part)] if part in SPECIAL else plain
+    return tokens
+
+
 def test_its_own_template_is_used_for_chats(live: Live, made: tuple[Path, Any, Any]) -> None:
     """Turns are turns, and what a user writes is no special token."""
     _, peer, tokenizer = made
     own = load_base(made[0]).tokenizer
-    # The peer would take a user's special token for one.
-    safe = [{**m, "content": m["content"].replace("<|im_end|>", "\0")} for m in HISTORY]
-    text = tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True)
-    tokens = []
-    for part in re.split(r"(<\|endoftext\|>|<\|im_start\|>|<\|im_end\|>)", text):
-        plain = own.encode(part.replace("\0", "<|im_end|>"))
-        tokens += [SPECIAL.index(part)] if part in SPECIAL else plain
+    tokens = ids(own, peers_text(tokenizer, HISTORY, add_generation_prompt=True))
     wanted = greedy(peer, tokens, 12)
     with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as ai:
         answer = ai.chat.completions.create(
@@ -139,6 +148,28 @@ def test_its_own_template_is_used_for_chats(live: Live, made: tuple[Path, Any, A
     assert answer.choices[0].message.content == said
     assert "".join(pieces) == said
     assert not any(name in said for name in SPECIAL)
+
+
+def test_an_answer_goes_on_from_its_beginning(live: Live, made: tuple[Path, Any, Any]) -> None:
+    """As the peer has it with `continue_final_message`."""
+    _, peer, tokenizer = made
+    own = load_base(made[0]).tokenizer
+    beginning = "the king said to"
+    begun = [*HISTORY, {"role": "assistant", "content": beginning}]
+    prompt = peers_text(tokenizer, HISTORY, add_generation_prompt=True)
+    assert peers_text(tokenizer, begun, continue_final_message=True) == prompt + beginning
+    tokens = ids(own, prompt) + own.encode(beginning)
+    said = own.decode(greedy(peer, tokens, 12))
+    body = {"model": made[0].name, "max_tokens": 12, "messages": begun, "temperature": 0}
+    answer = live.client.post("/v1/messages", json=body).json()
+    assert answer["content"][0]["text"] == said
+    usage = answer["usage"]
+    assert usage["input_tokens"] + usage["cache_read_input_tokens"] == len(tokens)
+    options = {"temperature": 0, "num_predict": 12}
+    body = {"model": made[0].name, "messages": begun, "options": options, "stream": False}
+    answer = live.client.post("/api/chat", json=body).json()
+    assert answer["message"]["content"] == said
+    assert answer["prompt_eval_count"] == len(tokens)
 
 
 def test_an_instruction_is_a_turn(live: Live, made: tuple[Path, Any, Any]) -> None:

@@ -89,6 +89,7 @@ def test_pages_that_may_call_can_read_the_answers_and_why_they_were_refused(
 
 
 def test_answers_of_work_say_which_model_gave_them(client: httpx.Client) -> None:
+    chat = {"model": "instruct", "messages": [{"role": "user", "content": "a"}]}
     cards = {card["name"]: card["checkpoint"] for card in client.get("/models").json()["models"]}
     for path, body, model in (
         ("/generate", {"prompt": "a"}, "base"),
@@ -98,6 +99,8 @@ def test_answers_of_work_say_which_model_gave_them(client: httpx.Client) -> None
         ("/instruct", {"instruction": "a"}, "instruct"),
         ("/tokenize", {"text": "a", "model": "spam"}, "spam"),
         ("/v1/completions", {"prompt": "a", "model": "base"}, "base"),
+        ("/v1/messages", {**chat, "max_tokens": 1}, "instruct"),
+        ("/api/chat", {**chat, "options": {"num_predict": 1}}, "instruct"),
         ("/generate", {"prompt": "a" * 10_000}, "base"),
     ):
         answer = client.post(path, json=body)

@@ -124,11 +124,20 @@ def test_a_long_prompt_does_not_stall_those_that_decode(base: Base) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stop", "expected"),
-    [(("cd",), "ab"), (("x", "de"), "abc"), (("e", "cde"), "ab"), (("zz",), None)],
+    ("stop", "expected", "matched"),
+    [
+        (("cd",), "ab", "cd"),
+        (("x", "de"), "abc", "de"),
+        (("e", "cde"), "ab", "cde"),
+        (("zz",), None, None),
+    ],
 )
 def test_stop_strings_end_the_text_and_are_not_part_of_it(
-    base: Base, monkeypatch: pytest.MonkeyPatch, stop: tuple[str, ...], expected: str | None
+    base: Base,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: tuple[str, ...],
+    expected: str | None,
+    matched: str | None,
 ) -> None:
     fixed = iter(b"abcdefgh" * 8)
     monkeypatch.setattr("model.engine.sampler.sample", lambda logits, s, u: [next(fixed)])
@@ -137,6 +146,7 @@ def test_stop_strings_end_the_text_and_are_not_part_of_it(
     end = events[-1]
     assert isinstance(end, Finished)
     assert end.reason == ("stop" if expected is not None else "length")
+    assert end.stop_string == matched
 
 
 def test_the_end_token_ends_a_text_unless_it_is_ignored(

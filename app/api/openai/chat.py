@@ -9,27 +9,24 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from starlette.responses import Response
 
 from app.api.documentation import OPENAI_WORK, STREAM, Example
-from app.api.generation import GenerationOptions, run_generation
+from app.api.field_marks import Only
+from app.api.fields import NewTokens
+from app.api.generation import UNBOUNDED, GenerationOptions, chat_model, run_generation
 from app.api.openai.generation import (
     FinishReason,
     OpenAIAnswer,
     SamplingFields,
     Usage,
     finish_reason,
-    note_user,
 )
-from app.api.openai.parameters import Messages, NewTokens, Only
+from app.api.openai.parameters import Messages
 from app.api.prompts import ChatPrompt
 from app.api.responses import Completion, Generation, json_response
-from app.engine.loading import ServedModel
-from app.engine.service import Service, ServiceDependency
-from app.errors import Problem
+from app.engine.service import ServiceDependency
+from app.ops.context import note_user
 from model.checkpoint import Base
 from model.engine.request import Text, TokenLogprob
 from model.prompts import Message
-
-UNBOUNDED = 1 << 31
-"""New tokens of an answer: as many as the context has room for."""
 
 
 class ChatRequest(SamplingFields):
@@ -191,28 +188,6 @@ async def chat_completions(
     prompt = ChatPrompt(body.conversation, "messages")
     make_answer = partial(ChatAnswer, include_usage=body.include_usage)
     return await run_generation(service, model, prompt, body.options, make_answer)
-
-
-def chat_model(service: Service, name: str | None) -> ServedModel:
-    """The model that answers a chat: one that was trained on instructions.
-
-    Raises:
-        Problem: 404 there is none, or not of that name; 503 loading, draining or failed.
-    """
-    try:
-        return service.model("instruct", name)
-    except Problem as problem:
-        if problem.name != "task-not-served":
-            raise
-        reason = problem.detail.partition("; the chat template")
-        able = [m.name for m in service.require_loaded().models.values() if "instruct" in m.tasks]
-        who = "no model here was" if name is None else f"model {name!r} was not"
-        raise Problem(
-            404,
-            problem.name,
-            f"{who} trained to follow instructions, which a chat needs; "
-            f"models that were: {', '.join(able) or 'none'}" + "".join(reason[1:]),
-        ) from None
 
 
 def logprobs_json(base: Base, values: Sequence[TokenLogprob]) -> dict[str, Any]:

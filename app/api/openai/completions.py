@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.api.documentation import OPENAI_WORK, STREAM, Example
+from app.api.field_marks import Only
 from app.api.fields import MOST_TOKENS
 from app.api.generation import GenerationOptions, check_batch, or_begin, run_generation
 from app.api.openai.echo import PromptLogprob, cut, prompt_logprobs, prompt_text, score_prompts
@@ -20,17 +21,16 @@ from app.api.openai.generation import (
     SamplingFields,
     Usage,
     finish_reason,
-    note_user,
 )
 from app.api.openai.logprobs import CompletionLogprobs, LogprobsWriter
-from app.api.openai.parameters import Only, Prompts, one_or_many
+from app.api.openai.parameters import Prompts, one_or_many
 from app.api.prompts import TextPrompts, TextsOrTokens
 from app.api.responses import Completion, Generation, json_response
 from app.engine.loading import ServedModel
 from app.engine.service import Service, ServiceDependency
 from app.errors import invalid
 from app.keys.limits import most_tokens
-from app.ops.context import reserve_tokens
+from app.ops.context import note_user, reserve_tokens
 from model.engine.request import Request, Score, Scored, Text
 
 DEFAULT_COMPLETION_TOKENS = 16

@@ -5,29 +5,21 @@ Each is the mean of the model's hidden states, scaled to length 1.
 
 import base64
 import time
-import uuid
-from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 from fastapi import APIRouter, Body
 from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from app.api.documentation import OPENAI_WORK, Example
-from app.api.fields import RequestBody
-from app.api.openai.generation import note_user
-from app.api.openai.parameters import Inputs, Only, User, one_or_many
+from app.api.embedding import Vector, embed, unit
+from app.api.field_marks import Only
+from app.api.fields import RequestBody, User
+from app.api.openai.parameters import Inputs, one_or_many
 from app.api.prompts import TextPrompts, TextsOrTokens
 from app.api.responses import json_response
-from app.engine.loading import ServedModel
 from app.engine.service import ServiceDependency
-from app.errors import beyond_context
-from app.ops.context import reserve_tokens
-from model.engine.request import Embed, Embedded, Request
-
-Vector = npt.NDArray[np.float32]
+from app.ops.context import note_user
 
 
 class EmbeddingRequest(RequestBody):
@@ -94,41 +86,11 @@ async def embeddings(
     answer = EmbeddingResponse(object="list", model=model.name, data=[], usage=usage)
     form = body.encoding_format or "float"
     data = (
-        Embedding(object="embedding", index=index, embedding=encoded(_unit(each.values), form))
+        Embedding(object="embedding", index=index, embedding=encoded(unit(each.values), form))
         for index, each in enumerate(found)
     )
     # Thousands of texts are millions of numbers.
     return await json_response(answer, data, large=True, member="data")
-
-
-async def embed(
-    model: ServedModel, inputs: Sequence[Sequence[int]], *, at_once: int, deadline: float
-) -> list[Embedded]:
-    """The means of the hidden states of token ids, not yet of length 1.
-
-    Args:
-        at_once: how many are handed to the engine together; clients send long lists.
-
-    Raises:
-        Problem: 400, an input does not fit the context; 429, 503 or 504.
-    """
-    limit = model.context_length
-    for number, tokens in enumerate(inputs):
-        if len(tokens) > limit:
-            raise beyond_context("input", number, len(tokens), limit, "nothing is cut")
-    reserve_tokens(sum(map(len, inputs)))
-    identity = uuid.uuid4().hex
-    requests = [
-        Request(f"{identity}-{number}", tuple(tokens), Embed(), model.adapter_name, deadline)
-        for number, tokens in enumerate(inputs)
-    ]
-    events = await model.client.in_groups(requests, at_once, deadline)
-    return [event for event in events if isinstance(event, Embedded)]
-
-
-def _unit(values: Sequence[float]) -> Vector:
-    vector = np.array(values)
-    return (vector / (np.linalg.norm(vector) or 1.0)).astype(np.float32)
 
 
 def encoded(vector: Vector, form: str) -> list[float] | str:

@@ -15,11 +15,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
-from app.api.fields import MOST_TOKENS, RequestBody, ResponseFormat, Stops
+from app.api.fields import MOST_TOKENS, RequestBody, ResponseFormat, Stops, User
 from app.api.generation import GenerationOptions
-from app.api.openai.parameters import LogitBias, StreamOptions, User
+from app.api.openai.parameters import LogitBias, StreamOptions
 from app.api.responses import Answer, Generation, encode_event, usage
-from app.ops.context import REQUEST_CONTEXT
 from model.engine.request import Finished, Generate, Text
 from model.sampling import SamplingSettings
 
@@ -158,13 +157,6 @@ class Usage(BaseModel):
 
 def finish_reason(end: Finished) -> FinishReason:
     return "length" if end.reason == "length" else "stop"
-
-
-def note_user(user: str | None) -> None:
-    """Have the access log say who asks."""
-    context = REQUEST_CONTEXT.get()
-    if context is not None:
-        context.user = user
 
 
 class OpenAIAnswer(Answer):

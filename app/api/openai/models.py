@@ -1,12 +1,12 @@
 """GET /v1/models: what is served."""
 
-from pathlib import Path
 from typing import Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from app.api.documentation import OPENAI_READ
+from app.api.model_files import published
 from app.engine.loading import ServedModel
 from app.engine.service import ServiceDependency
 
@@ -48,19 +48,11 @@ async def retrieve_model(model: str, service: ServiceDependency) -> Model:
 
 
 def _model(model: ServedModel) -> Model:
-    path = model.base.path if model.adapter is None else model.adapter.path
     return Model(
         id=model.name,
         object="model",
-        created=_changed(path if model.base.card == {} else path / "card.json"),
+        created=int(published(model)),
         owned_by="penwright",
         max_model_len=model.context_length,
         tasks=list(model.tasks),
     )
-
-
-def _changed(path: Path) -> int:
-    try:
-        return int(path.stat().st_mtime)
-    except OSError:  # another was published in its place meanwhile
-        return 0

@@ -15,55 +15,22 @@ from pydantic import (
     Tag,
     model_validator,
 )
-from pydantic.annotated_handlers import GetCoreSchemaHandler, GetJsonSchemaHandler
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from app.api.fields import MOST_TOKENS, Fields, NonEmpty, Str
+from app.api.field_marks import Only, unsupported
+from app.api.fields import (
+    MOST_INPUTS,
+    MOST_MESSAGES,
+    MOST_PARTS,
+    MOST_TOKENS,
+    Fields,
+    NonEmpty,
+    Str,
+)
 from app.api.prompts import TextsOrTokens
-from app.envelopes import UNSUPPORTED
 from app.setting_types import MOST_BATCH
 from model.prompts import Role
 
 MOST_BIASES = 1024
-MOST_INPUTS = 2048
-"""Of a request for embeddings: OpenAI's own bound, up to which clients put texts together."""
-_MOST_MESSAGES = 4096
-_MOST_PARTS = 256
-
-
-def unsupported(message: str) -> PydanticCustomError:
-    """The error of a parameter that nothing here does."""
-    return PydanticCustomError(UNSUPPORTED, "{message}", {"message": message})
-
-
-class Only:
-    """Marks a parameter that nothing here does: it may only have values that ask for nothing.
-
-    It is refused by name otherwise, never ignored.
-    """
-
-    def __init__(self, *values: Any) -> None:
-        self._values = values
-
-    def _check(self, value: Any) -> Any:
-        if not any(type(value) is type(known) and value == known for known in self._values):
-            named = {None: "null", False: "false", True: "true"}
-            known = " or ".join(
-                named[v] if v is None or isinstance(v, bool) else repr(v) for v in self._values
-            )
-            raise unsupported(f"is not supported here; leave it out (or let it be {known})")
-        return value
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self._check)
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> JsonSchemaValue:
-        return {"enum": list(self._values), "description": "Not supported."}
 
 
 def _kind(value: Any) -> str:
@@ -115,9 +82,6 @@ LogitBias = Annotated[
 ]
 
 
-User = Annotated[Str, Field(max_length=256)]
-
-
 class StreamOptions(Fields):
     """What else a stream is to bring."""
 
@@ -150,7 +114,7 @@ class Message(Fields):
     content: Annotated[
         Annotated[Str, Tag("text")]
         | Annotated[
-            list[TextPart], Field(min_length=1, max_length=_MOST_PARTS, fail_fast=True), Tag("list")
+            list[TextPart], Field(min_length=1, max_length=MOST_PARTS, fail_fast=True), Tag("list")
         ],
         Discriminator(lambda value: "list" if isinstance(value, list) else "text"),
     ] = Field(description="The text; of several parts, each begins a line.")
@@ -195,12 +159,9 @@ def _answerable(messages: list[Message]) -> list[Message]:
 
 Messages = Annotated[
     list[Message],
-    Field(min_length=1, max_length=_MOST_MESSAGES, fail_fast=True),
+    Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True),
     AfterValidator(_answerable),
 ]
-
-
-NewTokens = Annotated[int, Field(ge=1, le=MOST_TOKENS)]
 
 
 def one_or_many(value: str | list[str] | list[int] | list[list[int]]) -> TextsOrTokens:

@@ -1,0 +1,1 @@
+"""The API below /v1/messages, as Anthropic's clients speak it."""

@@ -1,0 +1,1 @@
+"""The API below /api, as Ollama's clients speak it."""
