@@ -59,7 +59,7 @@ MODEL = (
     *("convert", "checkpoint", "convert.hf_write", "convert.gguf_write"),
     *("convert.peft_modules", "convert.peft_read", "convert.peft_write"),
     *("engine.settings", "engine.stats", "engine.request"),
-    *("engine.json_schema", "engine.grammar_check", "engine.constraints"),
+    *("engine.json_schema", "engine.grammar_check", "engine.grammars", "engine.constraints"),
     *("engine.blocks", "engine.speculation", "engine.sequence", "engine.scheduler"),
     *("engine.runner", "engine.sampler", "engine.engine"),
 )
