@@ -10,6 +10,7 @@ from app.ops.logs import log_texts
 from model import prompts
 from model.errors import TextError, UsageError
 from model.prompts import Message, Template
+from model.prompts.tools import Definition, json_line
 
 TextsOrTokens = list[str] | list[list[int]]
 """Texts, or the token ids of each."""
@@ -69,6 +70,8 @@ class ChatPrompt:
     messages: Sequence[Message]
     field: str
     """Where in the body they are, for errors."""
+    tools: Sequence[Definition] = ()
+    """What the model may call."""
 
     def __len__(self) -> int:
         return 1
@@ -79,11 +82,14 @@ class ChatPrompt:
             Problem: 422, the template has no form for them, or a text cannot be cut up.
         """
         texts = [message.content for message in self.messages]
+        texts += [json_line(call.arguments) for each in self.messages for call in each.calls]
+        texts += map(json_line, self.tools)
         log_texts(texts)
         assert model.template is not None, "a model without one answers no instructions"
 
         def encoded_by(template: Template) -> prompts.Encoded:
-            return prompts.encode(template.render(self.messages), model.base.tokenizer)
+            parts = template.render(self.messages, tools=self.tools or None)
+            return prompts.encode(parts, model.base.tokenizer)
 
         try:
             if model.template.waits or sum(map(len, texts)) > _LONG_WORK:

@@ -25,6 +25,8 @@ SCHEMAS = {
     *("ChatRequest", "ChatResponse", "ChatChoice", "ChatMessage", "ChatLogprobs"),
     *("ChatTokenLogprob", "TopLogprob", "Message", "TextPart", "StreamOptions", "CachedTokens"),
     *("EmbeddingRequest", "EmbeddingResponse", "Embedding", "EmbeddingUsage"),
+    *("Tool", "Function", "NamedTool", "FunctionName", "ToolCall", "CalledFunction"),
+    "CallingMessage",
     *("Model", "ModelList", "ErrorBody", "ErrorMembers", "app__openai__answers__Usage"),
 }
 
