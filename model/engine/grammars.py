@@ -77,9 +77,12 @@ def _call(value: Any) -> str:
     """A call of a tool, or a text that is none: a rule for the choice between them, and a schema
     for the arguments of each tool."""
     names = {"before", "between", "after", "mark", "follows_text", "tools"}
-    if not isinstance(value, dict) or value.keys() != names or not value["tools"]:
+    if not isinstance(value, dict) or value.keys() != names:
         raise ConstraintError(f"must be an object of {', '.join(sorted(names))}")
     before, mark, tools = value["before"], value["mark"], value["tools"]
+    texts = [before, value["between"], value["after"], "" if mark is None else mark]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(tools, dict) or not tools:
+        raise ConstraintError("must have texts, and an object of tools, one or more")
     rules = ["start: call"]
     if mark is not None:
         before = before.removeprefix(mark)

@@ -15,12 +15,15 @@ from model.engine.constraints import Constraints
 from model.engine.grammar_check import compile_here
 from model.engine.grammars import ConstraintError, grammar_of
 from model.engine.request import Constraint, Generate, Request, Text
+from model.engine.settings import EngineSettings
 from model.prompts.tools import CallForm, CallReader, HermesTools, LlamaTools, ToolForm
 from model.sampling import SamplingSettings
 from model.tokenizer import END_OF_TEXT, PATTERN, Tokenizer
 from tests.model.engines import exact_base, random_base, text_of
 from tests.model.test_constraints import engine
 from tests.model.test_determinism import GPT2
+from tests.model.test_speculation_engine import Answers, plain, with_oracle
+from tests.model.test_speculation_engine import engine as speculating
 
 BYTES = LLTokenizer("byte")
 PLACE: dict[str, Any] = {
@@ -137,7 +140,9 @@ def test_a_mark_may_follow_text_and_a_brace_may_not() -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"tools": {}}, "must be an object of after, before"),
+        ({"tools": {}}, "an object of tools, one or more"),
+        ({"tools": ["a"]}, "an object of tools, one or more"),
+        ({"after": 1}, "must have texts"),
         ({"other": 1}, "must be an object of after, before"),
         ({"tools": {"a": []}}, "the schema must be a JSON object"),
         ({"tools": {"a": {"type": "text"}}}, "Invalid type: text"),
@@ -206,7 +211,7 @@ def requests(only: bool, **more: Any) -> list[Request]:
     for number in range(18):
         form = list(FORMS.values())[number % 3]
         sampling = SamplingSettings(temperature=(0.7, 3.0)[number % 2], seed=number)
-        want = Generate(200, sampling, constraint=constraint(form, only), **more)
+        want = Generate(150, sampling, constraint=constraint(form, only), **more)
         found.append(Request(str(number), (3, 7, number), want))
     return found
 
@@ -262,3 +267,27 @@ def test_what_is_certain_of_a_call_is_forced(base: Base, form: CallForm) -> None
         free.consume(token)
     tokens, rest = constraints.forced(free)
     assert form.mark + base.tokenizer.decode([*tokens, *rest]) == text
+
+
+@pytest.mark.parametrize("only", [True, False])
+@pytest.mark.parametrize(
+    ("slots", "step_tokens", "blocks"), [(1, 64, 64), (8, 64, 12), (6, 9, 512)]
+)
+def test_the_same_behind_drafts_in_chunks_and_after_making_room(
+    base: Base,
+    only: bool,
+    slots: int,
+    step_tokens: int,
+    blocks: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers = Answers(base, {}, requests(only))
+    monkeypatch.setattr(EngineSettings, "blocks", lambda *_: blocks)
+    own = speculating(base, {}, slots=slots, step_tokens=step_tokens, speculate=True)
+    assert [plain(each) for each in with_oracle(own, answers).run(answers.requests)] == (
+        answers.events
+    )
+    stats = own.stats()
+    assert stats.accepted_tokens > 50
+    assert (stats.forced_tokens > 100) == only
+    assert (stats.preemptions > 0) == (blocks == 12)
