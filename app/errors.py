@@ -129,12 +129,16 @@ def internal() -> Problem:
     return Problem(500, "internal", "something went wrong here; the log has it under request_id")
 
 
-def of_failure(failed: Failed) -> Problem:
-    """The problem of a request that the engine gave up."""
+def of_failure(failed: Failed, form: str = "response_format") -> Problem:
+    """The problem of a request that the engine gave up.
+
+    Args:
+        form: the field that says what its text must be.
+    """
     if failed.reason == "deadline":
         return late(failed.message)
     if failed.reason == "constraint":
-        return invalid("response_format", failed.message)
+        return invalid(form, failed.message)
     if failed.reason == "shutdown":
         return unavailable("draining", failed.message)
     return Problem(500, "internal", f"the request was given up: {failed.message}; see the log")

@@ -124,8 +124,8 @@ class Settings(BaseSettings):
     )
     force_text: bool = Field(
         True,
-        description="where `response_format` leaves only one continuation, take it in the "
-        "tokenizer's own tokens, without a step for each",
+        description="where `response_format` or the form of a call leaves only one "
+        "continuation, take it in the tokenizer's own tokens, without a step for each",
     )
     request_timeout: float = Field(
         120.0,

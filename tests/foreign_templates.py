@@ -135,6 +135,30 @@ THOUGHTS = """\
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}
 """
 """Leaves out what was thought before earlier answers."""
+CALLS = """\
+{%- if tools %}
+    {{- '<|im_start|>system\\n' }}
+    {%- if messages[0].role == 'system' %}{{- messages[0].content + '\\n\\n' }}{% endif %}
+    {{- 'Tools:' }}
+    {%- for tool in tools %}{{- '\\n' + tool | tojson }}{%- endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {%- if message.role == 'tool' %}
+        {{- '<|im_start|>user\\n<result>' + message.content + '</result><|im_end|>\\n' }}
+    {%- elif not (loop.first and tools and message.role == 'system') %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content }}
+        {%- for call in message.tool_calls or [] %}
+            {{- '<call>\\n{"name": "' + call.function.name + '", "parameters": ' }}
+            {{- call.function.arguments | tojson }}
+            {{- '}\\n</call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}
+"""
+"""Writes tools, calls and results by itself."""
 STYLES = {
     "mistral": MISTRAL,
     "gemma": GEMMA,
@@ -145,6 +169,7 @@ STYLES = {
     "tools": TOOLS,
     "generation": GENERATION,
     "thoughts": THOUGHTS,
+    "calls": CALLS,
 }
 
 _TEXTS = (

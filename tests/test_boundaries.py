@@ -59,7 +59,7 @@ MODEL = (
     *("convert", "checkpoint", "convert.hf_write", "convert.gguf_write"),
     *("convert.peft_modules", "convert.peft_read", "convert.peft_write"),
     *("engine.settings", "engine.stats", "engine.request", "engine.intake"),
-    *("engine.json_schema", "engine.grammar_check", "engine.constraints"),
+    *("engine.json_schema", "engine.grammar_check", "engine.grammars", "engine.constraints"),
     *("engine.blocks", "engine.speculation", "engine.sequence", "engine.turns"),
     *("engine.prompt_budget", "engine.scheduler"),
     *("engine.runner", "engine.scoring", "engine.sampler", "engine.engine"),

@@ -19,12 +19,23 @@ from app.engine.constraint_compiler import ConstraintCompiler
 from app.engine.loading import ServedModel
 from app.engine.service import Service
 from app.errors import Problem, invalid, late
-from model.engine.constraints import ConstraintError
+from model.engine.grammars import ConstraintError
 from model.engine.request import Constraint, Generate, Request
 from model.sampling import SamplingSettings
 
 UNBOUNDED = 1 << 31
 """New tokens of an answer: as many as the context has room for."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What a field of the body says that the texts must be."""
+
+    field: str
+    constraint: Callable[[], Constraint | None]
+    """Makes it; raises ValueError or RecursionError for what is none. None for any text."""
+    parts: Sequence["Form"] = ()
+    """What it is made of; where it cannot be used, that may be due to one of them."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,8 @@ class GenerationOptions:
     response_format: ResponseFormat | None = None
     format_field: str = "response_format"
     """The name of that field in the body, for errors."""
+    form: Form | None = None
+    """In place of a `response_format`."""
 
     def sampling(self, choice: int) -> SamplingSettings:
         """How that choice of a prompt draws its tokens."""
@@ -111,30 +124,40 @@ def check_batch(prompts: TextPrompts | ChatPrompt, choices: int, max_batch: int)
 async def _constraint(
     compiler: ConstraintCompiler, options: GenerationOptions, prompts: int, deadline: float
 ) -> Constraint | None:
-    """What the `response_format` stands for, compiled for all sequences.
+    """What the texts must be, compiled for all sequences.
 
     Raises:
         Problem: 422 with the reason, 429 or 504.
     """
-    wanted = options.response_format
-    if wanted is None or wanted.type == "text":
+    form, wanted = options.form, options.response_format
+    if form is None and wanted is not None and wanted.type != "text":
+        form = Form(options.format_field, wanted.constraint)
+    if form is None:
         return None
     if options.want.ignore_eos:
-        raise invalid("ignore_eos", "cannot be true with a response_format: that says where to end")
+        raise invalid("ignore_eos", f"cannot be true with {form.field}: that says where to end")
     try:
-        constraint = wanted.constraint()
-        assert constraint is not None, "only a plain text has none"
         async with asyncio.timeout(deadline - time.monotonic()):
-            await compiler.prepare(constraint, prompts * options.choices)
-    except ConstraintError as error:
-        raise invalid(options.format_field, str(error)) from error
-    except (ValueError, RecursionError) as error:
-        reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise invalid(options.format_field, reason) from error
+            return await _prepared(compiler, form, prompts * options.choices)
     except TimeoutError as error:
-        reason = f"compiling the {options.format_field} took the request's whole time"
-        raise late(reason) from error
-    return constraint
+        raise late(f"compiling the {form.field} took the request's whole time") from error
+
+
+async def _prepared(compiler: ConstraintCompiler, form: Form, sequences: int) -> Constraint:
+    """
+    Raises:
+        Problem: 422 with the field, or that of a part, and the reason; 429.
+    """
+    try:
+        constraint = form.constraint()
+        assert constraint is not None, "only a plain text has none"
+        await compiler.prepare(constraint, sequences)
+        return constraint
+    except (ConstraintError, ValueError, RecursionError) as error:
+        for part in form.parts:
+            await _prepared(compiler, part, 1)
+        reason = "is nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise invalid(form.field, reason) from error
 
 
 def _plan(

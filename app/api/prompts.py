@@ -10,6 +10,7 @@ from app.ops.logs import log_texts
 from model import prompts
 from model.errors import TextError, UsageError
 from model.prompts import JinjaTemplate, Message, Qwen3, Template, Text
+from model.prompts.tools import Definition, json_line
 
 TextsOrTokens = list[str] | list[list[int]]
 """Texts, or the token ids of each."""
@@ -73,6 +74,8 @@ class ChatPrompt:
     """What the assistant has said already of the answer, which goes on from there."""
     no_thoughts_field: str | None = None
     """Where in the body it says that the model is not to think before it answers, if it does."""
+    tools: Sequence[Definition] = ()
+    """What the model may call."""
 
     def __len__(self) -> int:
         return 1
@@ -85,6 +88,8 @@ class ChatPrompt:
         texts = [message.content for message in self.messages]
         if self.beginning:
             texts.append(self.beginning)
+        texts += [json_line(call.arguments) for each in self.messages for call in each.calls]
+        texts += map(json_line, self.tools)
         log_texts(texts)
         template = model.template
         assert template is not None, "a model without one answers no instructions"
@@ -92,7 +97,7 @@ class ChatPrompt:
             template = _without_thoughts(template, self.no_thoughts_field)
 
         def encoded_by(template: Template) -> prompts.Encoded:
-            parts = template.render(self.messages)
+            parts = template.render(self.messages, tools=self.tools or None)
             if self.beginning:
                 parts = [*parts, Text(self.beginning, said=True)]
             return prompts.encode(parts, model.base.tokenizer)

@@ -30,7 +30,7 @@ class ConstraintCompiler:
             ConstraintError: it cannot be used.
         """
         if self._taken >= _AT_ONCE + _MOST_WAITING:
-            raise queue_full(f"{self._taken} response formats are being compiled; try again later")
+            raise queue_full(f"{self._taken} forms of texts are being compiled; try again later")
         self._taken += 1
         try:
             await self._turns.acquire()

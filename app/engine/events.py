@@ -48,7 +48,10 @@ class SequenceEvents:
         self._requests = requests
         self._indices = {request.id: index for index, request in enumerate(requests)}
         self._unfinished = set(self._indices)
-        streams = any(isinstance(r.want, Generate) and r.want.stream for r in requests)
+        wants = [r.want for r in requests if isinstance(r.want, Generate)]
+        calls = any(want.constraint and want.constraint.kind == "call" for want in wants)
+        self._form = "tools" if calls else "response_format"
+        streams = any(want.stream for want in wants)
         self._first_result = (
             Text | Finished if streams else Finished | Classified | Embedded | Scored
         )
@@ -119,7 +122,7 @@ class SequenceEvents:
         if isinstance(event, Failed):
             self._failure = event.reason
             self.close()
-            raise of_failure(event)
+            raise of_failure(event, self._form)
         if not isinstance(event, Text):
             self._left -= 1
         return index, event

@@ -1,4 +1,4 @@
-"""Generated texts of a given form: JSON of a schema, a regular expression, one of several choices.
+"""Generated texts of a given form: JSON of a schema, a regular expression, a choice, a tool's call.
 
 llguidance says at each place of a text which tokens can come next. All others get the logit -inf
 before one is drawn; the end token can come exactly where the text is complete. The masks of all
@@ -9,12 +9,11 @@ Users write schemas and expressions, some of them to see what breaks: each is fi
 process of its own (`model.engine.grammar_check`), and there is a bound on every step.
 """
 
-import json
 import threading
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,32 +21,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from model.engine.grammar_check import LIMITS, problem_of
-from model.engine.json_schema import adapt
+from model.engine.grammars import ConstraintError, grammar_of
 from model.engine.request import Constraint
-from model.errors import TextError, UsageError
+from model.errors import TextError
 from model.tokenizer import Settled, Tokenizer
 
 if TYPE_CHECKING:  # else it is imported with the first constraint
     from llguidance import LLExecutor, LLMatcher, LLTokenizer
 
-MOST_CHARACTERS = {"json_schema": 32_768, "regex": 2_048, "choice": 32_768}
-"""Of a constraint's value, by its kind."""
 _MOST_FORCED = 2048  # bytes of a forced stretch that are made tokens at once
 _SPARE = 32  # matchers that wait for their sequences
 _KNOWN = 256  # constraints that need no check any more
-_JSON_OPTIONS = {
-    # White space as `json.dumps` has it. Where JSON may have any, a small model would use up its
-    # tokens with it; and where one form is given, it is forced, and needs no step.
-    "whitespace_flexible": False,
-    "item_separator": ", ",
-    "key_separator": ": ",
-    "lenient": False,
-    "coerce_one_of": False,
-}
-
-
-class ConstraintError(UsageError):
-    """A constraint that cannot be used, or not any more."""
 
 
 class _Tokens:
@@ -110,7 +94,7 @@ class Constraints:
             ConstraintError: it cannot be used.
             PenwrightError: it cannot be checked here, whatever it is.
         """
-        grammar = _grammar(constraint)
+        grammar = grammar_of(constraint)
         with self._lock:
             known = constraint in self._known
             problem = self._known.get(constraint)
@@ -147,7 +131,7 @@ class Constraints:
                     del self._spare[constraint]
                 return found
         # A copy would share the states that the others add, up to the bound of all together.
-        return self._compile(_grammar(constraint))
+        return self._compile(grammar_of(constraint))
 
     def mask(self, matchers: Sequence[tuple[int, Matcher]], logits: Tensor) -> dict[int, str]:
         """Set the logits of tokens that cannot come to -inf.
@@ -267,44 +251,6 @@ class Constraints:
         from llguidance import LLExecutor
 
         return LLExecutor(torch.get_num_threads())
-
-
-def _grammar(constraint: Constraint) -> str:
-    """The constraint in llguidance's own language.
-
-    Raises:
-        ConstraintError: its value is too long, no Unicode, or not what its kind needs.
-    """
-    from llguidance import LLMatcher
-
-    value, most = constraint.value, MOST_CHARACTERS[constraint.kind]
-    if len(value) > most:
-        raise ConstraintError(f"has {len(value)} characters; at most {most}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ConstraintError(f"has half a surrogate pair at {error.start}") from None
-    if constraint.kind == "regex":
-        return LLMatcher.grammar_from_regex(value)
-    try:
-        parsed = json.loads(value)
-        if constraint.kind == "json_schema":
-            return LLMatcher.grammar_from_json_schema(_schema(parsed))
-    except (ValueError, RecursionError) as error:
-        raise ConstraintError(f"is no usable JSON: {error}") from None
-    texts = isinstance(parsed, list) and all(isinstance(text, str) and text for text in parsed)
-    if not texts or not parsed:
-        raise ConstraintError("must be one text or more, none of them empty")
-    # With all but ASCII escaped: U+007F as it is would be no part of a string to the library.
-    strings = " | ".join(map(json.dumps, parsed))
-    return LLMatcher.grammar_from_lark(f"start: {strings}")
-
-
-def _schema(schema: Any) -> str:
-    if not isinstance(schema, dict):
-        raise ConstraintError("the schema must be a JSON object")
-    adapt(schema)
-    return json.dumps({**schema, "x-guidance": _JSON_OPTIONS}, ensure_ascii=False)
 
 
 def _reason(error: str, dead_end: str = "no text can satisfy it") -> str:

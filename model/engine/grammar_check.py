@@ -87,7 +87,14 @@ def compile_here(grammar: str) -> str | None:
     matcher.compute_bitmask()
     if matcher.is_error():
         return "no text can satisfy it, or it is too complex"
-    return _dead_patterns(grammar) if '"patternProperties"' in grammar else None
+    dead = _dead_patterns(grammar) if '"patternProperties"' in grammar else None
+    return dead or next(filter(None, map(compile_here, _parts(grammar))), None)
+
+
+def _parts(grammar: str) -> list[str]:
+    """The grammars that one refers to; that nothing satisfies one would be met on the way there."""
+    entries = json.loads(grammar)["grammars"][1:] if grammar.startswith("{") else []
+    return [json.dumps({"grammars": [entry]}) for entry in entries]
 
 
 def _matcher(grammar: str) -> "LLMatcher":

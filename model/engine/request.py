@@ -29,9 +29,14 @@ FailureReason = Literal["deadline", "cancelled", "shutdown", "internal", "constr
 class Constraint:
     """What a generated text must be: as a whole, to its end."""
 
-    kind: Literal["json_schema", "regex", "choice"]
+    kind: Literal["json_schema", "regex", "choice", "call"]
     value: str
-    """The schema as JSON; the regular expression; the choices as a JSON list of strings."""
+    """The schema as JSON; the regular expression; the choices as a JSON list of strings.
+
+    Of a call, a JSON object: the schemas of the `tools` by their names; how a call is written, what
+    is `before` the name, `between` it and the arguments, and `after` these; and the `mark` that a
+    call, and no other text, begins with (which `before` does), or null where the text must be a
+    call. If it `follows_text`, a text that does not have the mark may come before it."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,7 @@
 """From the logits of a step to the events of its sequences.
 
-Each row passes its own processors and constraint, a token is drawn by its own settings and its own
-random numbers, and becomes text; then the sequence goes on or ends. Whatever goes wrong with a row
-ends its own sequence and no other.
+Each row passes its own processors and constraint, a token is drawn by its own settings and random
+numbers, and becomes text; then the sequence goes on or ends. A row's fault ends no other sequence.
 
 Where a constraint leaves no choice, the tokens that it forces follow the drawn one at once: they
 use up no random number and count as any others. Before the first draw they follow the prompt, and
@@ -23,7 +22,8 @@ import torch
 from torch import Tensor
 
 from model.checkpoint import Base
-from model.engine.constraints import ConstraintError, Constraints, Matcher
+from model.engine.constraints import Constraints, Matcher
+from model.engine.grammars import ConstraintError
 from model.engine.request import (
     Event,
     Failed,

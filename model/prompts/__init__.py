@@ -10,6 +10,8 @@ can write a special token. Which template a model was trained on is in its check
     llama3    Llama 3 to 3.3
     jinja     any other, as its file has it: a text in Jinja
 
+How a model is told of functions that it may call is in `model.prompts.tools`.
+
     template = from_settings(config["template"], path)
     template.check(tokenizer, path)
     prompt = encode(template.render([Message("user", "Name a bird.")]), tokenizer)
@@ -25,7 +27,7 @@ from model.prompts.chatml import ChatML
 from model.prompts.encoding import Encoded, encode
 from model.prompts.foreign.template import JinjaTemplate
 from model.prompts.llama3 import Llama3
-from model.prompts.parts import EndOfDocument, Message, Part, Role, Special, Text
+from model.prompts.parts import EndOfDocument, Message, Part, Role, Special, Text, ToolCall
 from model.prompts.qwen3 import Qwen3
 from model.prompts.recognition import find_template, recognise
 from model.prompts.settings import from_settings
@@ -46,6 +48,7 @@ __all__ = [
     "Special",
     "Template",
     "Text",
+    "ToolCall",
     "chat_prompt",
     "encode",
     "find_template",

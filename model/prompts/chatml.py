@@ -7,6 +7,7 @@ from typing import ClassVar
 from model.prompts.jinja import CONTENT, ROLE, each, say, when
 from model.prompts.parts import Message, Part, Special, Text
 from model.prompts.template import Template
+from model.prompts.tools import HermesTools, ToolForm
 
 START, END = "<|im_start|>", "<|im_end|>"
 
@@ -15,7 +16,7 @@ START, END = "<|im_start|>", "<|im_end|>"
 class ChatML(Template):
     """Plain ChatML. Messages may come in any order, as in the templates of the models that use it.
 
-    What a model's own template does about tools is not part of it.
+    Tools are told as in Qwen2.5's, also where a model's own has no form for them.
     """
 
     default_system: str | None = None
@@ -24,6 +25,14 @@ class ChatML(Template):
     name: ClassVar[str] = "chatml"
     special: ClassVar[tuple[str, ...]] = (START, END)
     kinds: ClassVar = {"default_system": (str, type(None))}
+
+    @property
+    def tool_form(self) -> ToolForm:
+        return HermesTools()
+
+    @property
+    def usual_system(self) -> str | None:
+        return self.default_system
 
     def _parts(self, messages: Sequence[Message], answer: bool) -> list[Part]:
         parts: list[Part] = []

@@ -1,12 +1,13 @@
 """Llama 3's template: each message after a header with its role."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from model.prompts.jinja import CONTENT, ROLE, each, put, say, when
-from model.prompts.parts import Message, Part, Role, Special, Text
+from model.prompts.parts import Message, Part, Special, Text
 from model.prompts.template import Template
+from model.prompts.tools import Definition, LlamaTools, ToolForm
 
 BEGIN, END = "<|begin_of_text|>", "<|eot_id|>"
 HEADER, HEADER_END = "<|start_header_id|>", "<|end_header_id|>"
@@ -17,13 +18,16 @@ DATES = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
 Llama 3.2's own template puts the day of rendering there if it can. A prompt that changes overnight
 would be neither what a model was tuned on nor reproducible, so here it has 3.1's date, too.
 """
+_ENVIRONMENT = "Environment: ipython\n"
+"""Stands before the preamble where there are tools."""
 
 
 @dataclass(frozen=True)
 class Llama3(Template):
     """Llama 3, whose contents are stripped of white space. Messages may come in any order.
 
-    What the original does about tools is not part of it.
+    Llama 3.1 and later, which have the preamble, have words of their own for tools: a call is JSON,
+    and its result stands in a turn of `ipython`.
     """
 
     preamble: str = ""
@@ -32,6 +36,22 @@ class Llama3(Template):
     name: ClassVar[str] = "llama3"
     special: ClassVar[tuple[str, ...]] = (BEGIN, HEADER, HEADER_END, END)
     kinds: ClassVar = {"preamble": (str,)}
+
+    @property
+    def tool_form(self) -> ToolForm:
+        return LlamaTools() if self.preamble else ToolForm()
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        answer: bool = True,
+        tools: Sequence[Definition] | None = None,
+    ) -> list[Part]:
+        if tools and self.preamble:
+            told = replace(self, preamble=_ENVIRONMENT + self.preamble)
+            return super(Llama3, told).render(messages, answer=answer, tools=tools)
+        return super().render(messages, answer=answer, tools=tools)
 
     def _parts(self, messages: Sequence[Message], answer: bool) -> list[Part]:
         parts: list[Part] = [Special(BEGIN)]
@@ -42,7 +62,8 @@ class Llama3(Template):
             parts += _turn("system", self.preamble + system)
         for message in messages:
             text, said = message.content.strip(), message.role == "assistant"
-            parts += _turn(message.role, text, said, message.learnt)
+            role = message.role if message.result_of is None else "ipython"
+            parts += _turn(role, text, said, message.learnt)
         if answer:
             parts += _header("assistant")
         return parts
@@ -61,11 +82,11 @@ class Llama3(Template):
         return say(repr(BEGIN)) + system + turns + answer
 
 
-def _header(role: Role) -> list[Part]:
+def _header(role: str) -> list[Part]:
     return [Special(HEADER), Text(role), Special(HEADER_END), Text("\n\n")]
 
 
-def _turn(role: Role, text: str, said: bool = False, learnt: bool = True) -> list[Part]:
+def _turn(role: str, text: str, said: bool = False, learnt: bool = True) -> list[Part]:
     return [*_header(role), Text(text, said, learnt), Special(END, said, learnt)]
 
 

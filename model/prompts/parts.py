@@ -1,12 +1,24 @@
 """Messages, and the parts that a template makes of them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from model.errors import UsageError
 
 Role = Literal["system", "user", "assistant"]
 ROLES: tuple[Role, ...] = get_args(Role)
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A function that the assistant asks for."""
+
+    name: str
+    arguments: Mapping[str, Any]
+    """By their names, as of JSON."""
+    id: str = ""
+    """By which a result is known; few templates write it."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +35,10 @@ class Message:
     """The text that an instruction works on, where it is kept apart; empty for none."""
     learnt: bool = True
     """Whether a model learns to say it; of no account unless it is the assistant's."""
+    calls: tuple[ToolCall, ...] = ()
+    """What the assistant calls, after what it says."""
+    result_of: ToolCall | None = None
+    """The call whose result the text is, which the user brings; None for what the user says."""
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:

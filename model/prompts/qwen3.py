@@ -16,6 +16,7 @@ from model.prompts.chatml import (
 from model.prompts.jinja import CONTENT, ROLE, each, put, say, when
 from model.prompts.parts import Message, Part, Special, Text
 from model.prompts.template import Template
+from model.prompts.tools import HermesTools, ToolForm
 
 THINK, THINK_END = "<think>", "</think>"
 _RESULT, _RESULT_END = "<tool_response>", "</tool_response>"
@@ -39,6 +40,10 @@ class Qwen3(Template):
     special: ClassVar[tuple[str, ...]] = (START, END)
     tokens: ClassVar[tuple[str, ...]] = (THINK, THINK_END)
     kinds: ClassVar = {"thinking": (bool,)}
+
+    @property
+    def tool_form(self) -> ToolForm:
+        return HermesTools()
 
     def _parts(self, messages: Sequence[Message], answer: bool) -> list[Part]:
         parts: list[Part] = []

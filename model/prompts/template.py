@@ -12,6 +12,7 @@ from model.json_files import field
 from model.prompts.encoding import ChatTokenizer, token_id
 from model.prompts.jinja import ROLE, each, refuse, when
 from model.prompts.parts import ROLES, Message, Part
+from model.prompts.tools import CallForm, Definition, ToolForm
 
 _CHECK = each(
     "messages",
@@ -61,22 +62,38 @@ class Template(ABC):
         messages: Sequence[Message],
         *,
         answer: bool = True,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Definition] | None = None,
     ) -> list[Part]:
         """The parts of a conversation.
 
         Args:
             answer: whether the assistant is to answer: the parts then end where its message begins.
-            tools: functions that it may call, each a JSON schema as `transformers` takes them.
+            tools: functions that it may call (see `model.prompts.tools`).
 
         Raises:
-            UsageError: there are no messages, or the template has no form for them or for tools.
+            UsageError: there are no messages, or the template has no form for them.
         """
         if not messages:
             raise UsageError("a conversation needs at least one message")
+        messages = self.tool_form.written(messages)
         if tools:
-            raise UsageError(f"the {self.name} template has no place for tools")
+            messages = self.tool_form.told(messages, tools, self.usual_system)
         return self._parts(messages, answer)
+
+    @property
+    def tool_form(self) -> ToolForm:
+        """How tools, calls and results are told, as far as it has no words of its own for them."""
+        return ToolForm()
+
+    @property
+    def call_form(self) -> CallForm:
+        """How the assistant writes a call."""
+        return self.tool_form.call
+
+    @property
+    def usual_system(self) -> str | None:
+        """The system message of a conversation that does not begin with one; None for none."""
+        return None
 
     def jinja(self) -> str:
         """The same in Jinja, as other programs keep templates.

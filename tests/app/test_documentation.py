@@ -38,6 +38,8 @@ SCHEMAS = {
     *("ChatRequest", "ChatResponse", "ChatChoice", "ChatMessage", "ChatLogprobs"),
     *("ChatTokenLogprob", "TopLogprob", "Message", "TextPart", "StreamOptions", "CachedTokens"),
     *("EmbeddingRequest", "EmbeddingResponse", "Embedding", "EmbeddingUsage"),
+    *("Tool", "Function", "NamedTool", "FunctionName", "ToolCall", "CalledFunction"),
+    "CallingMessage",
     *("Model", "ModelList", "ErrorBody", "ErrorMembers", "app__openai__answers__Usage"),
     *("MessagesRequest", "MessageParam", "TextBlock", "OutputConfig", "JSONOutputFormat"),
     *("MessageMetadata", "MessageResponse", "MessageUsage", "AnswerBlock", "CountTokensRequest"),

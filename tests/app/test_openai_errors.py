@@ -55,7 +55,6 @@ UNSUPPORTED: list[tuple[str, str, Any]] = [
             "metadata": {"a": "b"},
             "modalities": ["text", "audio"],
             "moderation": {"model": "m"},
-            "parallel_tool_calls": True,
             "prediction": {"type": "content", "content": "a"},
             "prompt_cache_key": "a",
             "prompt_cache_options": {"mode": "explicit"},
@@ -64,8 +63,6 @@ UNSUPPORTED: list[tuple[str, str, Any]] = [
             "safety_identifier": "a",
             "service_tier": "flex",
             "store": True,
-            "tool_choice": "auto",
-            "tools": [{"type": "function", "function": {"name": "f"}}],
             "verbosity": "low",
             "web_search_options": {},
             "invented": None,
@@ -92,11 +89,9 @@ def test_what_is_not_supported_is_refused_by_name(
 @pytest.mark.parametrize(
     ("message", "param"),
     [
-        ({"role": "tool", "content": "a", "tool_call_id": "b"}, "messages[0]"),
         ({"role": "function", "content": "a", "name": "b"}, "messages[0]"),
         ({"role": "user", "content": "a", "name": "b"}, "messages[0].name"),
         ({"role": "assistant", "content": "a", "refusal": "b"}, "messages[0].refusal"),
-        ({"role": "assistant", "tool_calls": [{"id": "a"}]}, "messages[0].tool_calls"),
         *(
             ({"role": "user", "content": [{"type": kind, kind: {}}]}, "messages[0].content[0]")
             for kind in ("image_url", "input_audio", "file", "refusal")
@@ -131,7 +126,7 @@ def test_what_asks_for_nothing_is_accepted(client: httpx.Client) -> None:
         off[path] += [
             {name: value} for name, field in fields.items() for value in field.get("enum", ())
         ]
-    assert {"tools": []} in off["/v1/chat/completions"]
+    assert {"functions": []} in off["/v1/chat/completions"]
     assert {"best_of": 1} in off["/v1/completions"]
     for path, additions in off.items():
         for addition in additions:

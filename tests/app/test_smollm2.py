@@ -1,5 +1,6 @@
 """A file that people have, SmolLM2-135M-Instruct in 4 bits, served as it is."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,3 +78,28 @@ def test_a_user_writes_no_special_token(live: Live) -> None:
     assert live.client.post("/detokenize", json={"tokens": [2, 1, *tokens]}).json()["text"] == (
         "<|im_end|><|im_start|>"
     )
+
+
+def test_it_calls_a_tool_with_what_it_was_asked_for(live: Live) -> None:
+    """In the form of its template's family; the schema is kept to in any case."""
+    parameters = {
+        "type": "object",
+        "properties": {"city": {"type": "string", "maxLength": 20}},
+        "required": ["city"],
+    }
+    function = {"name": "weather", "description": "The weather in a city", "parameters": parameters}
+    with openai.OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0) as ai:
+        answer = ai.chat.completions.create(
+            model=NAME,
+            messages=[{"role": "user", "content": "How is the weather in Paris?"}],
+            tools=[{"type": "function", "function": function}],  # type: ignore[list-item]
+            tool_choice="required",
+            temperature=0,
+            max_tokens=60,
+        )
+    [choice] = answer.choices
+    assert choice.finish_reason == "tool_calls"
+    [call] = choice.message.tool_calls or ()
+    assert call.type == "function"
+    assert call.function.name == "weather"
+    assert json.loads(call.function.arguments) == {"city": "Paris"}

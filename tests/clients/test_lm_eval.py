@@ -1,4 +1,4 @@
-"""EleutherAI's `lm_eval`, the usual way to measure a model that is served, on pairs of sentences."""
+"""EleutherAI's `lm_eval`, which measures models that are served, on pairs of sentences."""
 
 import json
 from pathlib import Path

@@ -18,9 +18,10 @@ import torch
 
 from model.architecture import Architecture
 from model.checkpoint import Adapter, Base
-from model.engine.constraints import ConstraintError, Constraints
+from model.engine.constraints import Constraints
 from model.engine.engine import Engine
 from model.engine.grammar_check import compile_here
+from model.engine.grammars import ConstraintError
 from model.engine.request import Constraint, Event, Failed, Finished, Generate, Request, Text
 from model.engine.settings import EngineSettings
 from model.errors import PenwrightError, UsageError

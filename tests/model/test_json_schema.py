@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 
-from model.engine.constraints import _grammar
 from model.engine.grammar_check import compile_here
+from model.engine.grammars import grammar_of
 from model.engine.json_schema import adapt
 from model.engine.request import Constraint
 
@@ -19,7 +19,7 @@ TOKENIZER = LLTokenizer("byte")
 
 
 def grammar(schema: Any) -> str:
-    return _grammar(Constraint("json_schema", json.dumps(schema)))
+    return grammar_of(Constraint("json_schema", json.dumps(schema)))
 
 
 def matcher(schema: Any) -> LLMatcher:
@@ -122,7 +122,7 @@ def test_bounds_that_the_library_keeps_stay_as_they_are() -> None:
 @pytest.mark.parametrize("value", ["9" * 400, "1e400", "NaN", "-Infinity", '"5"', "null", "[1]"])
 def test_a_bound_that_is_no_number_is_left_to_the_library(value: str) -> None:
     text = f'{{"type": "number", "exclusiveMinimum": 0, "maximum": {value}}}'
-    assert LLMatcher(TOKENIZER, _grammar(Constraint("json_schema", text)), log_level=0).is_error()
+    assert LLMatcher(TOKENIZER, grammar_of(Constraint("json_schema", text)), log_level=0).is_error()
 
 
 WHOLE = st.sampled_from([0, 1, 2, 9, 10, 99, 100, 12345])

@@ -37,6 +37,7 @@ def test_what_the_assistant_says_is_its_text_and_what_ends_its_turn(style: str) 
         "llama2": f" {EOS}",
         "tools": "<|im_end|>",
         "thoughts": "<|im_end|>",
+        "calls": "<|im_end|>",
     }.get(style, EOS)
     # What stands between the end of a prompt and the answer is generated as well.
     before = {"mistral": " ", "llama2": " "}.get(style, "")

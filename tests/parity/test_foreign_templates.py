@@ -18,6 +18,7 @@ from model.prompts import (
     Message,
     Role,
     Special,
+    ToolCall,
     encode,
     find_template,
 )
@@ -134,6 +135,23 @@ def test_tools_are_passed_on(tmp_path: Path, answer: bool) -> None:
     assert "Finds" in both.peer.decode(
         both.expected([("user", "")], True, tools=[FIND])["input_ids"]
     )
+
+
+@pytest.mark.parametrize("tools", [None, [FIND]])
+def test_calls_and_results_are_passed_on(tmp_path: Path, tools: Any) -> None:
+    both = Both("calls", tmp_path)
+    arguments = {"what": "<é>", "more": [1, {"a": None}]}
+    made = ToolCall("find", arguments, "1")
+    called = {"id": "1", "type": "function", "function": {"name": "find", "arguments": arguments}}
+    asked = [{"role": "user", "content": "Where is it?"}]
+    asked.append({"role": "assistant", "content": "I look.", "tool_calls": [called, called]})
+    asked += [{"role": "tool", "name": "find", "tool_call_id": "1", "content": "<b>"}] * 2
+    expected = both.peer.apply_chat_template(
+        asked, add_generation_prompt=True, tools=tools, return_dict=False
+    )
+    messages = [Message("user", "Where is it?"), Message("assistant", "I look.", calls=(made,) * 2)]
+    messages += [Message("user", "<b>", result_of=made)] * 2
+    assert encode(both.template.render(messages, tools=tools), both.tokenizer).ids == expected
 
 
 def test_most_conversations_are_rendered_by_most_templates(both: Both) -> None:

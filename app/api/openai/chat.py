@@ -1,43 +1,47 @@
 """POST /v1/chat/completions: `client.chat.completions.create`."""
 
-from collections.abc import Sequence
+import asyncio
+from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body
-from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from starlette.responses import Response
 
 from app.api.documentation import OPENAI_WORK, STREAM, Example
 from app.api.field_marks import Only
 from app.api.fields import NewTokens
 from app.api.generation import UNBOUNDED, GenerationOptions, chat_model, run_generation
-from app.api.openai.generation import (
-    FinishReason,
-    OpenAIAnswer,
-    SamplingFields,
-    Usage,
-    finish_reason,
-)
+from app.api.openai.chat_answers import ChatAnswer, ChatResponse
+from app.api.openai.generation import SamplingFields
 from app.api.openai.parameters import Messages
+from app.api.openai.tools import (
+    Calling,
+    NamedTool,
+    Tool,
+    ToolChoice,
+    Tools,
+    check_choice,
+    conversation,
+)
 from app.api.prompts import ChatPrompt
-from app.api.responses import Completion, Generation, json_response
+from app.engine.loading import ServedModel
 from app.engine.service import ServiceDependency
+from app.errors import invalid
 from app.ops.context import note_user
-from model.checkpoint import Base
-from model.engine.request import Text, TokenLogprob
-from model.prompts import Message
+from model.prompts.tools import CallForm
 
 
 class ChatRequest(SamplingFields):
     """Answer the last message of a conversation."""
 
     messages: Messages = Field(
-        description="The last one must be the user's. They are put before the model in its own "
-        "template. One without turns (Alpaca's) makes the last message the instruction, after the "
-        "system messages and with a blank line between, and earlier turns the input, as lines that "
-        "begin with `User: ` or `Assistant: `. Nothing is left out: what is longer than the "
-        "context is an error."
+        description="The last one must be the user's or a tool's. They are put before the model in "
+        "its own template. One without turns (Alpaca's) makes the last message the instruction, "
+        "after the system messages and with a blank line between, and earlier turns the input, as "
+        "lines that begin with `User: ` or `Assistant: `. Nothing is left out: what is longer than "
+        "the context is an error."
     )
     max_tokens: NewTokens | None = Field(
         None, description="An older name of `max_completion_tokens`."
@@ -55,13 +59,29 @@ class ChatRequest(SamplingFields):
     top_logprobs: int | None = Field(
         None, ge=0, le=20, description="With `logprobs`: of this many of the most probable, too."
     )
+    tools: Tools | None = Field(
+        None,
+        description="Functions that the answer may call, at most 128. The model is told of them in "
+        "its template's own words where it has some, else in a system message. A call is always of "
+        "one of them, with arguments of its `parameters`; what cannot be enforced of those is "
+        "refused.",
+    )
+    tool_choice: ToolChoice | None = Field(
+        None,
+        description="`auto`, the default, leaves it to the model whether it calls one or writes "
+        "text; `required` or a function asks for a call; with `none` it is not told of the tools.",
+    )
+    parallel_tool_calls: bool | None = Field(
+        None,
+        description="Without effect: an answer has one call at most, which is as good an answer "
+        "where several are allowed.",
+    )
     audio: Annotated[Any, Only(None)] = None
     function_call: Annotated[Any, Only(None, "none")] = None
     functions: Annotated[Any, Only(None, [])] = None
     metadata: Annotated[Any, Only(None, {})] = None
     modalities: Annotated[Any, Only(None, ["text"])] = None
     moderation: Annotated[Any, Only(None)] = None
-    parallel_tool_calls: Annotated[Any, Only(None, False)] = None
     prediction: Annotated[Any, Only(None)] = None
     prompt_cache_key: Annotated[Any, Only(None)] = None
     prompt_cache_options: Annotated[Any, Only(None, {})] = None
@@ -70,8 +90,6 @@ class ChatRequest(SamplingFields):
     safety_identifier: Annotated[Any, Only(None)] = None
     service_tier: Annotated[Any, Only(None, "auto", "default")] = None
     store: Annotated[Any, Only(None, False)] = None
-    tool_choice: Annotated[Any, Only(None, "none")] = None
-    tools: Annotated[Any, Only(None, [])] = None
     verbosity: Annotated[Any, Only(None)] = None
     web_search_options: Annotated[Any, Only(None)] = None
 
@@ -89,9 +107,32 @@ class ChatRequest(SamplingFields):
             raise ValueError("is for `logprobs: true` only")
         return value
 
+    @field_validator("tool_choice")
+    @classmethod
+    def _of_tools(
+        cls, value: str | NamedTool | None, info: ValidationInfo
+    ) -> str | NamedTool | None:
+        check_choice(value, info)
+        return value
+
     @property
-    def conversation(self) -> list[Message]:
-        return [Message(message.chat_role, message.text) for message in self.messages]
+    def callable_tools(self) -> list[Tool]:
+        """What the answer may call."""
+        return [] if self.tool_choice == "none" else self.tools or []
+
+    def calling(self, form: CallForm) -> Calling:
+        """How it calls them; there are some.
+
+        Raises:
+            Problem: 422, a `response_format` is asked for, too.
+        """
+        if self.response_format is not None and self.response_format.type != "text":
+            raise invalid("response_format", "is not supported beside `tools` that may be called")
+        chosen = self.tool_choice
+        name = chosen.function.name if isinstance(chosen, NamedTool) else None
+        tools = list(enumerate(self.callable_tools))
+        allowed = [each for each in tools if name in (None, each[1].function.name)]
+        return Calling(allowed, form, only=chosen not in (None, "auto"))
 
     @property
     def options(self) -> GenerationOptions:
@@ -123,55 +164,30 @@ CHAT_EXAMPLES: dict[str, Example] = {
             "temperature": 0,
         },
     },
+    "tools": {
+        "summary": "A tool that is called",
+        "value": {
+            "model": "instruct",
+            "messages": [{"role": "user", "content": "How warm is it in Oslo?"}],
+            "tools": [
+                {
+                    "type": "function",
+                    "function": {
+                        "name": "temperature",
+                        "description": "How warm it is in a city now",
+                        "parameters": {
+                            "type": "object",
+                            "properties": {"city": {"type": "string", "maxLength": 30}},
+                            "required": ["city"],
+                        },
+                    },
+                }
+            ],
+            "tool_choice": "required",
+            "temperature": 0,
+        },
+    },
 }
-
-
-class TopLogprob(BaseModel):
-    """A token that could have come at this place."""
-
-    token: str
-    bytes: list[int] = Field(description="Those of `token`, which can be a part of a character.")
-    logprob: float
-
-
-class ChatTokenLogprob(TopLogprob):
-    """A generated token."""
-
-    top_logprobs: list[TopLogprob]
-    forced: bool = Field(
-        description="Whether it was not drawn, because `response_format` left no choice."
-    )
-
-
-class ChatLogprobs(BaseModel):
-    """Of all generated tokens, in order, also those of a stop string and the end token, which the
-    message does not have."""
-
-    content: list[ChatTokenLogprob]
-    refusal: None = None
-
-
-class ChatMessage(BaseModel):
-    role: Literal["assistant"]
-    content: str
-    refusal: None = None
-
-
-class ChatChoice(BaseModel):
-    index: int
-    message: ChatMessage
-    logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
-
-
-class ChatResponse(BaseModel):
-    id: str
-    object: Literal["chat.completion"]
-    created: int
-    model: str
-    system_fingerprint: str = Field(description="Of the checkpoint that answers.")
-    choices: list[ChatChoice]
-    usage: Usage
 
 
 router = APIRouter(prefix="/v1", tags=["OpenAI's API"])
@@ -185,75 +201,20 @@ async def chat_completions(
     """Answer a conversation: `client.chat.completions.create`."""
     model = chat_model(service, body.model)
     note_user(body.user)
-    prompt = ChatPrompt(body.conversation, "messages")
-    make_answer = partial(ChatAnswer, include_usage=body.include_usage)
-    return await run_generation(service, model, prompt, body.options, make_answer)
+    tools = body.callable_tools
+    messages = conversation(body.messages)
+    prompt = ChatPrompt(messages, "messages", tools=[tool.definition for tool in tools])
+    calling, options = None, body.options
+    if tools:
+        calling = body.calling(await _call_form(model))
+        options = replace(options, form=calling.answers)
+    make_answer = partial(ChatAnswer, include_usage=body.include_usage, calling=calling)
+    return await run_generation(service, model, prompt, options, make_answer)
 
 
-def logprobs_json(base: Base, values: Sequence[TokenLogprob]) -> dict[str, Any]:
-    """A `ChatLogprobs` as JSON has it: streams make it on the event loop, piece by piece."""
-    content = base.tokenizer.token_bytes
-    return {
-        "content": [
-            {
-                "token": value.text,
-                "bytes": list(content(value.token)),
-                "logprob": value.logprob,
-                "top_logprobs": [
-                    {"token": text, "bytes": list(content(token)), "logprob": logprob}
-                    for token, text, logprob in value.top
-                ],
-                "forced": value.forced,
-            }
-            for value in values
-        ],
-        "refusal": None,
-    }
-
-
-class ChatAnswer(OpenAIAnswer):
-    """The first event of each choice has the role."""
-
-    prefix = "chatcmpl"
-    kind = "chat.completion"
-    chunk_kind = "chat.completion.chunk"
-
-    def __init__(self, generation: Generation, include_usage: bool) -> None:
-        super().__init__(generation, include_usage)
-        self._begun: set[int] = set()
-
-    async def whole(self, completions: Sequence[Completion]) -> Response:
-        answer = ChatResponse(
-            **self.head(self.kind),
-            choices=[],
-            usage=self.usage([completion.finished for completion in completions]),
-        )
-        base, logprobs = self.generation.model.base, self.generation.logprobs
-        choices = (
-            ChatChoice(
-                index=index,
-                message=ChatMessage(role="assistant", content=each.text),
-                logprobs=ChatLogprobs.model_validate(logprobs_json(base, each.logprobs))
-                if logprobs
-                else None,
-                finish_reason=finish_reason(each.finished),
-            )
-            for index, each in enumerate(completions)
-        )
-        return await json_response(answer, choices, large=logprobs)
-
-    def _chunk(self, index: int, piece: dict[str, Any], reason: str | None) -> bytes:
-        chunk = super()._chunk(index, piece, reason)
-        if index in self._begun:
-            return chunk
-        self._begun.add(index)
-        delta = {"role": "assistant", "content": ""}
-        return super()._chunk(index, {"delta": delta, "logprobs": None}, None) + chunk
-
-    def piece(self, index: int, event: Text | None) -> dict[str, Any]:
-        if event is None:
-            return {"delta": {}, "logprobs": None}
-        logprobs = None
-        if self.generation.logprobs:
-            logprobs = logprobs_json(self.generation.model.base, event.logprobs)
-        return {"delta": {"content": event.text}, "logprobs": logprobs}
+async def _call_form(model: ServedModel) -> CallForm:
+    template = model.template
+    assert template is not None, "a model without one answers no chats"
+    if template.waits:
+        return await asyncio.to_thread(lambda: template.call_form)
+    return template.call_form

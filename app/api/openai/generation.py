@@ -205,11 +205,15 @@ class OpenAIAnswer(Answer):
         return self._chunk(index, self.piece(index, event), None)
 
     def end(self, index: int, event: Finished, ends: Sequence[Finished] | None) -> bytes:
-        chunk = self._chunk(index, self.piece(index, None), finish_reason(event))
+        chunk = self._chunk(index, self.piece(index, None), self.reason(index, event))
         if ends is None or not self._include_usage:
             return chunk
         counts = self.usage(ends).model_dump()
         return chunk + encode_event({**self._head, "choices": [], "usage": counts})
+
+    def reason(self, index: int, event: Finished) -> str:
+        """Why a choice ends."""
+        return finish_reason(event)
 
     def _chunk(self, index: int, piece: dict[str, Any], reason: str | None) -> bytes:
         choice = {"index": index, **piece, "finish_reason": reason}

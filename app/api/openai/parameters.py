@@ -13,8 +13,11 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    ValidationInfo,
+    field_validator,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from app.api.field_marks import Only, unsupported
 from app.api.fields import (
@@ -31,6 +34,7 @@ from app.setting_types import MOST_BATCH
 from model.prompts import Role
 
 MOST_BIASES = 1024
+_MOST_CALLS = 128
 
 
 def _kind(value: Any) -> str:
@@ -107,52 +111,140 @@ class TextPart(Fields):
         return value
 
 
+def only_functions(value: Any) -> Any:
+    """Refuse a tool, or what names or calls one, that is no function."""
+    kind = value.get("type") if isinstance(value, dict) else None
+    if isinstance(kind, str) and kind != "function":
+        raise unsupported(
+            f"is of the type '{kind[:64]}', which is not supported; only 'function' is"
+        )
+    return value
+
+
+Name = Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+"""Of a tool."""
+
+
+class CalledFunction(Fields):
+    """A function that is called."""
+
+    name: Name
+    arguments: Str = Field(
+        description="A JSON object; in an answer whose `finish_reason` is not `tool_calls`, only "
+        "its beginning."
+    )
+
+
+class ToolCall(Fields):
+    """A call of a tool."""
+
+    id: Annotated[Str, Field(max_length=256)]
+    type: Literal["function"]
+    function: CalledFunction
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_function(cls, value: Any) -> Any:
+        return only_functions(value)
+
+
 class Message(Fields):
     """A message of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Annotated[
-        Annotated[Str, Tag("text")]
-        | Annotated[
-            list[TextPart], Field(min_length=1, max_length=MOST_PARTS, fail_fast=True), Tag("list")
-        ],
-        Discriminator(lambda value: "list" if isinstance(value, list) else "text"),
-    ] = Field(description="The text; of several parts, each begins a line.")
-    name: Annotated[Any, Only(None)] = None
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: Annotated[list[ToolCall], Field(max_length=_MOST_CALLS, fail_fast=True)] | None = (
+        Field(None, description="What the assistant called.")
+    )
+    content: (
+        Annotated[
+            Annotated[Str, Tag("text")]
+            | Annotated[
+                list[TextPart],
+                Field(min_length=1, max_length=MOST_PARTS, fail_fast=True),
+                Tag("list"),
+            ],
+            Discriminator(lambda value: "list" if isinstance(value, list) else "text"),
+        ]
+        | None
+    ) = Field(
+        None,
+        validate_default=True,
+        description="The text; of several parts, each begins a line. Only an assistant's message "
+        "with `tool_calls` may have none.",
+    )
+    tool_call_id: Str | None = Field(
+        None, validate_default=True, description="Of the call that a `tool`'s message answers."
+    )
+    name: Str | None = Field(None, description="Of a `tool`, whose call says it already.")
     refusal: Annotated[Any, Only(None)] = None
     annotations: Annotated[Any, Only(None, [])] = None
     audio: Annotated[Any, Only(None)] = None
     function_call: Annotated[Any, Only(None)] = None
-    tool_calls: Annotated[Any, Only(None, [])] = None
 
     @model_validator(mode="before")
     @classmethod
     def _is_said(cls, value: Any) -> Any:
-        role = value.get("role") if isinstance(value, dict) else None
-        if role in ("tool", "function"):
+        if isinstance(value, dict) and value.get("role") == "function":
             raise unsupported(
-                f"is of the role '{role}', which is not supported: there are no tools"
+                "is of the role 'function', which is not supported; a result is 'tool's"
             )
+        return value
+
+    @field_validator("tool_calls")
+    @classmethod
+    def _assistants(
+        cls, value: list[ToolCall] | None, info: ValidationInfo
+    ) -> list[ToolCall] | None:
+        if value and info.data.get("role") not in (None, "assistant"):
+            raise ValueError("are for messages of the role 'assistant' only")
+        return value
+
+    @field_validator("content")
+    @classmethod
+    def _something(cls, value: Any, info: ValidationInfo) -> Any:
+        if value is None and not info.data.get("tool_calls", True):
+            raise PydanticKnownError("missing")
+        return value
+
+    @field_validator("tool_call_id")
+    @classmethod
+    def _of_a_result(cls, value: str | None, info: ValidationInfo) -> str | None:
+        role = info.data.get("role")
+        if value is None and role == "tool":
+            raise PydanticKnownError("missing")
+        if value is not None and role not in (None, "tool"):
+            raise ValueError("is for messages of the role 'tool' only")
+        return value
+
+    @field_validator("name")
+    @classmethod
+    def _of_a_tool(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("role") not in (None, "tool"):
+            raise unsupported("is not supported here; leave it out (or let it be null)")
         return value
 
     @property
     def text(self) -> str:
         if isinstance(self.content, str):
             return self.content
-        return "\n".join(part.text for part in self.content)
+        return "\n".join(part.text for part in self.content or ())
 
     @property
     def chat_role(self) -> Role:
+        """Whose turn it is; a tool's result is brought by the user."""
+        if self.role == "tool":
+            return "user"
         return "system" if self.role == "developer" else self.role
 
 
 def _answerable(messages: list[Message]) -> list[Message]:
-    if messages[-1].role != "user":
+    role = messages[-1].role
+    if role not in ("user", "tool"):
         raise ValueError(
-            f"end with a message of the role '{messages[-1].role}'; the last one must be the "
-            "user's, which is answered"
+            f"end with a message of the role '{role}'; the last one must be the user's, which is "
+            "answered, or a tool's"
         )
-    if not messages[-1].text:
+    if role == "user" and not messages[-1].text:
         raise ValueError("end with a message without text; there is nothing to answer")
     return messages
 

@@ -23,10 +23,10 @@ _SCHEMA = frozenset(
     (
         *("function", "name", "description", "parameters", "return", "properties", "required"),
         *("type", "object", "array", "string", "number", "integer", "boolean", "null", "items"),
-        "enum",
+        *("enum", "arguments", "id"),
     )
 )
-"""Words that templates look for in the description of a tool."""
+"""Words that templates look for in the description of a tool, or in a call."""
 
 
 def written(values: Any) -> str:
@@ -100,5 +100,5 @@ class SpecialTexts:
         return whole + (filler if inside else "")
 
     def tainted_tool(self, text: str, filler: str) -> str:
-        """`tainted`, for a text in the description of a tool."""
+        """`tainted`, for a text in the description of a tool, or in a call."""
         return text if text in _SCHEMA else self.tainted(text, filler)

@@ -11,10 +11,12 @@ from typing import Any, ClassVar
 from model.errors import CheckpointError, PenwrightError, UsageError
 from model.json_files import list_field, shown
 from model.prompts.encoding import ChatTokenizer
-from model.prompts.foreign import markers
+from model.prompts.foreign import calls, markers
+from model.prompts.foreign.calls import joined
 from model.prompts.foreign.process import RenderProcess
 from model.prompts.parts import Message, Part, Special, Text
 from model.prompts.template import Template
+from model.prompts.tools import CallForm, Definition
 
 MOST_CHARACTERS = 2**20
 """Of a template; the longest that are published have some 30,000."""
@@ -136,14 +138,36 @@ class JinjaTemplate(Template):
         messages: Sequence[Message],
         *,
         answer: bool = True,
-        tools: Sequence[Mapping[str, Any]] | None = None,
+        tools: Sequence[Definition] | None = None,
     ) -> list[Part]:
         if not messages:
             raise UsageError("a conversation needs at least one message")
-        if tools and "tools" not in self._process.variables():
-            raise UsageError("the chat template has no place for tools")
-        plain = [{"role": message.role, "content": message.content} for message in messages]
-        given = [plain, None if tools is None else list(tools)]
+        called = any(message.calls or message.result_of for message in messages)
+        if called and self._own_calls is None:
+            messages = self.tool_form.written(messages)
+        if tools and not self._tells_tools:
+            messages, tools = self.tool_form.told(messages, tools), None
+        return self._render(messages, answer, tools)
+
+    @property
+    def call_form(self) -> CallForm:
+        return self._own_calls or self.tool_form.call
+
+    @property
+    def _tells_tools(self) -> bool:
+        """Whether it has a place for tools."""
+        return "tools" in self._process.variables()
+
+    @cached_property
+    def _own_calls(self) -> CallForm | None:
+        """How it writes calls; None if it is not given any, but text in their place."""
+        return calls.call_form(self._render) if self._tells_tools else None
+
+    def _render(
+        self, messages: Sequence[Message], answer: bool, tools: Sequence[Definition] | None
+    ) -> list[Part]:
+        """The parts of messages as they are."""
+        given = [list(map(_given, messages)), None if tools is None else list(tools)]
         text, spans, filler = self._rendered(given, answer)
         marked = [(start, end, messages[index].learnt) for start, end, index in spans]
         parts = self._cut(text, marked, filler)
@@ -152,17 +176,17 @@ class JinjaTemplate(Template):
         if to_be_said and all(index != last for _, _, index in spans):
             raise UsageError(
                 "what the assistant says last cannot be told from the rest: "
-                + self._why_not_told(messages, _joined(parts), tools)
+                + self._why_not_told(messages, joined(parts), tools)
             )
         return parts
 
     def _why_not_told(
-        self, messages: Sequence[Message], whole: str, tools: Sequence[Mapping[str, Any]] | None
+        self, messages: Sequence[Message], whole: str, tools: Sequence[Definition] | None
     ) -> str:
         if len(messages) == 1:
             return "nothing comes before it"
         try:
-            prompt = _joined(self.render(messages[:-1], tools=tools))
+            prompt = joined(self._render(messages[:-1], True, tools))
         except UsageError as error:
             return f"without it, {error}"
         if not prompt:
@@ -191,14 +215,15 @@ class JinjaTemplate(Template):
             messages, tools = values
             return self._process.ask({**request, "messages": messages, "tools": tools, **more})
 
-        (plain, tools), special = given, self._special
+        special = self._special
         values = _changed(given, lambda text: special.broken(text, filler))
         answered = ask(values)
         text = str(answered["text"])
-        tainted = [
-            _changed([plain, None], lambda text: special.tainted(text, filler))[0],
-            markers.in_texts(tools, lambda text: special.tainted_tool(text, filler)),
-        ]
+        tainted = _changed(
+            given,
+            lambda text: special.tainted(text, filler),
+            lambda text: special.tainted_tool(text, filler),
+        )
         if tainted != values:
             try:
                 probe = str(ask(tainted, spans=False)["text"])
@@ -269,12 +294,39 @@ class JinjaTemplate(Template):
         return self.render(messages, answer=answer)
 
 
-def _joined(parts: Sequence[Part]) -> str:
-    return "".join(part.text for part in parts if isinstance(part, Text | Special))
+def _given(message: Message) -> dict[str, Any]:
+    """A message as templates read it, with what `transformers` calls its members."""
+    given: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.calls:
+        given["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": dict(call.arguments)},
+            }
+            for call in message.calls
+        ]
+    if message.result_of is not None:
+        call = message.result_of
+        given |= {"role": "tool", "name": call.name, "tool_call_id": call.id}
+    return given
 
 
-def _changed(given: list[Any], change: Callable[[str], str]) -> list[Any]:
-    """Messages with their contents changed, and tools with all their texts."""
+def _changed(
+    given: list[Any], change: Callable[[str], str], in_tools: Callable[[str], str] | None = None
+) -> list[Any]:
+    """Messages and tools with all their texts changed, but for roles.
+
+    Args:
+        in_tools: changes those of tools and of calls; like the others, unless it is given.
+    """
     messages, tools = given
-    changed = [{**message, "content": change(message["content"])} for message in messages]
-    return [changed, markers.in_texts(tools, change)]
+    of_tools = in_tools or change
+
+    def changed(key: str, value: Any) -> Any:
+        if key == "role":
+            return value
+        return markers.in_texts(value, of_tools if key == "tool_calls" else change)
+
+    new = [{key: changed(key, value) for key, value in message.items()} for message in messages]
+    return [new, markers.in_texts(tools, of_tools)]
