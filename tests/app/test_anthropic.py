@@ -503,12 +503,3 @@ def test_a_deadline_and_an_unexpected_error(
         found = error(answer, 500)
         assert found["type"] == "api_error"
         assert "secret" not in found["message"]
-
-
-def test_the_examples_run(client: httpx.Client) -> None:
-    document = client.get("/openapi.json").json()
-    for path in PATHS:
-        content = document["paths"][path]["post"]["requestBody"]["content"]
-        for example in content["application/json"]["examples"].values():
-            answer = client.post(path, json=example["value"])
-            assert answer.status_code == 200, answer.text

@@ -564,12 +564,3 @@ def test_an_unexpected_error_shows_nothing_of_the_inside(
 
         monkeypatch.setattr(live.service, "model", fail)
         assert "secret" not in error(live.client.post("/api/chat", json=CHAT), 500)
-
-
-def test_the_examples_run(client: httpx.Client) -> None:
-    document = client.get("/openapi.json").json()
-    for path in (*PATHS, "/api/show"):
-        content = document["paths"][path]["post"]["requestBody"]["content"]
-        for example in content["application/json"]["examples"].values():
-            answer = client.post(path, json=example["value"])
-            assert answer.status_code == 200, answer.text

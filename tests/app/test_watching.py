@@ -140,6 +140,10 @@ def test_the_pages_load_everything_from_here(client: httpx.Client) -> None:
     assert '"validatorUrl": null' in page.text
 
 
+ENDS = {"/v1/messages": ("message_stop", {"type": "message_stop"})}
+"""Of streams that end otherwise than the rest."""
+
+
 def test_every_example_of_the_description_runs_as_it_stands(client: httpx.Client) -> None:
     description = client.get("/openapi.json").json()
     ran = 0
@@ -152,8 +156,12 @@ def test_every_example_of_the_description_runs_as_it_stands(client: httpx.Client
             for example in examples.values():
                 answer = client.post(path, json=example["value"])
                 assert answer.status_code == 200, answer.text
+                kind = answer.headers["content-type"].split(";")[0]
                 if example["value"].get("stream"):
-                    assert events(answer)[-1] == ("message", "[DONE]")
+                    assert kind == "text/event-stream"
+                    assert events(answer)[-1] == ENDS.get(path, ("message", "[DONE]"))
+                elif kind == "application/x-ndjson":
+                    assert json.loads(answer.text.splitlines()[-1])["done"] is True
                 ran += 1
     assert ran >= 8
 
