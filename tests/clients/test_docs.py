@@ -31,7 +31,7 @@ def at(text: str, url: str) -> str:
 
 
 def test_there_are_examples_of_each() -> None:
-    assert len(PROGRAMS) == len(COMMANDS) == 3
+    assert len(PROGRAMS) == len(COMMANDS) == 4
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.split()[1])
