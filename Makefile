@@ -48,13 +48,13 @@ test-cluster: setup ## Test replicas on a local Ray cluster of two nodes.
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[train,dev,cluster]'
 	$(BIN)/pytest -m cluster
 
-# The official clients of other APIs, apart from what the service is installed with.
-build/clients/.installed: tests/clients/requirements.txt
-	$(PYTHON) -m venv --clear build/clients
-	build/clients/bin/pip install --quiet --requirement tests/clients/requirements.txt
+# Clients of the service, apart from what it is installed with, and from those that they disagree with.
+build/clients/%/.installed: tests/clients/%.txt
+	$(PYTHON) -m venv --clear build/clients/$*
+	build/clients/$*/bin/pip install --quiet --requirement $<
 	touch $@
 
-test-clients: setup build/clients/.installed ## Call the service with the official Python clients of other APIs.
+test-clients: setup build/clients/apis/.installed build/clients/tools/.installed ## Call the service with the official Python clients of other APIs.
 	$(BIN)/pytest -m clients
 
 test-image: setup ## Build the image and test it as it runs; needs Docker.

@@ -1,4 +1,4 @@
-"""The official Python clients of other APIs, in an environment of their own: `make test-clients`.
+"""Clients that others wrote, in environments of their own: `make test-clients`.
 
 A test hands a program to that environment's Python. It finds the service's address in `url`, and
 what it prints is JSON.
@@ -19,7 +19,7 @@ from tests.app.conftest import Live, checkpoints, guarded, live
 __all__ = ["checkpoints", "guarded", "live"]
 
 HERE = Path(__file__).parent
-PYTHON = HERE.parent.parent / "build" / "clients" / "bin" / "python"
+ENVIRONMENTS = HERE.parent.parent / "build" / "clients"
 BEFORE = "import json, sys\nurl = sys.argv[1]\n"
 
 Run = Callable[..., Any]
@@ -31,21 +31,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("clients")
 
 
-def run_python(program: str, *arguments: str) -> str:
-    """What a program prints that may use the clients."""
-    if not PYTHON.exists():
-        pytest.skip(f"{PYTHON} is not there; `make test-clients` makes it")
+def run_python(program: str, *arguments: str, environment: str = "apis") -> str:
+    """What a program prints that may use the clients of an environment."""
+    python = ENVIRONMENTS / environment / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"{python} is not there; `make test-clients` makes it")
     # Settings of the clients would come from there, and a proxy.
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    command = [str(PYTHON), "-I", "-c", program, *arguments]
+    command = [str(python), "-I", "-c", program, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=kept, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 @pytest.fixture
-def run(live: Live) -> Run:
+def run(live: Live, request: pytest.FixtureRequest) -> Run:
+    """Runs a program in the environment that its module's ENVIRONMENT names."""
+    environment = getattr(request.module, "ENVIRONMENT", "apis")
+
     def run(program: str, at: Live = live) -> Any:
-        return json.loads(run_python(BEFORE + textwrap.dedent(program), at.url))
+        shown = run_python(BEFORE + textwrap.dedent(program), at.url, environment=environment)
+        return json.loads(shown)
 
     return run

@@ -36,7 +36,8 @@ def test_there_are_examples_of_each() -> None:
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda text: text.split()[1])
 def test_a_program(url: str, program: str) -> None:
-    assert "'cold'" in run_python(at(program, url))
+    environment = "tools" if "import instructor" in program else "apis"
+    assert "'cold'" in run_python(at(program, url), environment=environment)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda text: text.split()[1][21:])

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.clients
+ENVIRONMENT = "tools"
 
 BEFORE = """
 import importlib.util
