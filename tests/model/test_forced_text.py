@@ -17,6 +17,7 @@ import pytest
 from model.checkpoint import Base
 from model.cpu import library
 from model.engine.constraints import Constraints
+from model.engine.prompt_budget import PromptBudget
 from model.engine.request import (
     Constraint,
     Embed,
@@ -170,6 +171,8 @@ def test_the_same_in_every_batch_and_behind_drafts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(EngineSettings, "blocks", lambda *_: blocks)
+    # How fast the machine is must not decide how much a step has left for drafts.
+    monkeypatch.setattr(PromptBudget, "observe", lambda *_: None)
     bounds = {"slots": slots, "step_tokens": step_tokens, "reuse_prefixes": reuse}
     for drafts in (False, True):
         own = engine(base, {}, speculate=drafts, **bounds)
@@ -179,7 +182,7 @@ def test_the_same_in_every_batch_and_behind_drafts(
         assert (stats.preemptions > 0) == (blocks == 12)
         assert stats.free_blocks == stats.blocks
         assert stats.accepted_tokens == sum(end.accepted_tokens for end in ends)
-        assert (stats.accepted_tokens > 10) == drafts
+        assert (stats.accepted_tokens > 50) == drafts
         assert stats.forced_tokens == sum(end.forced_tokens for end in ends)
         assert stats.generated_tokens == sum(end.completion_tokens for end in ends)
         assert all(end.cached_tokens <= end.prompt_tokens for end in ends)

@@ -16,6 +16,7 @@ import torch
 from model.checkpoint import Adapter, Base
 from model.cpu import library
 from model.engine.engine import Engine
+from model.engine.prompt_budget import PromptBudget
 from model.engine.request import (
     Classified,
     Classify,
@@ -208,6 +209,8 @@ def test_with_its_own_drafts_while_requests_come_and_go(
     monkeypatch.setattr(EngineSettings, "blocks", lambda *_: blocks)
     monkeypatch.setattr(Lookup, "rests", False)
     monkeypatch.setattr(Speculation, "length", lambda self, chance, most: draws.randint(1, most))
+    # How fast the machine is must not decide how much a step has left for drafts.
+    monkeypatch.setattr(PromptBudget, "observe", lambda *_: None)
     own = engine(base, adapters, slots=6, step_tokens=48)
     events: dict[str, list[Event]] = defaultdict(list)
     coming, cancelled = list(answers.requests), set()
