@@ -111,11 +111,12 @@ def test_a_thousand_connections_at_once(tmp_path: Path) -> None:
         before = server.figures()
         crowd = [connect(server.url) for _ in range(1000)]
         for connection in crowd[::2]:
-            connection.sendall(b"POST /generate HTTP/1.1\r\nContent-Le")
+            connection.sendall(b"POST /generate HTTP/1.1\r\nHost: here\r\nContent-Le")
         assert httpx.post(f"{server.url}/classify", json={"text": "ok"}).status_code == 200
         for number, connection in enumerate(crowd):
             connection.settimeout(60)
-            rest = b"GET /healthz HTTP/1.1\r\n\r\n" if number % 2 else b"ngth: 2\r\n\r\n{}"
+            get = b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n"
+            rest = get if number % 2 else b"ngth: 2\r\n\r\n{}"
             connection.sendall(rest)
         statuses = sorted({connection.recv(12) for connection in crowd})
         assert statuses == [b"HTTP/1.1 200", b"HTTP/1.1 422"]
