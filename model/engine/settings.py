@@ -26,9 +26,9 @@ class EngineSettings:
     """Bounds of an engine."""
 
     slots: int = 32
-    """Sequences that run at once."""
+    """Sequences that are generated at once. What ends with one step needs none."""
     max_waiting: int = 256
-    """Requests that may wait for a slot."""
+    """Sequences that may wait for a slot; a client with less than an even share may add to them."""
     step_tokens: int = 0
     """Largest number of tokens computed in one step; at least `slots`. 0 is what takes some 20 ms
     on two cores: for so long, a request may have to wait for the prompts of others. More make
